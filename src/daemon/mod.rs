@@ -1,0 +1,1 @@
+//! Wires targets, stores and schedules together.

@@ -1,0 +1,27 @@
+//! Lifeboat: continuous replication of SQLite databases to object storage, and restore to any moment.
+//!
+//! Arrows point one way: `cli -> daemon -> {sqlite, restore, retention} -> replica -> store -> ltx -> types`.
+
+pub mod types;
+
+pub mod ltx;
+
+pub mod store;
+
+pub mod replica;
+
+pub mod retention;
+
+pub mod restore;
+
+pub mod sqlite;
+
+pub mod observe;
+
+pub mod config;
+
+pub mod http;
+
+pub mod daemon;
+
+pub mod cli;

@@ -1,0 +1,1 @@
+//! LTX version 3: header, encode, decode, merge. Pure.

@@ -1,0 +1,1 @@
+//! One replica in one store: layout, catalog, upload, ownership, compaction.

@@ -1,0 +1,1 @@
+//! From a replica to a database file: plan, fetch, apply, verify, swap.

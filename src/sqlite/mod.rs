@@ -1,0 +1,1 @@
+//! Capture: the read lock and checkpoint protocol, the WAL, page checksums.
