@@ -58,6 +58,9 @@ impl fmt::Debug for Txid {
 pub struct Pgno(u32);
 
 impl Pgno {
+    /// The page with the database header.
+    pub const FIRST: Pgno = Pgno(1);
+
     /// `None` for zero.
     pub fn new(value: u32) -> Option<Self> {
         (value != 0).then_some(Self(value))

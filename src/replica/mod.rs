@@ -1,1 +1,10 @@
 //! One replica in one store: layout, catalog, upload, ownership, compaction.
+//!
+//! Reading order: [`layout`] (object names), [`spool`] (local files), [`owner`] (who may write), [`upload`] (what is durable, what goes
+//! next), [`compact`] (rolling up).
+
+pub mod compact;
+// pub mod layout;
+//pub mod owner;
+pub mod spool;
+//pub mod upload;
