@@ -110,8 +110,11 @@ pub struct Lineage(NonZeroU64);
 
 impl Lineage {
     /// `None` for zero.
-    pub fn new(value: u64) -> Option<Self> {
-        NonZeroU64::new(value).map(Self)
+    pub const fn new(value: u64) -> Option<Self> {
+        match NonZeroU64::new(value) {
+            Some(value) => Some(Self(value)),
+            None => None,
+        }
     }
 
     /// The plain number.
