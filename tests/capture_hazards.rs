@@ -387,8 +387,6 @@ fn gap_capture_holds_only_pages_that_differ() {
         .max_by_key(|e| e.span.max())
         .unwrap();
     let bytes = std::fs::read(s.spool.path(last.span)).unwrap();
-    let mut image = Image::default();
-    image.page_size = 0;
     let mut decoder = lifeboat::ltx::Decoder::new(&bytes[..]).unwrap();
     let (mut pages, mut buf) = (0, Vec::new());
     while decoder.next_page(&mut buf).unwrap().is_some() {

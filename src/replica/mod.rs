@@ -4,7 +4,7 @@
 //! next), [`compact`] (rolling up).
 
 pub mod compact;
-// pub mod layout;
-//pub mod owner;
+pub mod layout;
+pub mod owner;
 pub mod spool;
-//pub mod upload;
+pub mod upload;

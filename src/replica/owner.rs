@@ -86,7 +86,9 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Another instance owns the replica.
-    #[error("the replica belongs to {instance} since {since} (lineage {lineage}, epoch {epoch}); nothing was uploaded")]
+    #[error(
+        "the replica belongs to {instance} since {since} (lineage {lineage}, epoch {epoch}); nothing was uploaded"
+    )]
     Foreign {
         /// Its owner.
         instance: String,
@@ -98,7 +100,9 @@ pub enum Refusal {
         epoch: u32,
     },
     /// The local database continues another history than this replica.
-    #[error("this database continues lineage {local}, but the replica holds lineage {remote}; nothing was uploaded")]
+    #[error(
+        "this database continues lineage {local}, but the replica holds lineage {remote}; nothing was uploaded"
+    )]
     OtherHistory {
         /// Ours.
         local: String,
@@ -106,7 +110,9 @@ pub enum Refusal {
         remote: String,
     },
     /// Too few pages match.
-    #[error("only {same} of {compared} pages match the replica's newest state; nothing was uploaded")]
+    #[error(
+        "only {same} of {compared} pages match the replica's newest state; nothing was uploaded"
+    )]
     TooDifferent {
         /// Pages that match.
         same: u64,
@@ -114,7 +120,9 @@ pub enum Refusal {
         compared: u64,
     },
     /// A TXID that we were about to write exists with other content.
-    #[error("TXID {0} exists in the replica with other content: someone else writes there; nothing was overwritten")]
+    #[error(
+        "TXID {0} exists in the replica with other content: someone else writes there; nothing was overwritten"
+    )]
     Taken(Txid),
     /// `owner.json` cannot be understood.
     #[error("owner.json of the replica is damaged: {0}; nothing was uploaded")]
@@ -129,15 +137,26 @@ impl Refusal {
 }
 
 /// Decides from what is known. `remote` is `owner.json`, `has_files` whether the replica holds any LTX file.
-pub fn decide(local: Option<Local>, remote: Option<&Owner>, has_files: bool, instance: &str) -> Verdict {
+pub fn decide(
+    local: Option<Local>,
+    remote: Option<&Owner>,
+    has_files: bool,
+    instance: &str,
+) -> Verdict {
     let Some(owner) = remote else {
         return match (local, has_files) {
             (_, false) => Verdict::Fresh,
             // Litestream's, or Lifeboat's whose owner.json was deleted.
-            (None, true) => Verdict::Rebuild { lineage: None, epoch: 1, proof: true },
-            (Some(local), true) => {
-                Verdict::Rebuild { lineage: Some(local.lineage), epoch: local.epoch.saturating_add(1), proof: true }
-            }
+            (None, true) => Verdict::Rebuild {
+                lineage: None,
+                epoch: 1,
+                proof: true,
+            },
+            (Some(local), true) => Verdict::Rebuild {
+                lineage: Some(local.lineage),
+                epoch: local.epoch.saturating_add(1),
+                proof: true,
+            },
         };
     };
     let Some(lineage) = owner.lineage() else {
@@ -151,16 +170,29 @@ pub fn decide(local: Option<Local>, remote: Option<&Owner>, has_files: bool, ins
     };
     let ours = owner.instance == instance;
     match local {
-        Some(local) if local.lineage == lineage && local.epoch == owner.epoch => Verdict::Continue(local),
-        _ if ours && owner.claimed => Verdict::Rebuild { lineage: Some(lineage), epoch: owner.epoch, proof: false },
-        Some(local) if local.lineage != lineage => {
-            Verdict::Refuse(Refusal::OtherHistory { local: local.lineage.to_string(), remote: owner.lineage.clone() })
+        Some(local) if local.lineage == lineage && local.epoch == owner.epoch => {
+            Verdict::Continue(local)
         }
+        _ if ours && owner.claimed => Verdict::Rebuild {
+            lineage: Some(lineage),
+            epoch: owner.epoch,
+            proof: false,
+        },
+        Some(local) if local.lineage != lineage => Verdict::Refuse(Refusal::OtherHistory {
+            local: local.lineage.to_string(),
+            remote: owner.lineage.clone(),
+        }),
         _ if ours && !has_files => Verdict::Fresh,
-        _ if ours => Verdict::Rebuild { lineage: Some(lineage), epoch: owner.epoch, proof: true },
-        _ if owner.released => {
-            Verdict::Rebuild { lineage: Some(lineage), epoch: owner.epoch.saturating_add(1), proof: true }
-        }
+        _ if ours => Verdict::Rebuild {
+            lineage: Some(lineage),
+            epoch: owner.epoch,
+            proof: true,
+        },
+        _ if owner.released => Verdict::Rebuild {
+            lineage: Some(lineage),
+            epoch: owner.epoch.saturating_add(1),
+            proof: true,
+        },
         _ => Verdict::Refuse(foreign()),
     }
 }
@@ -168,9 +200,9 @@ pub fn decide(local: Option<Local>, remote: Option<&Owner>, has_files: bool, ins
 /// Reads `owner.json`; `Ok(None)` if there is none.
 pub async fn read(store: &Store) -> Result<Option<Result<Owner, Refusal>>, StoreError> {
     match store.get(OWNER_KEY).await {
-        Ok(bytes) => {
-            Ok(Some(serde_json::from_slice(&bytes).map_err(|e| Refusal::Damaged(e.to_string()))))
-        }
+        Ok(bytes) => Ok(Some(
+            serde_json::from_slice(&bytes).map_err(|e| Refusal::Damaged(e.to_string())),
+        )),
         Err(e) if e.is_not_found() => Ok(None),
         Err(e) => Err(e),
     }
@@ -191,30 +223,89 @@ mod tests {
     }
 
     fn local(n: u64, epoch: u32) -> Option<Local> {
-        Some(Local { lineage: lineage(n), epoch })
+        Some(Local {
+            lineage: lineage(n),
+            epoch,
+        })
     }
 
     #[test]
     fn only_proof_continues_a_replica() {
         let owner = Owner::new(lineage(7), "web1", 3, Millis(0));
-        let claimed = Owner { claimed: true, ..owner.clone() };
-        let released = Owner { released: true, ..owner.clone() };
-        let rebuild = |n, epoch, proof| Verdict::Rebuild { lineage: Some(lineage(n)), epoch, proof };
+        let claimed = Owner {
+            claimed: true,
+            ..owner.clone()
+        };
+        let released = Owner {
+            released: true,
+            ..owner.clone()
+        };
+        let rebuild = |n, epoch, proof| Verdict::Rebuild {
+            lineage: Some(lineage(n)),
+            epoch,
+            proof,
+        };
         let is_refused = |v| matches!(v, Verdict::Refuse(_));
 
         assert_eq!(decide(None, None, false, "web1"), Verdict::Fresh);
-        assert_eq!(decide(local(7, 3), None, false, "web1"), Verdict::Fresh, "an emptied bucket");
-        assert_eq!(decide(None, None, true, "web1"), Verdict::Rebuild { lineage: None, epoch: 1, proof: true }, "Litestream's");
-        assert_eq!(decide(local(7, 3), Some(&owner), true, "web1"), Verdict::Continue(Local { lineage: lineage(7), epoch: 3 }));
-        assert_eq!(decide(local(7, 3), Some(&owner), true, "renamed"), Verdict::Continue(Local { lineage: lineage(7), epoch: 3 }));
-        assert_eq!(decide(None, Some(&owner), true, "web1"), rebuild(7, 3, true), "state lost");
-        assert_eq!(decide(None, Some(&claimed), true, "web1"), rebuild(7, 3, false));
-        assert_eq!(decide(local(1, 1), Some(&claimed), true, "web1"), rebuild(7, 3, false));
-        assert_eq!(decide(None, Some(&released), true, "web2"), rebuild(7, 4, true));
+        assert_eq!(
+            decide(local(7, 3), None, false, "web1"),
+            Verdict::Fresh,
+            "an emptied bucket"
+        );
+        assert_eq!(
+            decide(None, None, true, "web1"),
+            Verdict::Rebuild {
+                lineage: None,
+                epoch: 1,
+                proof: true
+            },
+            "Litestream's"
+        );
+        assert_eq!(
+            decide(local(7, 3), Some(&owner), true, "web1"),
+            Verdict::Continue(Local {
+                lineage: lineage(7),
+                epoch: 3
+            })
+        );
+        assert_eq!(
+            decide(local(7, 3), Some(&owner), true, "renamed"),
+            Verdict::Continue(Local {
+                lineage: lineage(7),
+                epoch: 3
+            })
+        );
+        assert_eq!(
+            decide(None, Some(&owner), true, "web1"),
+            rebuild(7, 3, true),
+            "state lost"
+        );
+        assert_eq!(
+            decide(None, Some(&claimed), true, "web1"),
+            rebuild(7, 3, false)
+        );
+        assert_eq!(
+            decide(local(1, 1), Some(&claimed), true, "web1"),
+            rebuild(7, 3, false)
+        );
+        assert_eq!(
+            decide(None, Some(&released), true, "web2"),
+            rebuild(7, 4, true)
+        );
 
-        assert!(is_refused(decide(None, Some(&owner), true, "web2")), "a fresh server or staging");
+        assert!(
+            is_refused(decide(None, Some(&owner), true, "web2")),
+            "a fresh server or staging"
+        );
         assert!(is_refused(decide(None, Some(&claimed), true, "web2")));
-        assert!(is_refused(decide(local(8, 3), Some(&owner), true, "web1")), "another app of the same name");
-        assert!(is_refused(decide(local(7, 2), Some(&owner), true, "web2")), "claimed by another meanwhile");
+        assert!(
+            is_refused(decide(local(8, 3), Some(&owner), true, "web1")),
+            "another app of the same name"
+        );
+        assert!(
+            is_refused(decide(local(7, 2), Some(&owner), true, "web2")),
+            "claimed by another meanwhile"
+        );
     }
 }

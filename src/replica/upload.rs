@@ -79,9 +79,18 @@ impl Replica {
         let mut catalog = BTreeMap::new();
         for level in (0..=9).filter_map(Level::new) {
             for object in store.list(&layout.level_prefix(level)).await? {
-                let Some(span) = layout.parse(&object.key) else { continue };
+                let Some(span) = layout.parse(&object.key) else {
+                    continue;
+                };
                 let created = object.created.unwrap_or(object.modified);
-                catalog.insert(span, Entry { span, size: object.size, created });
+                catalog.insert(
+                    span,
+                    Entry {
+                        span,
+                        size: object.size,
+                        created,
+                    },
+                );
             }
         }
         Ok(catalog)
@@ -99,7 +108,15 @@ impl Replica {
         }
         let layout = Layout::for_kind(store.kind());
         let durable = durable(catalog.keys());
-        Ok(Self { store, layout, catalog, durable, conditional, owner, owner_read: Instant::now() })
+        Ok(Self {
+            store,
+            layout,
+            catalog,
+            durable,
+            conditional,
+            owner,
+            owner_read: Instant::now(),
+        })
     }
 
     /// The store, rooted at this replica.
@@ -119,7 +136,11 @@ impl Replica {
 
     /// Newest base: its TXID and time.
     pub fn base(&self) -> Option<(Txid, Millis)> {
-        let base = self.catalog.values().filter(|e| e.span.is_base()).max_by_key(|e| e.span.max())?;
+        let base = self
+            .catalog
+            .values()
+            .filter(|e| e.span.is_base())
+            .max_by_key(|e| e.span.max())?;
         Some((base.span.max(), base.created))
     }
 
@@ -139,10 +160,18 @@ impl Replica {
         let Some(entry) = spool.entries().into_iter().find(|e| e.span == span) else {
             return Err(UploadError::Local(std::io::ErrorKind::NotFound.into()));
         };
-        let mode = if self.conditional { PutMode::Create } else { PutMode::Overwrite };
+        let mode = if self.conditional {
+            PutMode::Create
+        } else {
+            PutMode::Overwrite
+        };
         let key = self.layout.key(span);
         let path = spool.path(span);
-        match self.store.put_file(&key, &path, mode, Some(entry.created)).await {
+        match self
+            .store
+            .put_file(&key, &path, mode, Some(entry.created))
+            .await
+        {
             Ok(_) => {}
             Err(e) if e.is_exists() => self.accept_only_ours(&key, &path, span).await?,
             Err(e) => return Err(e.into()),
@@ -176,7 +205,11 @@ impl Replica {
         let found = owner::read(&self.store).await?;
         self.owner_read = Instant::now();
         match found {
-            Some(Ok(owner)) if owner.lineage == self.owner.lineage && owner.epoch == self.owner.epoch => Ok(()),
+            Some(Ok(owner))
+                if owner.lineage == self.owner.lineage && owner.epoch == self.owner.epoch =>
+            {
+                Ok(())
+            }
             Some(Ok(owner)) => Err(UploadError::Refused(Refusal::Foreign {
                 instance: owner.instance,
                 since: owner.since,
@@ -184,26 +217,38 @@ impl Replica {
                 epoch: owner.epoch,
             })),
             Some(Err(refusal)) => Err(refusal.into()),
-            None => Err(UploadError::Refused(Refusal::Damaged("it was deleted".into()))),
+            None => Err(UploadError::Refused(Refusal::Damaged(
+                "it was deleted".into(),
+            ))),
         }
     }
 
     /// A taken key is fine only if it holds the bytes of our file.
-    async fn accept_only_ours(&mut self, key: &str, path: &Path, span: Span) -> Result<(), UploadError> {
+    async fn accept_only_ours(
+        &mut self,
+        key: &str,
+        path: &Path,
+        span: Span,
+    ) -> Result<(), UploadError> {
         self.read_owner().await?;
         let theirs = self.store.get(key).await?;
         let path = path.to_owned();
-        let same = tokio::task::spawn_blocking(move || std::fs::read(path).map(|ours| ours == theirs))
-            .await
-            .map_err(std::io::Error::other)??;
-        if same { Ok(()) } else { Err(Refusal::Taken(span.max()).into()) }
+        let same =
+            tokio::task::spawn_blocking(move || std::fs::read(path).map(|ours| ours == theirs))
+                .await
+                .map_err(std::io::Error::other)??;
+        if same {
+            Ok(())
+        } else {
+            Err(Refusal::Taken(span.max()).into())
+        }
     }
 }
 
 /// The last TXID reachable from a base: of every base, the furthest chain.
 pub fn durable<'a>(spans: impl Iterator<Item = &'a Span>) -> Option<Txid> {
-    let mut all: Vec<&Span> = spans.collect();
-    all.sort_unstable_by_key(|s| (s.min(), s.max()));
+    let mut all: Vec<Span> = spans.copied().collect();
+    all.sort_unstable_by_key(|s: &Span| ((*s).min(), (*s).max()));
     let mut reached = None;
     for span in all {
         // Bases come first: they start at TXID 1.
@@ -219,18 +264,29 @@ pub fn durable<'a>(spans: impl Iterator<Item = &'a Span>) -> Option<Txid> {
 /// Pure part of [`Replica::next`].
 pub fn next(durable: Option<Txid>, catalog: &BTreeMap<Span, Entry>, local: &[Entry]) -> Next {
     let Some(newest) = local.iter().map(|e| e.span.max()).max() else {
-        return if durable.is_none() { Next::Base } else { Next::Nothing };
+        return if durable.is_none() {
+            Next::Base
+        } else {
+            Next::Nothing
+        };
     };
-    let Some(durable) = durable else { return Next::Base };
+    let Some(durable) = durable else {
+        return Next::Base;
+    };
     if newest > durable {
-        let continues = local.iter().filter(|e| e.span.min() <= durable.next() && e.span.max() > durable);
+        let continues = local
+            .iter()
+            .filter(|e| e.span.min() <= durable.next() && e.span.max() > durable);
         // The furthest; of equals the lowest level, which Litestream can take over behind.
         return match continues.max_by_key(|e| (e.span.max(), std::cmp::Reverse(e.span.level()))) {
             Some(entry) => Next::File(entry.span),
             None => Next::Base,
         };
     }
-    let newest_capture = local.iter().filter(|e| e.span.level() == Level::CAPTURE).max_by_key(|e| e.span.max());
+    let newest_capture = local
+        .iter()
+        .filter(|e| e.span.level() == Level::CAPTURE)
+        .max_by_key(|e| e.span.max());
     let rolled_up = local.iter().filter(|e| e.span.level() > Level::CAPTURE);
     newest_capture
         .into_iter()
@@ -245,7 +301,11 @@ mod tests {
 
     fn entry(level: u8, min: u64, max: u64) -> Entry {
         let t = |n| Txid::new(n).unwrap();
-        Entry { span: Span::new(Level::new(level).unwrap(), t(min), t(max)).unwrap(), size: 1, created: Millis(0) }
+        Entry {
+            span: Span::new(Level::new(level).unwrap(), t(min), t(max)).unwrap(),
+            size: 1,
+            created: Millis(0),
+        }
     }
 
     fn catalog(list: &[Entry]) -> BTreeMap<Span, Entry> {
@@ -259,9 +319,28 @@ mod tests {
     #[test]
     fn durable_needs_a_base_and_no_hole() {
         assert_eq!(reached(&[entry(0, 2, 2)]), None);
-        assert_eq!(reached(&[entry(9, 1, 1), entry(0, 2, 2), entry(0, 4, 4)]), Some(2));
-        assert_eq!(reached(&[entry(9, 1, 1), entry(1, 2, 5), entry(0, 4, 4), entry(0, 6, 6)]), Some(6));
-        assert_eq!(reached(&[entry(9, 1, 1), entry(0, 2, 2), entry(9, 1, 8), entry(0, 9, 9)]), Some(9));
+        assert_eq!(
+            reached(&[entry(9, 1, 1), entry(0, 2, 2), entry(0, 4, 4)]),
+            Some(2)
+        );
+        assert_eq!(
+            reached(&[
+                entry(9, 1, 1),
+                entry(1, 2, 5),
+                entry(0, 4, 4),
+                entry(0, 6, 6)
+            ]),
+            Some(6)
+        );
+        assert_eq!(
+            reached(&[
+                entry(9, 1, 1),
+                entry(0, 2, 2),
+                entry(9, 1, 8),
+                entry(0, 9, 9)
+            ]),
+            Some(9)
+        );
     }
 
     #[test]
@@ -270,13 +349,27 @@ mod tests {
         let at = Txid::new(2);
         assert_eq!(next(None, &catalog(&[]), &[entry(0, 2, 2)]), Next::Base);
         assert_eq!(next(at, &store, &[entry(0, 2, 2)]), Next::Nothing);
-        assert_eq!(next(at, &store, &[entry(0, 3, 3)]), Next::File(entry(0, 3, 3).span));
-        assert_eq!(next(at, &store, &[entry(0, 4, 4)]), Next::Base, "TXID 3 is nowhere");
+        assert_eq!(
+            next(at, &store, &[entry(0, 3, 3)]),
+            Next::File(entry(0, 3, 3).span)
+        );
+        assert_eq!(
+            next(at, &store, &[entry(0, 4, 4)]),
+            Next::Base,
+            "TXID 3 is nowhere"
+        );
         // After an outage the merge goes up, then the newest capture beside it.
         let local = [entry(1, 2, 9), entry(0, 9, 9)];
-        assert_eq!(next(at, &store, &local), Next::File(local[0].span), "only the merge continues TXID 2");
+        assert_eq!(
+            next(at, &store, &local),
+            Next::File(local[0].span),
+            "only the merge continues TXID 2"
+        );
         let store = catalog(&[entry(9, 1, 1), entry(1, 2, 9)]);
-        assert_eq!(next(Txid::new(9), &store, &local), Next::File(entry(0, 9, 9).span));
+        assert_eq!(
+            next(Txid::new(9), &store, &local),
+            Next::File(entry(0, 9, 9).span)
+        );
         let store = catalog(&[entry(9, 1, 1), entry(1, 2, 9), entry(0, 9, 9)]);
         assert_eq!(next(Txid::new(9), &store, &local), Next::Nothing);
     }

@@ -1,1 +1,3 @@
 //! From a replica to a database file: plan, fetch, apply, verify, swap.
+
+pub mod plan;
