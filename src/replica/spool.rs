@@ -20,6 +20,8 @@ use crate::types::{Entry, Level, Millis, Span, Txid};
 pub struct Spool {
     dir: PathBuf,
     entries: Mutex<BTreeMap<Span, Entry>>,
+    // Which stores have a file: one bit each.
+    acknowledged: Mutex<BTreeMap<Span, u64>>,
 }
 
 /// A file in the making. Dropped without [`Draft::keep`] it leaves nothing.
@@ -67,6 +69,7 @@ impl Spool {
         Ok(Self {
             dir: dir.to_owned(),
             entries: Mutex::new(entries),
+            acknowledged: Mutex::default(),
         })
     }
 
@@ -123,9 +126,32 @@ impl Spool {
         self.lock().keys().map(|s| (*s).max()).max()
     }
 
+    /// Notes that a store has a file. `store` is its number, below 64.
+    pub fn acknowledge(&self, span: Span, store: u32) {
+        let mut seen = self
+            .acknowledged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *seen.entry(span).or_default() |= 1 << store;
+    }
+
+    /// Every one of the first `stores` stores has the file.
+    pub fn acknowledged_by_all(&self, span: Span, stores: u32) -> bool {
+        let seen = self
+            .acknowledged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let all = u64::MAX.checked_shr(64 - stores).unwrap_or(0);
+        seen.get(&span).is_some_and(|bits| bits & all == all)
+    }
+
     /// Deletes a file; a missing one is fine.
     pub fn remove(&self, span: Span) -> io::Result<()> {
         self.lock().remove(&span);
+        self.acknowledged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&span);
         match fs::remove_file(self.path(span)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),

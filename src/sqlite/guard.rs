@@ -688,7 +688,7 @@ pub(super) fn read_or_zero(file: &File, mut at: u64, mut buf: &mut [u8]) -> io::
 }
 
 /// Opens a connection that leaves nothing behind: no checkpoint on close, the WAL file stays, no autocheckpoint.
-pub(super) fn open(path: &Path) -> Result<Connection, GuardError> {
+pub(crate) fn open(path: &Path) -> Result<Connection, GuardError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(|e| sqlite_error(path, e))?;
     let set = || -> rusqlite::Result<()> {

@@ -9,3 +9,4 @@ pub mod guard;
 pub mod pages;
 pub mod view;
 pub mod wal;
+pub mod watch;

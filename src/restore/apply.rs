@@ -1,0 +1,135 @@
+//! Files of a plan onto an empty file, in order, in bounded memory.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+
+use thiserror::Error;
+
+use crate::ltx;
+use crate::types::{DbChecksum, Entry, PageSize, Pgno, RollingChecksum, page_hash};
+
+/// Bytes read at once when the result is read back.
+const READ_BYTES: usize = 1 << 20;
+
+/// A file of the plan that could not be applied.
+#[derive(Debug, Error)]
+#[error("LTX file {}: {source}", entry.span)]
+pub struct ApplyError {
+    /// Which file.
+    pub entry: Entry,
+    /// Why.
+    pub source: ltx::Error,
+}
+
+/// What the files gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Header of the last file.
+    pub last: ltx::Header,
+    /// Checksum that the files claim; `None` where Litestream wrote the last one.
+    pub expected: Option<DbChecksum>,
+}
+
+/// Reads every file, verifies it, and hands each header and page on.
+pub fn each<R: Read>(
+    files: &[Entry],
+    mut open: impl FnMut(&Entry) -> io::Result<R>,
+    mut header: impl FnMut(&ltx::Header) -> io::Result<()>,
+    mut page: impl FnMut(Pgno, &[u8]) -> io::Result<()>,
+) -> Result<Applied, ApplyError> {
+    let mut buf = Vec::new();
+    let mut last: Option<ltx::Header> = None;
+    for entry in files {
+        let mut one = || -> Result<ltx::Header, ltx::Error> {
+            let mut decoder = ltx::Decoder::new(open(entry)?)?;
+            let found = decoder.header().clone();
+            if (found.min, found.max) != (entry.span.min(), entry.span.max()) {
+                return Err(ltx::Error::Differ("TXIDs in name and header"));
+            }
+            if let Some(before) = &last {
+                if before.page_size != found.page_size {
+                    return Err(ltx::Error::Differ("page sizes"));
+                }
+                let follows = before.max.next() == found.min;
+                if let (true, Some(post), Some(pre)) = (follows, before.post, found.pre)
+                    && post != pre
+                {
+                    return Err(ltx::Error::Differ("database checksums"));
+                }
+            }
+            header(&found)?;
+            while let Some(number) = decoder.next_page(&mut buf)? {
+                page(number, &buf)?;
+            }
+            Ok(found)
+        };
+        last = Some(one().map_err(|source| ApplyError {
+            entry: *entry,
+            source,
+        })?);
+    }
+    match (last, files.last()) {
+        (Some(last), _) => Ok(Applied {
+            expected: last.post,
+            last,
+        }),
+        (None, Some(entry)) => Err(ApplyError {
+            entry: *entry,
+            source: ltx::Error::NothingToMerge,
+        }),
+        (None, None) => unreachable!("a plan holds a base"),
+    }
+}
+
+/// Writes a plan's pages to `out` and cuts it to the last commit's size. The lock page stays a hole.
+pub fn to_file<R: Read>(
+    files: &[Entry],
+    open: impl FnMut(&Entry) -> io::Result<R>,
+    out: &File,
+    progress: &dyn Fn(u64),
+) -> Result<Applied, ApplyError> {
+    let page_size = std::cell::Cell::new(PageSize::new(4096));
+    let applied = each(
+        files,
+        open,
+        |header| {
+            page_size.set(Some(header.page_size));
+            Ok(())
+        },
+        |page, data| {
+            progress(data.len() as u64);
+            let at = page_size.get().map_or(0, |size| size.offset(page));
+            out.write_all_at(data, at)
+        },
+    )?;
+    let bytes = u64::from(applied.last.commit) * u64::from(applied.last.page_size.get());
+    let entry = files[files.len() - 1];
+    out.set_len(bytes).map_err(|e| ApplyError {
+        entry,
+        source: e.into(),
+    })?;
+    Ok(applied)
+}
+
+/// Reads a database file back and computes its checksum.
+pub fn checksum(file: &File, page_size: PageSize, commit: u32) -> io::Result<DbChecksum> {
+    let size = page_size.bytes();
+    let mut buf = vec![0; (READ_BYTES / size).max(1) * size];
+    let mut sum = RollingChecksum::default();
+    let mut page = 1_u32;
+    let end = u64::from(commit) * size as u64;
+    let mut at = 0;
+    while at < end {
+        let bytes = ((end - at) as usize).min(buf.len());
+        file.read_exact_at(&mut buf[..bytes], at)?;
+        for data in buf[..bytes].chunks_exact(size) {
+            if let Some(number) = Pgno::new(page).filter(|n| *n != page_size.lock_page()) {
+                sum.add(page_hash(number, data));
+            }
+            page = page.saturating_add(1);
+        }
+        at += bytes as u64;
+    }
+    Ok(sum.finish())
+}

@@ -1,0 +1,423 @@
+//! Puts a restored file in the place of a database.
+//!
+//! Invariants
+//! - The restored database is written to a temporary file beside its place, fsynced, and renamed; until then nothing is changed.
+//! - A stale `-wal`, `-shm` or `-journal` never meets the restored file: SQLite would replay it. They are moved away **before** the rename, while
+//!   the old database is already checkpointed (in place) or absent, so a crash between the steps leaves the old database whole, or
+//!   no database and the restored one still to be renamed: running the restore again mends it.
+//! - In place: nobody else has the database open, proven by `locking_mode=EXCLUSIVE` and held through the rename.
+//! - Old files are kept as `<name>.before-restore-<UTC time>`, which discovery ignores. They are never deleted here.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use tempfile::NamedTempFile;
+use thiserror::Error;
+
+use crate::types::Millis;
+
+/// What lies beside a database.
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+const KEPT: &str = ".before-restore-";
+const KEPT_BY_UNDO: &str = ".before-undo-";
+
+/// Why a file was not put in place.
+#[derive(Debug, Error)]
+pub enum SwapError {
+    /// Something is there.
+    #[error("{0} exists already; nothing was changed")]
+    Exists(PathBuf),
+    /// Nobody may have it open.
+    #[error("{path} is in use: {reason}; nothing was changed")]
+    InUse {
+        /// The database.
+        path: PathBuf,
+        /// SQLite's words.
+        reason: String,
+    },
+    /// Not enough room.
+    #[error("{path} needs {need} bytes, but its volume has {free} free; nothing was changed")]
+    NoSpace {
+        /// The target.
+        path: PathBuf,
+        /// Bytes needed.
+        need: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// Nothing to swap back.
+    #[error("{0} has no kept copy from before a restore")]
+    NothingKept(PathBuf),
+    /// The file system.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl SwapError {
+    /// The next step for a person.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Exists(path) => format!(
+                "choose one: `-o OTHER-PATH` to restore beside it; `--in-place` to replace {} and keep the old one for --undo; `--if-not-exists` to leave it",
+                path.display()
+            ),
+            Self::InUse { .. } => {
+                "stop the app (with Kamal: `kamal app stop`), then restore again".into()
+            }
+            Self::NoSpace { .. } => "free space, or restore to another volume with -o".into(),
+            Self::NothingKept(_) => {
+                "only `restore --in-place` keeps a copy that --undo can swap back".into()
+            }
+            Self::Io { .. } => return None,
+        })
+    }
+
+    /// A refusal, as opposed to a failure.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Io { .. } | Self::NoSpace { .. })
+    }
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> SwapError + '_ {
+    move |source| SwapError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// A temporary file beside `path`, with room for `need` bytes on its volume.
+pub fn temporary(path: &Path, need: u64) -> Result<NamedTempFile, SwapError> {
+    let folder = folder(path);
+    let stat = rustix::fs::statvfs(folder).map_err(|e| SwapError::Io {
+        path: folder.to_owned(),
+        source: e.into(),
+    })?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if need > free {
+        return Err(SwapError::NoSpace {
+            path: path.to_owned(),
+            need,
+            free,
+        });
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    tempfile::Builder::new()
+        .prefix(&format!(".{name}.lifeboat-restore-"))
+        .tempfile_in(folder)
+        .map_err(at(folder))
+}
+
+/// Puts the file at a path where nothing is. Stale companions there are moved away first.
+pub fn put_new(file: NamedTempFile, path: &Path, now: Millis) -> Result<(), SwapError> {
+    if path.exists() {
+        return Err(SwapError::Exists(path.to_owned()));
+    }
+    like_folder(&file, path)?;
+    move_companions(path, KEPT, now)?;
+    sync(&file)?;
+    file.persist_noclobber(path)
+        .map_err(|e| match e.error.kind() {
+            io::ErrorKind::AlreadyExists => SwapError::Exists(path.to_owned()),
+            _ => SwapError::Io {
+                path: path.to_owned(),
+                source: e.error,
+            },
+        })?;
+    sync_folder(path)
+}
+
+/// Replaces the database at `path`, which nobody may have open, and returns where the old one is kept.
+pub fn put_in_place(
+    file: NamedTempFile,
+    path: &Path,
+    now: Millis,
+) -> Result<Option<PathBuf>, SwapError> {
+    if !path.exists() {
+        put_new(file, path, now)?;
+        return Ok(None);
+    }
+    let exclusive = Exclusive::take(path)?;
+    like(&file, &fs::metadata(path).map_err(at(path))?)?;
+    sync(&file)?;
+    let kept = keep(path, KEPT, now)?;
+    file.persist(path).map_err(|e| SwapError::Io {
+        path: path.to_owned(),
+        source: e.error,
+    })?;
+    sync_folder(path)?;
+    drop(exclusive);
+    Ok(Some(kept))
+}
+
+/// Swaps the newest kept copy back; the present database is kept in turn.
+pub fn undo(path: &Path, now: Millis) -> Result<(PathBuf, PathBuf), SwapError> {
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let prefix = format!("{name}{KEPT}");
+    let mut copies: Vec<PathBuf> = fs::read_dir(folder(path))
+        .map_err(at(path))?
+        .filter_map(|item| item.ok().map(|i| i.path()))
+        .filter(|p| {
+            let name = p.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(&prefix) && !COMPANIONS.iter().any(|c| name.ends_with(c))
+        })
+        .collect();
+    copies.sort();
+    let Some(copy) = copies.pop() else {
+        return Err(SwapError::NothingKept(path.to_owned()));
+    };
+    let exclusive = if path.exists() {
+        Some(Exclusive::take(path)?)
+    } else {
+        None
+    };
+    let kept = keep(path, KEPT_BY_UNDO, now)?;
+    fs::rename(&copy, path).map_err(at(path))?;
+    sync_folder(path)?;
+    drop(exclusive);
+    Ok((copy, kept))
+}
+
+/// Moves a checkpointed database and what lies beside it to a dated name.
+fn keep(path: &Path, word: &str, now: Millis) -> Result<PathBuf, SwapError> {
+    move_companions(path, word, now)?;
+    let kept = dated(path, word, now);
+    if path.exists() {
+        // A hard link first: at no moment is the old database without a name.
+        fs::hard_link(path, &kept).map_err(at(&kept))?;
+    }
+    Ok(kept)
+}
+
+fn move_companions(path: &Path, word: &str, now: Millis) -> Result<(), SwapError> {
+    for companion in COMPANIONS {
+        let from = with_suffix(path, companion);
+        if from.exists() {
+            let to = with_suffix(&dated(path, word, now), companion);
+            fs::rename(&from, &to).map_err(at(&from))?;
+        }
+    }
+    Ok(())
+}
+
+fn dated(path: &Path, word: &str, now: Millis) -> PathBuf {
+    let stamp: String = now
+        .to_string()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
+        .collect();
+    let base = with_suffix(path, &format!("{word}{stamp}"));
+    if !base.exists() {
+        return base;
+    }
+    // Twice within a millisecond.
+    (2..u32::MAX)
+        .map(|n| with_suffix(&base, &format!("-{n}")))
+        .find(|p| !p.exists())
+        .unwrap_or(base)
+}
+
+/// Owner and mode of the folder's files: owner of the folder, readable and writable as the folder is.
+fn like_folder(file: &NamedTempFile, path: &Path) -> Result<(), SwapError> {
+    let meta = fs::metadata(folder(path)).map_err(at(path))?;
+    give(file, meta.uid(), meta.gid(), meta.mode() & 0o666)
+}
+
+fn like(file: &NamedTempFile, meta: &fs::Metadata) -> Result<(), SwapError> {
+    give(file, meta.uid(), meta.gid(), meta.mode() & 0o7777)
+}
+
+fn give(file: &NamedTempFile, uid: u32, gid: u32, mode: u32) -> Result<(), SwapError> {
+    let own = file.as_file().metadata().map_err(at(file.path()))?;
+    if (own.uid(), own.gid()) != (uid, gid) {
+        std::os::unix::fs::fchown(file.as_file(), Some(uid), Some(gid)).map_err(at(file.path()))?;
+    }
+    file.as_file()
+        .set_permissions(fs::Permissions::from_mode(mode))
+        .map_err(at(file.path()))
+}
+
+fn sync(file: &NamedTempFile) -> Result<(), SwapError> {
+    file.as_file().sync_all().map_err(at(file.path()))
+}
+
+fn sync_folder(path: &Path) -> Result<(), SwapError> {
+    let folder = folder(path);
+    File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(at(folder))
+}
+
+/// Proof that nobody else has a database open, held until dropped. A plain `BEGIN EXCLUSIVE` succeeds beside an idle connection in
+/// WAL mode; exclusive locking mode does not. The WAL is checkpointed on the way, so the file alone is the whole database.
+struct Exclusive {
+    _conn: Connection,
+}
+
+impl Exclusive {
+    fn take(path: &Path) -> Result<Self, SwapError> {
+        let in_use = |reason: String| SwapError::InUse {
+            path: path.to_owned(),
+            reason,
+        };
+        // Like every connection of ours it leaves the WAL alone when it closes: by then the path is the restored database's.
+        let conn = crate::sqlite::guard::open(path).map_err(|e| in_use(e.to_string()))?;
+        let lock = || -> rusqlite::Result<()> {
+            conn.busy_timeout(std::time::Duration::from_secs(2))?;
+            conn.query_row("PRAGMA locking_mode=EXCLUSIVE", [], |_| Ok(()))?;
+            conn.execute_batch("BEGIN EXCLUSIVE; COMMIT")?;
+            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        };
+        match lock() {
+            Ok(()) => Ok(Self { _conn: conn }),
+            // A damaged database is a reason to restore, not to refuse; nobody can be at work in it.
+            Err(e) if is_damage(&e) => Ok(Self { _conn: conn }),
+            Err(e) => Err(in_use(e.to_string())),
+        }
+    }
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(
+        error.sqlite_error_code(),
+        Some(DatabaseCorrupt | NotADatabase)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database(path: &Path, value: i64) {
+        let conn = Connection::open(path).unwrap();
+        conn.execute_batch(&format!(
+            "PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES({value})"
+        ))
+        .unwrap();
+    }
+
+    fn value(path: &Path) -> i64 {
+        Connection::open(path)
+            .unwrap()
+            .query_row("SELECT a FROM t", [], |r| r.get(0))
+            .unwrap()
+    }
+
+    fn restored(path: &Path, value: i64) -> NamedTempFile {
+        let dir = tempfile::tempdir().unwrap();
+        let made = dir.path().join("made.db");
+        database(&made, value);
+        let file = temporary(path, 1).unwrap();
+        fs::copy(&made, file.path()).unwrap();
+        file
+    }
+
+    #[test]
+    fn in_place_and_undo() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        database(&path, 1);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let kept = put_in_place(restored(&path, 2), &path, Millis(1_000))
+            .unwrap()
+            .unwrap();
+        assert_eq!((value(&path), value(&kept)), (2, 1));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+        undo(&path, Millis(2_000)).unwrap();
+        assert_eq!(value(&path), 1);
+        assert!(matches!(
+            undo(&path, Millis(3_000)),
+            Err(SwapError::NothingKept(_))
+        ));
+    }
+
+    #[test]
+    fn refuses_what_is_open_or_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        database(&path, 1);
+        assert!(matches!(
+            put_new(restored(&path, 2), &path, Millis(0)),
+            Err(SwapError::Exists(_))
+        ));
+        let mut app = std::process::Command::new("python3")
+            .args(["-c", "import sqlite3,sys; c=sqlite3.connect(sys.argv[1]); c.execute('select * from t').fetchall(); print('open',flush=True); sys.stdin.read()"])
+            .arg(&path)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3 is missing: apt-get install python3");
+        let mut line = String::new();
+        io::BufRead::read_line(
+            &mut io::BufReader::new(app.stdout.take().unwrap()),
+            &mut line,
+        )
+        .unwrap();
+        let error = put_in_place(restored(&path, 2), &path, Millis(0)).unwrap_err();
+        assert!(matches!(error, SwapError::InUse { .. }), "{error}");
+        drop(app.stdin.take());
+        app.wait().unwrap();
+        assert_eq!(value(&path), 1);
+        put_in_place(restored(&path, 2), &path, Millis(0)).unwrap();
+        assert_eq!(value(&path), 2);
+        let left: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|i| i.unwrap().file_name())
+            .collect();
+        assert!(
+            !left
+                .iter()
+                .any(|n| n.to_string_lossy().contains("lifeboat-restore")),
+            "{left:?}"
+        );
+    }
+
+    #[test]
+    fn a_stale_wal_never_meets_the_restored_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES(77)")
+            .unwrap();
+        // As a crash leaves it: a WAL full of commits, and the database file lost.
+        let wal = fs::read(with_suffix(&path, "-wal")).unwrap();
+        drop(conn);
+        fs::remove_file(&path).unwrap();
+        fs::write(with_suffix(&path, "-wal"), wal).unwrap();
+        put_new(restored(&path, 2), &path, Millis(0)).unwrap();
+        assert_eq!(value(&path), 2);
+    }
+
+    #[test]
+    fn too_little_room_is_said_before_anything() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            temporary(&dir.path().join("a.db"), u64::MAX),
+            Err(SwapError::NoSpace { .. })
+        ));
+    }
+}
