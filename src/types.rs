@@ -109,6 +109,9 @@ impl PageSize {
 pub struct Lineage(NonZeroU64);
 
 impl Lineage {
+    /// The smallest, for the one draw in 2^64 that gives none.
+    pub const ONE: Lineage = Lineage(NonZeroU64::MIN);
+
     /// `None` for zero.
     pub const fn new(value: u64) -> Option<Self> {
         match NonZeroU64::new(value) {

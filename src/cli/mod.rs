@@ -1,1 +1,188 @@
-//! One file a command.
+//! The command line: parse, load the configuration, run one command, print errors with hints, exit code.
+
+mod args;
+mod compat;
+mod inspect;
+mod restore;
+mod run;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::config::{Config, ConfigError, Environment, LoadArgs};
+pub use args::{Cli, Command, Global};
+
+/// What a command that failed says.
+#[derive(Debug)]
+pub struct Failure {
+    /// What failed, why, and what happened to the data.
+    pub message: String,
+    /// The next step.
+    pub hint: Option<String>,
+    /// See the design: 1 failed, 2 usage or configuration, 3 nothing to restore, 4 refusal, 5 verification failed.
+    pub code: u8,
+}
+
+impl Failure {
+    fn new(code: u8, message: impl ToString, hint: Option<String>) -> Self {
+        Self {
+            message: message.to_string(),
+            hint,
+            code,
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(error.exit_code(), &error, error.hint())
+    }
+}
+
+impl From<crate::store::StoreError> for Failure {
+    fn from(error: crate::store::StoreError) -> Self {
+        let hint = error.hint();
+        Self::new(1, error, hint)
+    }
+}
+
+impl From<crate::restore::RestoreError> for Failure {
+    fn from(error: crate::restore::RestoreError) -> Self {
+        Self::new(error.exit_code(), &error, error.hint())
+    }
+}
+
+impl From<crate::daemon::RunError> for Failure {
+    fn from(error: crate::daemon::RunError) -> Self {
+        Self::new(1, &error, error.hint())
+    }
+}
+
+impl From<crate::daemon::fleet::FleetError> for Failure {
+    fn from(error: crate::daemon::fleet::FleetError) -> Self {
+        let code = if matches!(error, crate::daemon::fleet::FleetError::Unknown(_)) {
+            2
+        } else {
+            1
+        };
+        Self::new(code, &error, error.hint())
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse_from(compat::translate(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Printing help can only fail if nobody reads it.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    if let Err(failure) = start_log(&cli.global) {
+        return report(&failure);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&Failure::new(1, format!("cannot start: {error}"), None)),
+    };
+    let result = runtime.block_on(dispatch(cli));
+    // A download that nobody reads any more must not hold the exit.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    let mut err = std::io::stderr().lock();
+    // Nobody reads stderr: the exit code still says it.
+    let _ = writeln!(err, "lifeboat: error: {}", failure.message);
+    if let Some(hint) = &failure.hint {
+        let _ = writeln!(err, "hint: {hint}");
+    }
+    ExitCode::from(failure.code)
+}
+
+async fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Run { databases } => run::run(load(global, databases)?).await,
+        Command::Sync { targets, timeout } => {
+            run::sync(load(global, Vec::new())?, targets, &timeout, global.json).await
+        }
+        Command::Status { address } => {
+            inspect::status(load(global, Vec::new())?, address, global.json).await
+        }
+        Command::List { target } => {
+            inspect::list(load(global, Vec::new())?, target, global.json).await
+        }
+        Command::Verify { targets } => {
+            inspect::verify(load(global, Vec::new())?, targets, global.json).await
+        }
+        Command::Restore(args) => restore::restore(global, args).await,
+        Command::Claim { target } => inspect::claim(load(global, Vec::new())?, &target, true).await,
+        Command::Release { target } => {
+            inspect::claim(load(global, Vec::new())?, &target, false).await
+        }
+        Command::Health => inspect::health(load(global, Vec::new())?).await,
+        Command::Config { action } => inspect::config(global, action),
+        Command::Completions { shell } => {
+            let mut command = <Cli as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "lifeboat", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn load(global: &Global, databases: Vec<std::path::PathBuf>) -> Result<Config, Failure> {
+    let args = LoadArgs {
+        config: global.config.clone(),
+        databases,
+        known_variables: args::variables(),
+    };
+    Ok(crate::config::load(&args, &Environment::of_process())?)
+}
+
+/// Logs go to stderr; data goes to stdout.
+fn start_log(global: &Global) -> Result<(), Failure> {
+    use tracing_subscriber::EnvFilter;
+    let level = if global.quiet {
+        "error"
+    } else {
+        global.log_level.as_str()
+    };
+    let filter = EnvFilter::try_new(format!(
+        "{level},aws_config=error,aws_smithy_runtime=error,object_store=warn,hyper=warn"
+    ))
+    .map_err(|e| {
+        Failure::new(
+            2,
+            format!("--log-level: {e}"),
+            Some("use error, warn, info, debug or trace".into()),
+        )
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match global.log_format {
+        args::LogFormat::Text => log
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
+        args::LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// The last line of a command that changed or checked something: printed only when it is true.
+fn ok(words: &str) {
+    println!("lifeboat: ok {words}");
+}

@@ -1,1 +1,169 @@
 //! Wires targets, stores and schedules together.
+//!
+//! Reading order: [`state`] (local state), [`target`] (one database), [`uploader`] (one store of it), [`fleet`] (all of them),
+//! [`control`] (the socket), [`run`] (the process).
+
+pub mod control;
+pub mod fleet;
+pub mod state;
+pub mod target;
+pub mod uploader;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{self, Config, DirConfig};
+use crate::observe::facts::Board;
+use fleet::{Fleet, FleetError};
+
+/// Between looks for databases that appear and vanish in a folder.
+const DISCOVER_EVERY: Duration = Duration::from_secs(5);
+/// A database must be gone this many looks in a row: a restore or a deploy takes it away for a moment.
+const VANISHED_LOOKS: u32 = 3;
+
+/// Why the daemon ended.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// Starting.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    /// HTTP.
+    #[error("cannot listen on {address}: {source}")]
+    Http {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Signals.
+    #[error("cannot handle signals: {0}")]
+    Signals(std::io::Error),
+    /// The last upload.
+    #[error(
+        "not everything was uploaded within shutdown-timeout; it is in the state directory and goes up at the next start"
+    )]
+    Unfinished,
+}
+
+impl RunError {
+    /// The next step for a person.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Fleet(e) => e.hint(),
+            Self::Http { .. } => {
+                Some("choose another address with `http: { listen: ... }`, or `http: off`".into())
+            }
+            Self::Signals(_) | Self::Unfinished => None,
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    raise_file_limit();
+    let mut term = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    let config = Arc::new(config);
+    let board = Arc::new(Board::default());
+    let listener = match config.http {
+        Some(address) => {
+            let bound = tokio::net::TcpListener::bind(address).await;
+            Some(bound.map_err(|source| RunError::Http { address, source })?)
+        }
+        None => None,
+    };
+    let fleet = Arc::new(Fleet::start(Arc::clone(&config), Arc::clone(&board)).await?);
+    let mut tasks = Vec::new();
+    if let Some(listener) = listener {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "serving /metrics, /readyz and the status page");
+        }
+        let board = Arc::clone(&board);
+        tasks.push(tokio::spawn(async move {
+            if let Err(error) = crate::http::serve(listener, board).await {
+                tracing::error!(%error, "HTTP ended");
+            }
+        }));
+    }
+    let socket = fleet::socket_path(&config);
+    let shared = Arc::clone(&fleet);
+    let listening = socket.clone();
+    tasks.push(tokio::spawn(async move {
+        if let Err(error) = control::listen(&listening, shared).await {
+            tracing::warn!(socket = %listening.display(), %error, "the control socket does not work; commands cannot reach this process");
+        }
+    }));
+    if config.dirs.iter().any(|d| d.watch) {
+        tasks.push(tokio::spawn(discover(
+            Arc::clone(&config),
+            Arc::clone(&fleet),
+        )));
+    }
+    tokio::select! {
+        _ = term.recv() => tracing::info!("SIGTERM: last capture and upload"),
+        _ = int.recv() => tracing::info!("SIGINT: last capture and upload"),
+    }
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    futures::future::join_all(tasks).await;
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::debug!(%error, "removing the control socket");
+    }
+    if fleet.stop(config.shutdown_timeout).await { Ok(()) } else { Err(RunError::Unfinished) }
+}
+
+/// Starts targets for databases that appear and stops those that vanish.
+async fn discover(config: Arc<Config>, fleet: Arc<Fleet>) {
+    let mut known = config.targets.clone();
+    let mut missing = std::collections::BTreeMap::new();
+    loop {
+        tokio::time::sleep(DISCOVER_EVERY).await;
+        for dir in config.dirs.iter().filter(|d| d.watch) {
+            for target in look(dir, &known).await {
+                tracing::info!(target_name = target.name, path = %target.path.display(), "a database appeared");
+                match fleet.add(&target).await {
+                    Ok(()) => known.push(target),
+                    Err(error) => {
+                        tracing::warn!(target_name = target.name, %error, "cannot start it")
+                    }
+                }
+            }
+        }
+        for target in known.clone().iter().filter(|t| !t.explicit) {
+            let looks = missing.entry(target.name.clone()).or_insert(0_u32);
+            *looks = if target.path.exists() { 0 } else { *looks + 1 };
+            if *looks == VANISHED_LOOKS {
+                tracing::info!(
+                    target_name = target.name,
+                    "the database vanished; its replica stays in the store"
+                );
+                fleet.remove(&target.name).await;
+                known.retain(|t| t.name != target.name);
+            }
+        }
+    }
+}
+
+async fn look(dir: &DirConfig, known: &[config::TargetConfig]) -> Vec<config::TargetConfig> {
+    let (dir, known) = (dir.clone(), known.to_vec());
+    match tokio::task::spawn_blocking(move || config::discover(&dir, &known)).await {
+        Ok(Ok(found)) => found.taken,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "cannot look for databases");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Each database needs a dozen descriptors; a thousand databases need more than the usual soft limit.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "raising the limit of open files");
+    }
+}

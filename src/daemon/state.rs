@@ -34,9 +34,16 @@ impl StateDir {
     /// Opens and locks it. `WouldBlock`: another process has it.
     pub fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock"))?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(dir.join("lock"))?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self {
+                dir: dir.to_owned(),
+                _lock: lock,
+            }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(io::ErrorKind::WouldBlock.into()),
             Err(e) => Err(e.into()),
         }
@@ -61,12 +68,19 @@ impl StateDir {
     pub fn identity(&self) -> Option<Local> {
         let bytes = fs::read(self.dir.join("identity.json")).ok()?;
         let found: Identity = serde_json::from_slice(&bytes).ok()?;
-        Some(Local { lineage: Lineage::from_hex(&found.lineage)?, epoch: found.epoch })
+        Some(Local {
+            lineage: Lineage::from_hex(&found.lineage)?,
+            epoch: found.epoch,
+        })
     }
 
     /// Records durably.
     pub fn record(&self, local: Local) -> io::Result<()> {
-        let body = Identity { version: 1, lineage: local.lineage.to_string(), epoch: local.epoch };
+        let body = Identity {
+            version: 1,
+            lineage: local.lineage.to_string(),
+            epoch: local.epoch,
+        };
         let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
         file.write_all(&serde_json::to_vec_pretty(&body)?)?;
         file.as_file().sync_all()?;

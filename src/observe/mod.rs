@@ -1,1 +1,5 @@
 //! Metrics and health.
+
+pub mod facts;
+pub mod health;
+pub mod metrics;

@@ -396,6 +396,19 @@ impl Capture {
         })
     }
 
+    /// How many pages are as the table says, of how many; writes nothing.
+    pub fn compare(&self) -> Result<(u64, u64), CaptureError> {
+        let view = view_now(&self.guard)?;
+        let compared = u64::from(view.commit().max(self.table.about().commit));
+        if view.page_size() != self.table.about().page_size {
+            return Ok((0, compared));
+        }
+        let common = u64::from(view.commit().min(self.table.about().commit));
+        let beyond = u64::from(view.commit()).saturating_sub(common);
+        let differing = (self.differing(&view)?.len() as u64).saturating_sub(beyond);
+        Ok((common.saturating_sub(differing), compared))
+    }
+
     /// Everything committed so far captured, and the whole database at exactly that TXID. The WAL is pinned while the view lives.
     pub fn view(
         &mut self,

@@ -36,6 +36,7 @@ pub struct View {
     position: WalPosition,
     complete: bool,
     path: PathBuf,
+    held: Option<std::sync::Arc<()>>,
     // Last: closed after the connection.
     db: DbFile,
 }
@@ -68,6 +69,7 @@ impl View {
             },
             complete: index.max_frame == index.backfilled,
             path: guard.path().to_owned(),
+            held: None,
             db: guard.db_file().clone(),
         };
         if let Some(header) = index.header {
@@ -97,6 +99,13 @@ impl View {
             view.commit = view.pages_in_file()?;
         }
         Ok(Some(view))
+    }
+
+    /// Holds a token while the view lives, so that its maker knows that the WAL is pinned.
+    #[must_use]
+    pub fn hold(mut self, token: std::sync::Arc<()>) -> Self {
+        self.held = Some(token);
+        self
     }
 
     /// Database size in pages.

@@ -1,0 +1,201 @@
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// Backup and observability sidecar for apps on SQLite.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lifeboat",
+    version,
+    propagate_version = true,
+    max_term_width = 110
+)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Configuration file [default: ./lifeboat.yml, /etc/lifeboat.yml, /etc/litestream.yml]
+    #[arg(long, global = true, env = "LIFEBOAT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Data as JSON on stdout
+    #[arg(long, global = true, env = "LIFEBOAT_JSON")]
+    pub json: bool,
+    /// Form of the log on stderr
+    #[arg(
+        long,
+        global = true,
+        env = "LIFEBOAT_LOG_FORMAT",
+        value_enum,
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+    /// error, warn, info, debug or trace
+    #[arg(
+        long,
+        global = true,
+        env = "LIFEBOAT_LOG_LEVEL",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
+    pub log_level: String,
+    /// Errors only
+    #[arg(short, long, global = true, env = "LIFEBOAT_QUIET")]
+    pub quiet: bool,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Replicate until told to stop
+    #[command(alias = "replicate")]
+    Run {
+        /// Databases; they replicate to ./lifeboat-store unless a store is configured
+        databases: Vec<PathBuf>,
+    },
+    /// Make everything committed so far durable; returns when it is
+    Sync {
+        /// Targets [default: all]
+        targets: Vec<String>,
+        /// Longest wait for each
+        #[arg(long, env = "LIFEBOAT_TIMEOUT", default_value = "60s")]
+        timeout: String,
+    },
+    /// What is safe now, as the running daemon says
+    Status {
+        /// Address of the daemon's HTTP [default: from the configuration]
+        #[arg(long, env = "LIFEBOAT_ADDRESS")]
+        address: Option<String>,
+    },
+    /// Restore points in the stores
+    #[command(alias = "snapshots")]
+    List {
+        /// Target name or path [default: all]
+        target: Option<String>,
+    },
+    /// Restore a database
+    Restore(RestoreArgs),
+    /// Read back and check every object that the newest restore would need
+    Verify {
+        /// Targets [default: all]
+        targets: Vec<String>,
+    },
+    /// Take over a replica on purpose: this database is the one to go on with
+    Claim {
+        /// Target
+        target: String,
+    },
+    /// Hand a replica over: another instance may go on with it
+    Release {
+        /// Target
+        target: String,
+    },
+    /// Liveness, for HEALTHCHECK
+    Health,
+    /// The configuration
+    Config {
+        /// What to do with it
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+    /// Completions for a shell
+    Completions {
+        /// Which
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What to do with the configuration.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum ConfigAction {
+    /// Say whether it is right
+    Check,
+    /// Print what it means, without secrets
+    Show,
+    /// Print its JSON Schema
+    Schema,
+}
+
+/// What to restore, and where to.
+#[derive(Clone, Debug, Args)]
+pub struct RestoreArgs {
+    /// Target name, database path, or replica URL
+    #[arg(required_unless_present = "all")]
+    pub source: Option<String>,
+    /// Every target of the configuration
+    #[arg(long, conflicts_with = "source", env = "LIFEBOAT_ALL")]
+    pub all: bool,
+    /// The last point at or before this time: RFC 3339, 2026-11-20T10:30, or 10m (ago)
+    #[arg(long, value_name = "TIME", env = "LIFEBOAT_AT")]
+    pub at: Option<String>,
+    /// Exactly this point (hexadecimal, as `list` prints it)
+    #[arg(
+        long,
+        value_name = "TXID",
+        conflicts_with = "at",
+        env = "LIFEBOAT_TXID"
+    )]
+    pub txid: Option<String>,
+    /// Where to (with --all: a folder)
+    #[arg(short, long, value_name = "PATH", env = "LIFEBOAT_OUTPUT")]
+    pub output: Option<PathBuf>,
+    /// Replace the database; nobody may have it open; the old one is kept for --undo
+    #[arg(long, conflicts_with = "output", env = "LIFEBOAT_IN_PLACE")]
+    pub in_place: bool,
+    /// Swap the copy that the last --in-place kept back
+    #[arg(long, conflicts_with_all = ["at", "txid", "output", "in_place"], env = "LIFEBOAT_UNDO")]
+    pub undo: bool,
+    /// Show what would be read, and stop
+    #[arg(long, env = "LIFEBOAT_DRY_RUN")]
+    pub dry_run: bool,
+    /// SQLite's own checks of the restored database, beside the checksums
+    #[arg(long, value_enum, default_value = "quick", env = "LIFEBOAT_VERIFY")]
+    pub verify: VerifyArg,
+    /// Do nothing, successfully, if the database exists
+    #[arg(long, alias = "if-db-not-exists", env = "LIFEBOAT_IF_NOT_EXISTS")]
+    pub if_not_exists: bool,
+    /// Do nothing, successfully, if there is no replica
+    #[arg(long, env = "LIFEBOAT_IF_REPLICA_EXISTS")]
+    pub if_replica_exists: bool,
+}
+
+/// SQLite's checks.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum VerifyArg {
+    /// Checksums only
+    None,
+    /// `quick_check`
+    Quick,
+    /// `integrity_check` and `foreign_key_check`
+    Full,
+}
+
+/// The environment variables of all flags.
+pub fn variables() -> Vec<String> {
+    fn collect(command: &clap::Command, out: &mut Vec<String>) {
+        let named = command
+            .get_arguments()
+            .filter_map(|a| a.get_env()?.to_str().map(str::to_owned));
+        out.extend(named);
+        command.get_subcommands().for_each(|c| collect(c, out));
+    }
+    let mut out = Vec::new();
+    collect(&Cli::command(), &mut out);
+    out
+}

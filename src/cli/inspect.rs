@@ -1,0 +1,303 @@
+//! Commands that look, and `claim` and `release`.
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::args::{ConfigAction, Global};
+use super::{Failure, load, ok};
+use crate::config::{Config, TargetConfig};
+use crate::daemon::fleet::{open_replica, system_now};
+use crate::replica::owner::{self, Owner};
+use crate::restore::plan::{Catalog, Goal, plan};
+use crate::restore::{RestoreError, apply, catalog, opener};
+use crate::store::PutMode;
+use crate::types::Lineage;
+
+fn chosen<'a>(config: &'a Config, names: &[String]) -> Result<Vec<&'a TargetConfig>, Failure> {
+    if names.is_empty() {
+        return Ok(config.targets.iter().collect());
+    }
+    let find = |name: &String| {
+        let found = config
+            .targets
+            .iter()
+            .find(|t| t.name == *name || t.path.to_str() == Some(name));
+        found.ok_or_else(|| {
+            Failure::new(
+                2,
+                format!("no target is named \"{name}\""),
+                Some("`lifeboat config show` lists the targets".into()),
+            )
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+pub async fn status(config: Config, address: Option<String>, as_json: bool) -> Result<(), Failure> {
+    let status = ask_daemon(&config, address, "/api/v1/status").await?;
+    if as_json {
+        println!("{status}");
+    } else {
+        for t in status["targets"].as_array().into_iter().flatten() {
+            let text = |key: &str| t[key].as_str().unwrap_or("-").to_owned();
+            let word = if t["safe"] == true { "safe" } else { "UNSAFE" };
+            println!(
+                "{:<24} {word:<7} {:<10} lag {:>7.1} s  captured TXID {}",
+                text("name"),
+                text("state"),
+                t["lag_seconds"].as_f64().unwrap_or(0.0),
+                text("captured_txid")
+            );
+            for line in ["reasons", "hints"]
+                .iter()
+                .flat_map(|k| t[*k].as_array().cloned().unwrap_or_default())
+            {
+                println!("    {}", line.as_str().unwrap_or_default());
+            }
+        }
+    }
+    if status["status"] == "safe" {
+        ok("status safe");
+        return Ok(());
+    }
+    Err(Failure::new(1, "not everything is safe", None))
+}
+
+pub async fn health(config: Config) -> Result<(), Failure> {
+    if config.http.is_none() {
+        return Err(Failure::new(
+            1,
+            "http is off: liveness cannot be asked",
+            Some("set http: { listen: 127.0.0.1:9464 }".into()),
+        ));
+    }
+    get(&config, None, "/healthz").await?;
+    ok("health");
+    Ok(())
+}
+
+async fn ask_daemon(
+    config: &Config,
+    address: Option<String>,
+    path: &str,
+) -> Result<Value, Failure> {
+    let body = get(config, address, path).await?;
+    serde_json::from_str(&body)
+        .map_err(|e| Failure::new(1, format!("the daemon's answer cannot be read: {e}"), None))
+}
+
+/// One HTTP/1.0 request on loopback: too little for a client library.
+async fn get(config: &Config, address: Option<String>, path: &str) -> Result<String, Failure> {
+    let address = address.or_else(|| config.http.map(|a| format!("127.0.0.1:{}", a.port())));
+    let hint = Some("is `lifeboat run` running with this configuration?".to_owned());
+    let Some(address) = address else {
+        return Err(Failure::new(
+            1,
+            "http is off: the daemon cannot be asked",
+            hint,
+        ));
+    };
+    let ask = async {
+        let mut stream = tokio::net::TcpStream::connect(&address).await?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
+            .await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok::<_, std::io::Error>(text)
+    };
+    let text = match tokio::time::timeout(std::time::Duration::from_secs(5), ask).await {
+        Ok(Ok(text)) => text,
+        Ok(Err(e)) => {
+            return Err(Failure::new(
+                1,
+                format!("the daemon at {address} cannot be reached: {e}"),
+                hint,
+            ));
+        }
+        Err(_) => {
+            return Err(Failure::new(
+                1,
+                format!("the daemon at {address} does not answer"),
+                hint,
+            ));
+        }
+    };
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    if head.split_whitespace().nth(1) == Some("200") {
+        return Ok(body.to_owned());
+    }
+    Err(Failure::new(
+        1,
+        format!(
+            "the daemon at {address} answers {}",
+            head.lines().next().unwrap_or_default()
+        ),
+        hint,
+    ))
+}
+
+pub async fn list(config: Config, target: Option<String>, as_json: bool) -> Result<(), Failure> {
+    let mut values = Vec::new();
+    for target in chosen(&config, &Vec::from_iter(target))? {
+        for store in &target.options.stores {
+            let replica = open_replica(store, &target.name).await?;
+            let catalog = catalog(&replica, Goal::Newest).await?;
+            let points = catalog.points();
+            let bytes: u64 = catalog.entries().iter().map(|e| e.size).sum();
+            if as_json {
+                let points: Vec<_> = points
+                    .iter()
+                    .map(|p| json!({ "txid": p.txid.to_string(), "at": p.at.to_string() }))
+                    .collect();
+                values.push(json!({ "target": target.name, "store": replica.display(), "objects": catalog.entries().len(), "bytes": bytes, "points": points }));
+                continue;
+            }
+            println!(
+                "{} in {}: {} points in {} objects, {bytes} bytes",
+                target.name,
+                replica.display(),
+                points.len(),
+                catalog.entries().len()
+            );
+            for point in points.iter().rev().take(20).rev() {
+                println!("  TXID {}  {}", point.txid, point.at);
+            }
+        }
+    }
+    if as_json {
+        println!("{}", Value::Array(values));
+    }
+    Ok(())
+}
+
+pub async fn verify(config: Config, names: Vec<String>, as_json: bool) -> Result<(), Failure> {
+    let targets = chosen(&config, &names)?;
+    let mut checked = 0_usize;
+    for target in &targets {
+        for store in &target.options.stores {
+            let replica = open_replica(store, &target.name).await?;
+            let catalog = catalog(&replica, Goal::Newest).await?;
+            let plan = plan(&catalog, Goal::Newest).map_err(RestoreError::from)?;
+            let (open, files) = (opener(&replica), plan.files.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                apply::each(&files, open, |_| Ok(()), |_, _| Ok(()))
+            });
+            let result = read.await.map_err(|e| Failure::new(1, e, None))?;
+            if let Err(error) = result {
+                let without =
+                    catalog.without(&std::collections::BTreeSet::from([error.entry.span]));
+                let instead = newest(&without);
+                return Err(Failure::new(
+                    5,
+                    format!("{} in {}: {error}", target.name, replica.display()),
+                    instead,
+                ));
+            }
+            checked += plan.files.len();
+            if as_json {
+                println!(
+                    "{}",
+                    json!({ "target": target.name, "store": replica.display(), "objects": plan.files.len(), "bytes": plan.bytes(), "txid": plan.reaches.to_string() })
+                );
+            } else {
+                println!(
+                    "{} in {}: {} objects read and right, up to TXID {}",
+                    target.name,
+                    replica.display(),
+                    plan.files.len(),
+                    plan.reaches
+                );
+            }
+        }
+    }
+    ok(&format!(
+        "verify targets={} objects={checked}",
+        targets.len()
+    ));
+    Ok(())
+}
+
+fn newest(catalog: &Catalog) -> Option<String> {
+    let point = catalog.points().last().copied();
+    Some(match point {
+        Some(p) => format!(
+            "the newest point without this object is TXID {} of {}",
+            p.txid, p.at
+        ),
+        None => "no point can be restored without this object".into(),
+    })
+}
+
+/// `claim` makes this instance the owner; `release` lets any instance with page proof become it.
+pub async fn claim(config: Config, name: &str, take: bool) -> Result<(), Failure> {
+    let targets = chosen(&config, &[name.to_owned()])?;
+    for target in &targets {
+        for store in &target.options.stores {
+            let replica = open_replica(store, &target.name).await?;
+            let found = owner::read(&replica).await?;
+            let current = match found {
+                Some(Ok(owner)) => Some(owner),
+                Some(Err(damage)) if !take => {
+                    return Err(Failure::new(1, &damage, Some(damage.hint())));
+                }
+                Some(Err(_)) | None => None,
+            };
+            let owner = match current {
+                Some(owner) if take => Owner {
+                    instance: config.instance.clone(),
+                    epoch: owner.epoch.saturating_add(1),
+                    since: system_now().to_string(),
+                    claimed: true,
+                    released: false,
+                    ..owner
+                },
+                Some(owner) => Owner {
+                    released: true,
+                    claimed: false,
+                    ..owner
+                },
+                None if take => {
+                    let lineage = Lineage::new(rand::random()).unwrap_or(Lineage::ONE);
+                    Owner {
+                        claimed: true,
+                        ..Owner::new(lineage, &config.instance, 1, system_now())
+                    }
+                }
+                None => {
+                    return Err(Failure::new(
+                        3,
+                        format!("{} has no owner in {}", target.name, replica.display()),
+                        None,
+                    ));
+                }
+            };
+            owner::write(&replica, &owner, PutMode::Overwrite).await?;
+            println!(
+                "{} in {}: {} (epoch {}); nothing else was changed",
+                target.name,
+                replica.display(),
+                if take { "claimed" } else { "released" },
+                owner.epoch
+            );
+        }
+    }
+    ok(&format!(
+        "{} target={name}",
+        if take { "claim" } else { "release" }
+    ));
+    Ok(())
+}
+
+pub fn config(global: &Global, action: ConfigAction) -> Result<(), Failure> {
+    match action {
+        ConfigAction::Schema => println!("{:#}", crate::config::schema()),
+        ConfigAction::Show => println!("{:#}", load(global, Vec::new())?.show()),
+        ConfigAction::Check => {
+            let config = load(global, Vec::new())?;
+            config.notices.iter().for_each(|n| println!("{n}"));
+            ok(&format!("config targets={}", config.targets.len()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,319 @@
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::args::{Global, RestoreArgs, VerifyArg};
+use super::{Failure, load, ok};
+use crate::config::{Config, TargetConfig, parse_time};
+use crate::daemon::control::{Client, Request};
+use crate::daemon::fleet::{open_replica, socket_path, system_now};
+use crate::restore::plan::{Goal, Plan, plan};
+use crate::restore::swap::{SwapError, undo};
+use crate::restore::{Output, RestoreError, Verify, catalog};
+use crate::store::{Store, StoreSpec};
+use crate::types::Txid;
+
+struct Job {
+    name: String,
+    store: Store,
+    output: Output,
+}
+
+pub async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Failure> {
+    let is_url = args.source.as_deref().is_some_and(|s| s.contains("://"));
+    let config = if is_url {
+        None
+    } else {
+        Some(load(global, command_line_database(&args))?)
+    };
+    let tz = config
+        .as_ref()
+        .map_or(jiff::tz::TimeZone::UTC, |c| c.time_zone.clone());
+    let goal = goal(&args, tz)?;
+    let mut jobs = Vec::new();
+    match (&config, &args.source) {
+        (None, Some(url)) => jobs.push(from_url(url, &args).await?),
+        (Some(config), Some(source)) => {
+            jobs.push(job(config, find(config, source)?, &args, false).await?)
+        }
+        (Some(config), None) => {
+            for target in &config.targets {
+                jobs.push(job(config, target, &args, true).await?);
+            }
+        }
+        (None, None) => {}
+    }
+    if jobs.is_empty() {
+        return Err(Failure::new(
+            3,
+            "there is no target to restore",
+            Some("`lifeboat config show` lists the targets".into()),
+        ));
+    }
+    let many = jobs.len();
+    for job in jobs {
+        one(global, &args, config.as_ref(), job, goal).await?;
+    }
+    if !args.dry_run {
+        ok(&format!("restore targets={many}"));
+    }
+    Ok(())
+}
+
+/// `lifeboat restore app.sqlite3` right after `lifeboat run app.sqlite3`, with no configuration at all.
+fn command_line_database(args: &RestoreArgs) -> Vec<PathBuf> {
+    let Some(source) = &args.source else {
+        return Vec::new();
+    };
+    let looks_like_path = source.contains('/') || Path::new(source).extension().is_some();
+    let configured = ["lifeboat.yml", "/etc/lifeboat.yml", "/etc/litestream.yml"]
+        .iter()
+        .any(|p| Path::new(p).exists())
+        || std::env::var_os("LIFEBOAT_CONFIG").is_some()
+        || std::env::var_os("LIFEBOAT_STORE_URL").is_some();
+    if looks_like_path && !configured && Path::new("lifeboat-store").exists() {
+        return vec![source.into()];
+    }
+    Vec::new()
+}
+
+fn goal(args: &RestoreArgs, tz: jiff::tz::TimeZone) -> Result<Goal, Failure> {
+    let usage =
+        |text: String| Failure::new(2, text, Some("`lifeboat list` shows what there is".into()));
+    if let Some(at) = &args.at {
+        return match parse_time(at, jiff::Timestamp::now(), &tz) {
+            Ok(time) => Ok(Goal::At(time)),
+            Err(e) => Err(usage(format!("--at: {e}"))),
+        };
+    }
+    if let Some(txid) = &args.txid {
+        let parsed = u64::from_str_radix(txid, 16).ok().and_then(Txid::new);
+        return parsed
+            .map(Goal::Txid)
+            .ok_or_else(|| usage(format!("--txid: \"{txid}\" is no hexadecimal TXID")));
+    }
+    Ok(Goal::Newest)
+}
+
+fn find<'a>(config: &'a Config, source: &str) -> Result<&'a TargetConfig, Failure> {
+    let path = std::path::absolute(source).unwrap_or_else(|_| source.into());
+    let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+    let found = config
+        .targets
+        .iter()
+        .find(|t| t.name == source || t.path == path || t.path == real);
+    found.ok_or_else(|| {
+        let names: Vec<&str> = config.targets.iter().map(|t| t.name.as_str()).collect();
+        let hint = format!("targets are: {}; or give a replica's URL", names.join(", "));
+        Failure::new(
+            2,
+            format!("no target is named \"{source}\", and none has that path"),
+            Some(hint),
+        )
+    })
+}
+
+async fn from_url(url: &str, args: &RestoreArgs) -> Result<Job, Failure> {
+    let spec = StoreSpec {
+        url: url.to_owned(),
+        ..StoreSpec::default()
+    };
+    let store = Store::open(&spec).await?;
+    let output = args.output.clone().ok_or_else(|| {
+        Failure::new(
+            2,
+            "restoring from a URL needs a place",
+            Some("add -o PATH".into()),
+        )
+    })?;
+    Ok(Job {
+        name: url.to_owned(),
+        store,
+        output: Output::New(output),
+    })
+}
+
+async fn job(
+    _config: &Config,
+    target: &TargetConfig,
+    args: &RestoreArgs,
+    all: bool,
+) -> Result<Job, Failure> {
+    let store = open_replica(&target.options.stores[0], &target.name).await?;
+    let output = match &args.output {
+        Some(folder) if all => {
+            Output::New(folder.join(target.path.file_name().unwrap_or_default()))
+        }
+        Some(path) => Output::New(path.clone()),
+        None if args.in_place => Output::InPlace(target.path.clone()),
+        None => Output::New(target.path.clone()),
+    };
+    Ok(Job {
+        name: target.name.clone(),
+        store,
+        output,
+    })
+}
+
+async fn one(
+    global: &Global,
+    args: &RestoreArgs,
+    config: Option<&Config>,
+    job: Job,
+    goal: Goal,
+) -> Result<(), Failure> {
+    let path = job.output.path().to_owned();
+    if args.if_not_exists && path.exists() {
+        println!("{}: {} exists; nothing to do", job.name, path.display());
+        return Ok(());
+    }
+    // The daemon lets go of the database until this ends.
+    let _released = match (config, &job.output) {
+        (Some(config), Output::InPlace(_)) => release(config, &job.name).await?,
+        _ => None,
+    };
+    if args.undo {
+        let (back, kept) = undo(&path, system_now()).map_err(RestoreError::from)?;
+        println!(
+            "{}: {} is back; the database that it replaced is {}",
+            job.name,
+            back.display(),
+            kept.display()
+        );
+        return Ok(());
+    }
+    if args.dry_run {
+        return dry_run(global, &job, goal).await;
+    }
+    if let Some(folder) = path
+        .parent()
+        .filter(|p| args.all && !p.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(folder)
+            .map_err(|e| Failure::new(1, format!("{}: {e}", folder.display()), None))?;
+    }
+    let verify = match args.verify {
+        VerifyArg::None => Verify::None,
+        VerifyArg::Quick => Verify::Quick,
+        VerifyArg::Full => Verify::Full,
+    };
+    let bar = progress();
+    let ticks = bar.clone();
+    let result = crate::restore::restore(
+        &job.store,
+        goal,
+        job.output,
+        verify,
+        system_now(),
+        move |n| ticks.inc(n),
+    )
+    .await;
+    bar.finish_and_clear();
+    let report = match result {
+        Err(RestoreError::Plan(e)) if args.if_replica_exists => {
+            println!("{}: {e}; nothing to do", job.name);
+            return Ok(());
+        }
+        result => result?,
+    };
+    if global.json {
+        let value = json!({
+            "target": job.name, "path": path, "txid": report.plan.reaches.to_string(), "as_of": report.plan.as_of.to_string(),
+            "bytes": report.bytes, "files": report.plan.files.len(), "checksum": format!("{:016x}", report.checksum.get()),
+            "checksum_recorded": report.checksum_known, "kept": report.kept, "seconds": report.took.as_secs_f64(),
+        });
+        println!("{value}");
+        return Ok(());
+    }
+    println!(
+        "{}: {} is the database at TXID {} of {} ({} bytes from {} files in {:.1} s; checksum {})",
+        job.name,
+        path.display(),
+        report.plan.reaches,
+        report.plan.as_of,
+        report.bytes,
+        report.plan.files.len(),
+        report.took.as_secs_f64(),
+        if report.checksum_known {
+            "equals the recorded one"
+        } else {
+            "not recorded by the replica"
+        },
+    );
+    if let Some(kept) = report.kept {
+        println!(
+            "{}: the old database is kept as {}; `lifeboat restore {} --undo` swaps it back",
+            job.name,
+            kept.display(),
+            job.name
+        );
+    }
+    Ok(())
+}
+
+async fn release(config: &Config, name: &str) -> Result<Option<Client>, Failure> {
+    let failed = |why: String| {
+        Failure::new(
+            4,
+            format!("the daemon did not let go of {name}: {why}; nothing was changed"),
+            Some("stop it, then restore again".into()),
+        )
+    };
+    let Some(mut client) = Client::connect(&socket_path(config))
+        .await
+        .map_err(|e| failed(e.to_string()))?
+    else {
+        return Ok(None);
+    };
+    let answer = client
+        .ask(&Request::Release {
+            target: name.to_owned(),
+        })
+        .await
+        .map_err(|e| failed(e.to_string()))?;
+    match answer.targets.into_iter().find_map(|t| t.error) {
+        Some(error) => Err(failed(error)),
+        None => Ok(Some(client)),
+    }
+}
+
+async fn dry_run(global: &Global, job: &Job, goal: Goal) -> Result<(), Failure> {
+    let plan: Plan = plan(&catalog(&job.store, goal).await?, goal).map_err(RestoreError::from)?;
+    let path = job.output.path();
+    if matches!(job.output, Output::New(_)) && path.exists() {
+        return Err(RestoreError::from(SwapError::Exists(path.to_owned())).into());
+    }
+    if global.json {
+        let files: Vec<_> = plan
+            .files
+            .iter()
+            .map(|f| json!({ "file": f.span.to_string(), "bytes": f.size }))
+            .collect();
+        println!(
+            "{}",
+            json!({ "target": job.name, "txid": plan.reaches.to_string(), "as_of": plan.as_of.to_string(), "bytes": plan.bytes(), "files": files })
+        );
+        return Ok(());
+    }
+    println!(
+        "{}: TXID {} of {} to {}: {} bytes to read",
+        job.name,
+        plan.reaches,
+        plan.as_of,
+        path.display(),
+        plan.bytes()
+    );
+    for file in &plan.files {
+        println!("  {} {} bytes", file.span, file.size);
+    }
+    Ok(())
+}
+
+fn progress() -> indicatif::ProgressBar {
+    if std::io::stderr().is_terminal() {
+        indicatif::ProgressBar::new_spinner()
+    } else {
+        indicatif::ProgressBar::hidden()
+    }
+}

@@ -1,0 +1,114 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Failure, ok};
+use crate::config::{Config, ConfigSource, parse_duration};
+use crate::daemon::control::{Answer, Client, Request, sync as sync_all};
+use crate::daemon::fleet::{Fleet, socket_path, state_path};
+use crate::observe::facts::Board;
+
+pub async fn run(config: Config) -> Result<(), Failure> {
+    for notice in &config.notices {
+        tracing::info!("{notice}");
+    }
+    for target in &config.targets {
+        for store in &target.options.stores {
+            tracing::info!(
+                target_name = target.name,
+                database = %target.path.display(),
+                store = %store.url,
+                state = %state_path(&config, target).display(),
+                "replicating"
+            );
+        }
+    }
+    if config.source == ConfigSource::CommandLine {
+        tracing::info!("restore with: lifeboat restore DATABASE -o COPY");
+    }
+    Ok(crate::daemon::run(config).await?)
+}
+
+pub async fn sync(
+    config: Config,
+    targets: Vec<String>,
+    timeout: &str,
+    json: bool,
+) -> Result<(), Failure> {
+    let timeout = parse_duration(timeout).map_err(|e| {
+        Failure::new(
+            2,
+            format!("--timeout: {e}"),
+            Some("for example 60s or 5m".into()),
+        )
+    })?;
+    let answer = match Client::connect(&socket_path(&config)).await {
+        Ok(Some(mut client)) => {
+            let request = Request::Sync {
+                targets,
+                timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            };
+            client.ask(&request).await.map_err(|e| {
+                Failure::new(
+                    1,
+                    format!("the daemon did not answer: {e}"),
+                    Some("see its log".into()),
+                )
+            })?
+        }
+        Ok(None) => alone(config, targets, timeout).await?,
+        Err(e) => {
+            return Err(Failure::new(
+                1,
+                format!("cannot reach the daemon's socket: {e}"),
+                None,
+            ));
+        }
+    };
+    show(&answer, json);
+    if answer.ok {
+        ok(&format!("sync targets={} durable", answer.targets.len()));
+        return Ok(());
+    }
+    let failed: Vec<_> = answer
+        .targets
+        .iter()
+        .filter(|t| t.error.is_some())
+        .map(|t| t.target.as_str())
+        .collect();
+    let message = if failed.is_empty() {
+        "there is no target to sync".to_owned()
+    } else {
+        format!(
+            "not everything is durable: {}; what is captured stays in the spool",
+            failed.join(", ")
+        )
+    };
+    Err(Failure::new(
+        1,
+        message,
+        Some("`lifeboat status` says why".into()),
+    ))
+}
+
+/// Without a daemon the command does the work itself; locks keep two from capturing at once.
+async fn alone(config: Config, targets: Vec<String>, timeout: Duration) -> Result<Answer, Failure> {
+    let wait = config.shutdown_timeout;
+    let fleet = Fleet::start(Arc::new(config), Arc::new(Board::default())).await?;
+    let answer = sync_all(&fleet, targets, timeout).await;
+    fleet.stop(wait).await;
+    Ok(answer)
+}
+
+fn show(answer: &Answer, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string(answer).unwrap_or_default());
+        return;
+    }
+    for t in &answer.targets {
+        match (&t.error, &t.txid) {
+            (Some(error), _) => println!("{}: {error}", t.target),
+            (None, Some(txid)) => println!("{}: durable up to TXID {txid} ({} ms)", t.target, t.ms),
+            (None, None) => println!("{}: done", t.target),
+        }
+    }
+}

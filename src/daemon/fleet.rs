@@ -1,0 +1,316 @@
+//! All targets of one process: started, asked, stopped together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::state::StateDir;
+use super::target::{Command, Target};
+use crate::config::{Config, StoreConfig, TargetConfig};
+use crate::observe::facts::{Board, State, TargetFacts};
+use crate::sqlite::watch::Watcher;
+use crate::store::{Store, StoreError, StoreSpec};
+use crate::types::{Millis, Txid};
+
+/// A lag below this is never an alarm.
+const OBJECTIVE_MIN: Duration = Duration::from_secs(30);
+/// Of the sync interval: so many missed uploads are an alarm.
+const OBJECTIVE_INTERVALS: u32 = 10;
+
+/// Why the targets could not be started or asked.
+#[derive(Debug, Error)]
+pub enum FleetError {
+    /// A store's configuration.
+    #[error("target {target}: {source}")]
+    Store {
+        /// Which target.
+        target: String,
+        /// Why.
+        source: StoreError,
+    },
+    /// State directory.
+    #[error("state directory {path}: {source}")]
+    State {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No such target.
+    #[error("no target is named \"{0}\"")]
+    Unknown(String),
+    /// A target could not do it.
+    #[error("target {target}: {reason}")]
+    Failed {
+        /// Which target.
+        target: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl FleetError {
+    /// The next step for a person.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store { source, .. } => source.hint(),
+            Self::State { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock => {
+                Some("another lifeboat process uses it: stop that one, or give this one a state-dir of its own".into())
+            }
+            Self::State { .. } => Some("set state-dir to a folder that this user may write to".into()),
+            Self::Unknown(_) => Some("`lifeboat config show` lists the targets".into()),
+            Self::Failed { .. } => Some("`lifeboat status` shows why".into()),
+        }
+    }
+}
+
+/// What a sync made durable.
+#[derive(Clone, Debug)]
+pub struct Synced {
+    /// Target.
+    pub target: String,
+    /// Everything up to here is in every store.
+    pub txid: Txid,
+    /// How long it took.
+    pub took: Duration,
+}
+
+struct Member {
+    commands: mpsc::Sender<Command>,
+    durable: Vec<watch::Receiver<Option<Txid>>>,
+    task: JoinHandle<()>,
+}
+
+/// See the module.
+pub struct Fleet {
+    members: Mutex<BTreeMap<String, Member>>,
+    board: Arc<Board>,
+    watcher: Option<Arc<Watcher>>,
+    config: Arc<Config>,
+}
+
+/// The clock of a running process.
+pub fn system_now() -> Millis {
+    Millis(jiff::Timestamp::now().as_millisecond())
+}
+
+/// Where a target keeps its local state.
+pub fn state_path(config: &Config, target: &TargetConfig) -> PathBuf {
+    match &config.state_dir {
+        Some(dir) => dir.join(&target.name),
+        None => beside(&target.path).join(&target.name),
+    }
+}
+
+/// The socket on which the daemon of this configuration listens.
+pub fn socket_path(config: &Config) -> PathBuf {
+    let folder = config
+        .state_dir
+        .clone()
+        .or_else(|| config.targets.first().map(|t| beside(&t.path)));
+    folder
+        .or_else(|| config.dirs.first().map(|d| d.dir.join(".lifeboat")))
+        .unwrap_or_default()
+        .join("lifeboat.sock")
+}
+
+fn beside(database: &Path) -> PathBuf {
+    database
+        .parent()
+        .unwrap_or(Path::new("."))
+        .join(".lifeboat")
+}
+
+/// Opens the replica of a target in one store.
+pub async fn open_replica(store: &StoreConfig, name: &str) -> Result<Store, StoreError> {
+    let secret = |s: &Option<crate::config::Secret>| s.as_ref().map(|s| s.reveal().to_owned());
+    let spec = StoreSpec {
+        url: store.url.to_string(),
+        endpoint: store.endpoint.clone(),
+        region: store.region.clone(),
+        access_key_id: secret(&store.access_key_id),
+        secret_access_key: secret(&store.secret_access_key),
+        session_token: secret(&store.session_token),
+        profile: store.profile.clone(),
+        force_path_style: store.force_path_style.then_some(true),
+        account_name: store.account_name.clone(),
+        account_key: secret(&store.account_key),
+        sas_token: secret(&store.sas_token),
+        google_credentials: secret(&store.google_credentials),
+    };
+    let root = Store::open(&spec).await?;
+    Ok(if store.prefix_is_exact {
+        root
+    } else {
+        root.child(name)
+    })
+}
+
+impl Fleet {
+    /// Starts every target. A target that cannot start now (no database yet, store away) is started all the same and keeps trying;
+    /// only what no waiting mends is an error.
+    pub async fn start(config: Arc<Config>, board: Arc<Board>) -> Result<Self, FleetError> {
+        let watcher = match Watcher::start() {
+            Ok(watcher) => Some(Arc::new(watcher)),
+            Err(error) => {
+                tracing::warn!(%error, "inotify does not work here; polling instead");
+                None
+            }
+        };
+        let fleet = Self {
+            members: Mutex::default(),
+            board,
+            watcher,
+            config: Arc::clone(&config),
+        };
+        for target in &config.targets {
+            fleet.add(target).await?;
+        }
+        Ok(fleet)
+    }
+
+    /// Starts one more.
+    pub async fn add(&self, target: &TargetConfig) -> Result<(), FleetError> {
+        let config = &self.config;
+        let mut stores = Vec::new();
+        for store in &target.options.stores {
+            let opened = open_replica(store, &target.name).await;
+            stores.push(opened.map_err(|source| FleetError::Store {
+                target: target.name.clone(),
+                source,
+            })?);
+        }
+        let path = state_path(config, target);
+        let state = StateDir::open(&path).map_err(|source| FleetError::State { path, source })?;
+        let board = self.board.add(TargetFacts {
+            name: target.name.clone(),
+            path: target.path.clone(),
+            explicit: target.explicit,
+            state: State::Waiting,
+            objective: OBJECTIVE_MIN.max(target.options.sync_interval * OBJECTIVE_INTERVALS),
+            ..TargetFacts::default()
+        });
+        let durable: Vec<_> = stores.iter().map(|_| watch::Sender::new(None)).collect();
+        let receivers = durable.iter().map(watch::Sender::subscribe).collect();
+        let (commands, received) = mpsc::channel(8);
+        let target_task = Target {
+            name: target.name.clone(),
+            path: target.path.clone(),
+            options: target.options.clone(),
+            stores,
+            state,
+            board,
+            instance: config.instance.clone(),
+            watcher: self.watcher.clone(),
+            min_free: config.min_free,
+            store_check: config.store_check,
+            durable,
+            now: system_now,
+        };
+        let task = tokio::spawn(target_task.run(received));
+        self.members.lock().await.insert(
+            target.name.clone(),
+            Member {
+                commands,
+                durable: receivers,
+                task,
+            },
+        );
+        Ok(())
+    }
+
+    /// Names of all targets.
+    pub async fn names(&self) -> Vec<String> {
+        self.members.lock().await.keys().cloned().collect()
+    }
+
+    /// Stops a target without a last upload: its database vanished.
+    pub async fn remove(&self, name: &str) {
+        if let Some(member) = self.members.lock().await.remove(name) {
+            member.task.abort();
+        }
+        self.board.remove(name);
+    }
+
+    /// Makes everything committed so far durable in every store; returns when it is. The caller bounds the time.
+    pub async fn sync(&self, name: &str) -> Result<Synced, FleetError> {
+        let begun = std::time::Instant::now();
+        let (commands, durable) = {
+            let members = self.members.lock().await;
+            let member = members
+                .get(name)
+                .ok_or_else(|| FleetError::Unknown(name.into()))?;
+            (member.commands.clone(), member.durable.clone())
+        };
+        let failed = |reason: String| FleetError::Failed {
+            target: name.to_owned(),
+            reason,
+        };
+        let (reply, answer) = oneshot::channel();
+        commands
+            .send(Command::Sync(reply))
+            .await
+            .map_err(|_| failed("it has stopped".into()))?;
+        let txid = answer
+            .await
+            .map_err(|_| failed("it has stopped".into()))?
+            .map_err(&failed)?;
+        for mut position in durable {
+            position
+                .wait_for(|d| d.is_some_and(|d| d >= txid))
+                .await
+                .map_err(|_| failed("uploads have stopped".into()))?;
+        }
+        Ok(Synced {
+            target: name.to_owned(),
+            txid,
+            took: begun.elapsed(),
+        })
+    }
+
+    /// Makes a target let go of its database until the returned guard is dropped.
+    pub async fn release(&self, name: &str) -> Result<oneshot::Sender<()>, FleetError> {
+        let commands = {
+            let members = self.members.lock().await;
+            members
+                .get(name)
+                .ok_or_else(|| FleetError::Unknown(name.into()))?
+                .commands
+                .clone()
+        };
+        let failed = || FleetError::Failed {
+            target: name.to_owned(),
+            reason: "it has stopped".into(),
+        };
+        let (done, released) = oneshot::channel();
+        let (guard, until) = oneshot::channel();
+        commands
+            .send(Command::Release(done, until))
+            .await
+            .map_err(|_| failed())?;
+        released.await.map_err(|_| failed())?;
+        Ok(guard)
+    }
+
+    /// Last captures and uploads, then stops. `true` if everything was done within `timeout`.
+    pub async fn stop(&self, timeout: Duration) -> bool {
+        let members = std::mem::take(&mut *self.members.lock().await);
+        let mut tasks = Vec::new();
+        for (_, member) in members {
+            // A target that has ended needs no word.
+            let _ = member.commands.send(Command::Stop).await;
+            tasks.push(member.task);
+        }
+        let aborts: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
+        let done = tokio::time::timeout(timeout, futures::future::join_all(tasks))
+            .await
+            .is_ok();
+        aborts.iter().for_each(tokio::task::AbortHandle::abort);
+        done
+    }
+}

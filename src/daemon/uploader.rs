@@ -1,0 +1,344 @@
+//! Sends one target's local files to one store, for ever: one task for each.
+//!
+//! Invariants
+//! - The owner is read first, then the store is listed, then uploads begin.
+//! - A failure changes nothing: the file stays local, the task tries again with a growing pause, and the facts say since when and why.
+//! - A refusal (another owner) stops uploads until the owner says otherwise; nothing is overwritten.
+//! - Nothing to send means no request, but for one cheap check an interval.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::ltx;
+use crate::observe::facts::TargetBoard;
+use crate::replica::owner::{self, Local, Owner, Refusal, Verdict};
+use crate::replica::spool::Spool;
+use crate::replica::upload::{Next, Replica, UploadError};
+use crate::sqlite::capture::write_base;
+use crate::sqlite::view::View;
+use crate::store::{Piece, PutMode, Store};
+use crate::types::{Entry, Level, Millis, Span, Txid};
+
+/// Pause after a first failure.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// Longest pause between tries: an outage's end is noticed within it.
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// Pause while another instance owns the replica.
+const PAUSE_REFUSED: Duration = Duration::from_secs(30);
+/// Bytes of a base handed over at once.
+const PIECE_BYTES: usize = 1 << 20;
+/// More local files than this waiting after a failure are merged first: catching up uploads the merge.
+const BACKLOG_FILES: usize = 4;
+
+/// What an uploader asks of its target.
+pub enum Ask {
+    /// The whole database at the last TXID, and the header of its base.
+    Base(oneshot::Sender<Result<(View, ltx::Header), String>>),
+    /// Merge what waits.
+    Squeeze(oneshot::Sender<()>),
+}
+
+/// One uploader.
+pub struct Uploader {
+    /// Number among the target's stores.
+    pub number: u32,
+    /// The replica's root.
+    pub store: Store,
+    /// Local files.
+    pub spool: Arc<Spool>,
+    /// Facts.
+    pub board: Arc<TargetBoard>,
+    /// Who we are.
+    pub local: Local,
+    /// In `owner.json`.
+    pub instance: String,
+    /// Rises with every local change: the last captured TXID.
+    pub captured: watch::Receiver<Txid>,
+    /// Last durable TXID here.
+    pub durable: watch::Sender<Option<Txid>>,
+    /// The target.
+    pub ask: mpsc::Sender<Ask>,
+    /// Between cheap checks of an idle store.
+    pub check_every: Duration,
+    /// Between bases.
+    pub base_every: Duration,
+    /// The clock.
+    pub now: fn() -> Millis,
+}
+
+impl Uploader {
+    /// Runs until the target is gone.
+    pub async fn run(mut self) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.session(&mut pause).await {
+                Ok(()) => return,
+                Err(UploadError::Refused(refusal)) => {
+                    tracing::error!(store = self.store.display(), "{refusal}");
+                    self.failed(&UploadError::Refused(refusal));
+                    pause = PAUSE_REFUSED;
+                }
+                Err(error) => {
+                    if pause == PAUSE_MIN {
+                        tracing::warn!(store = self.store.display(), %error, "upload failed; capture continues and the spool holds it");
+                    }
+                    self.failed(&error);
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.ask.closed() => return,
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn session(&mut self, pause: &mut Duration) -> Result<(), UploadError> {
+        let mut replica = self.open().await?;
+        let was_failing = self.facts(|f| {
+            f.refused = None;
+            f.failing_since.is_some()
+        });
+        if was_failing && self.spool.entries().len() > BACKLOG_FILES {
+            let (tx, rx) = oneshot::channel();
+            if self.ask.send(Ask::Squeeze(tx)).await.is_ok() {
+                // The target may be stopping: then there is nothing to wait for.
+                let _ = rx.await;
+            }
+        }
+        for span in replica.catalog().keys() {
+            self.spool.acknowledge(*span, self.number);
+        }
+        self.publish(&replica);
+        let mut checked = Instant::now();
+        loop {
+            self.captured.mark_unchanged();
+            let next = if self.base_is_due(&replica) {
+                Next::Base
+            } else {
+                replica.next(&self.spool.entries())
+            };
+            match next {
+                Next::File(span) => match replica.send(&self.spool, span).await {
+                    Ok(entry) => self.sent(&replica, entry),
+                    // Rolled up meanwhile: plan again.
+                    Err(UploadError::Local(e)) if e.kind() == std::io::ErrorKind::NotFound => {
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                },
+                Next::Base => {
+                    let entry = self.send_base(&mut replica).await?;
+                    self.sent(&replica, entry);
+                }
+                Next::Nothing => {
+                    let idle = self.check_every.saturating_sub(checked.elapsed());
+                    tokio::select! {
+                        changed = self.captured.changed() => {
+                            if changed.is_err() {
+                                return Ok(());
+                            }
+                            continue;
+                        }
+                        () = tokio::time::sleep(idle) => {}
+                    }
+                    replica.store().check().await?;
+                }
+            }
+            *pause = PAUSE_MIN;
+            checked = Instant::now();
+        }
+    }
+
+    /// Owner first, then the listing.
+    async fn open(&self) -> Result<Replica, UploadError> {
+        let remote = owner::read(&self.store).await?.transpose()?;
+        let catalog = Replica::list(&self.store).await?;
+        let owner = match owner::decide(
+            Some(self.local),
+            remote.as_ref(),
+            !catalog.is_empty(),
+            &self.instance,
+        ) {
+            Verdict::Continue(_) => match remote {
+                Some(owner) => owner,
+                None => return Err(Refusal::Damaged("it vanished".into()).into()),
+            },
+            Verdict::Fresh => {
+                let owner = Owner::new(
+                    self.local.lineage,
+                    &self.instance,
+                    self.local.epoch,
+                    (self.now)(),
+                );
+                owner::write(&self.store, &owner, PutMode::Create).await?;
+                owner
+            }
+            Verdict::Refuse(refusal) => return Err(refusal.into()),
+            Verdict::Rebuild { .. } => {
+                return Err(Refusal::OtherHistory {
+                    local: self.local.lineage.to_string(),
+                    remote: remote.map_or_else(|| "unknown".into(), |o| o.lineage),
+                }
+                .into());
+            }
+        };
+        let replica = Replica::open(self.store.clone(), catalog, owner).await?;
+        let captured = *self.captured.borrow();
+        match replica.durable() {
+            Some(durable) if durable > captured => Err(Refusal::Taken(captured.next()).into()),
+            _ => Ok(replica),
+        }
+    }
+
+    fn base_is_due(&self, replica: &Replica) -> bool {
+        replica.base().is_some_and(|(txid, at)| {
+            // An idle database needs no new base: nothing but it would be read at a restore.
+            *self.captured.borrow() > txid.next()
+                && (self.now)().since(at)
+                    > i64::try_from(self.base_every.as_millis()).unwrap_or(i64::MAX)
+        })
+    }
+
+    async fn send_base(&self, replica: &mut Replica) -> Result<Entry, UploadError> {
+        replica.check_owner(true).await?;
+        let (tx, rx) = oneshot::channel();
+        let gone = || UploadError::Local(std::io::Error::other("the database is not attached"));
+        self.ask.send(Ask::Base(tx)).await.map_err(|_| gone())?;
+        let (view, header) = rx
+            .await
+            .map_err(|_| gone())?
+            .map_err(|e| UploadError::Local(std::io::Error::other(e)))?;
+        let Some(span) = Span::new(Level::SNAPSHOT, header.min, header.max) else {
+            return Err(gone());
+        };
+        let created = header.timestamp;
+        // One piece in flight, one being filled, one part in the uploader: the bound on memory.
+        let (pieces, received) = mpsc::channel(1);
+        let write = tokio::task::spawn_blocking(move || -> Result<(), String> {
+            let out = Pieces {
+                sender: pieces,
+                buffer: BytesMut::with_capacity(PIECE_BYTES),
+            };
+            let mut out = write_base(&view, &header, out).map_err(|e| e.to_string())?;
+            out.flush().map_err(|e| e.to_string())?;
+            out.sender
+                .blocking_send(Piece::End)
+                .map_err(|e| e.to_string())
+        });
+        let key = replica.key(span);
+        let stored = self.store.put_stream(&key, received, Some(created)).await;
+        let written = write.await.map_err(std::io::Error::other)?;
+        match (stored, written) {
+            (Ok(size), Ok(())) => {
+                let entry = Entry {
+                    span,
+                    size,
+                    created,
+                };
+                replica.record(entry);
+                Ok(entry)
+            }
+            (_, Err(reason)) if !reason.contains("channel closed") => {
+                Err(UploadError::Local(std::io::Error::other(reason)))
+            }
+            (Err(e), _) => Err(e.into()),
+            (Ok(_), Err(reason)) => Err(UploadError::Local(std::io::Error::other(reason))),
+        }
+    }
+
+    fn sent(&self, replica: &Replica, entry: Entry) {
+        self.spool.acknowledge(entry.span, self.number);
+        self.facts(|f| {
+            f.uploads += 1;
+            f.uploaded_bytes += entry.size;
+        });
+        self.publish(replica);
+    }
+
+    fn publish(&self, replica: &Replica) {
+        let durable = replica.durable();
+        let local = self.spool.entries();
+        let pending = |e: &&Entry| {
+            e.span.level() == Level::CAPTURE && durable.is_none_or(|d| e.span.max() > d)
+        };
+        self.facts(|f| {
+            if f.durable != durable {
+                f.durable = durable;
+                f.durable_at = Some((self.now)());
+            }
+            f.oldest_pending = local.iter().filter(pending).map(|e| e.created).min();
+            f.pending_bytes = local.iter().filter(pending).map(|e| e.size).sum();
+            f.base = replica.base();
+            f.objects = replica.catalog().len() as u64;
+            f.object_bytes = replica.catalog().values().map(|e| e.size).sum();
+            f.requests = self.store.stats().requests();
+            f.failing_since = None;
+            f.last_error = None;
+            f.hint = None;
+        });
+        self.durable.send_replace(durable);
+    }
+
+    fn failed(&self, error: &UploadError) {
+        let now = (self.now)();
+        self.facts(|f| {
+            f.errors += 1;
+            f.failing_since.get_or_insert(now);
+            f.last_error = Some(error.to_string());
+            f.hint = error.hint();
+            f.requests = self.store.stats().requests();
+            if let UploadError::Refused(refusal) = error {
+                f.refused = Some(refusal.to_string());
+            }
+        });
+    }
+
+    fn facts<T: Default>(
+        &self,
+        change: impl FnOnce(&mut crate::observe::facts::StoreFacts) -> T,
+    ) -> T {
+        self.board
+            .update_store(self.number as usize, change)
+            .unwrap_or_default()
+    }
+}
+
+/// Hands what a blocking thread writes to an upload.
+struct Pieces {
+    sender: mpsc::Sender<Piece>,
+    buffer: BytesMut,
+}
+
+impl Pieces {
+    fn send(&mut self) -> std::io::Result<()> {
+        let bytes: Bytes = self.buffer.split().freeze();
+        self.buffer.reserve(PIECE_BYTES);
+        self.sender
+            .blocking_send(Piece::Data(bytes))
+            .map_err(|_| std::io::Error::other("channel closed"))
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.buffer.extend_from_slice(data);
+        if self.buffer.len() >= PIECE_BYTES {
+            self.send()?;
+        }
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.buffer.is_empty() {
+            Ok(())
+        } else {
+            self.send()
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What the daemon knows about each target, as plain data. Health and metrics are computed from it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::types::{Millis, Txid};
+
+/// What a target is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum State {
+    /// There is no database yet.
+    #[default]
+    Waiting,
+    /// The first copy is on its way.
+    Seeding,
+    /// Captures follow commits.
+    Steady,
+    /// Continuity was lost; pages are being compared.
+    Gap,
+    /// Capture does not get on.
+    Stalled,
+    /// Another instance owns the replica.
+    NotOwner,
+    /// The database was there and is gone.
+    Vanished,
+    /// Capture fails.
+    Failed,
+    /// Let go on request.
+    Released,
+}
+
+impl State {
+    /// Every state, for metrics.
+    pub const ALL: [State; 9] = [
+        Self::Waiting,
+        Self::Seeding,
+        Self::Steady,
+        Self::Gap,
+        Self::Stalled,
+        Self::NotOwner,
+        Self::Vanished,
+        Self::Failed,
+        Self::Released,
+    ];
+
+    /// The word in JSON and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Seeding => "seeding",
+            Self::Steady => "steady",
+            Self::Gap => "gap",
+            Self::Stalled => "stalled",
+            Self::NotOwner => "not-owner",
+            Self::Vanished => "vanished",
+            Self::Failed => "failed",
+            Self::Released => "released",
+        }
+    }
+}
+
+/// One store of a target.
+#[derive(Clone, Debug, Default)]
+pub struct StoreFacts {
+    /// URL without secrets.
+    pub store: String,
+    /// Last TXID that can be restored from there.
+    pub durable: Option<Txid>,
+    /// When it was acknowledged.
+    pub durable_at: Option<Millis>,
+    /// Capture time of the oldest change that is not durable there.
+    pub oldest_pending: Option<Millis>,
+    /// Local bytes that are not there yet.
+    pub pending_bytes: u64,
+    /// Newest base: TXID and time.
+    pub base: Option<(Txid, Millis)>,
+    /// Files uploaded.
+    pub uploads: u64,
+    /// Their bytes.
+    pub uploaded_bytes: u64,
+    /// Failed uploads.
+    pub errors: u64,
+    /// Since when uploads fail.
+    pub failing_since: Option<Millis>,
+    /// The last failure, in words.
+    pub last_error: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Why nothing may be uploaded there.
+    pub refused: Option<String>,
+    /// Requests by kind.
+    pub requests: BTreeMap<&'static str, u64>,
+    /// LTX objects there.
+    pub objects: u64,
+    /// Their bytes.
+    pub object_bytes: u64,
+}
+
+/// One target.
+#[derive(Clone, Debug, Default)]
+pub struct TargetFacts {
+    /// Unique name.
+    pub name: String,
+    /// The database.
+    pub path: PathBuf,
+    /// Listed by path.
+    pub explicit: bool,
+    /// What it is doing.
+    pub state: State,
+    /// Why, in words.
+    pub detail: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Allowed lag.
+    pub objective: Duration,
+    /// Last captured TXID.
+    pub captured: Option<Txid>,
+    /// When.
+    pub captured_at: Option<Millis>,
+    /// When capture looked at the WAL-index last, successfully.
+    pub last_look: Option<Millis>,
+    /// Since when a capture step has been running.
+    pub busy_since: Option<Millis>,
+    /// Captures.
+    pub captures: u64,
+    /// Bytes of local files that they wrote.
+    pub captured_bytes: u64,
+    /// Pages in them.
+    pub captured_pages: u64,
+    /// Gap captures by reason.
+    pub gaps: BTreeMap<&'static str, u64>,
+    /// Barriers by result.
+    pub barriers: BTreeMap<&'static str, u64>,
+    /// Failed steps.
+    pub errors: u64,
+    /// Bytes of the WAL.
+    pub wal_bytes: u64,
+    /// Bytes of the database file.
+    pub db_bytes: u64,
+    /// Bytes kept locally.
+    pub spool_bytes: u64,
+    /// Files kept locally.
+    pub spool_files: u64,
+    /// Its stores.
+    pub stores: Vec<StoreFacts>,
+}
+
+/// A target's facts, shared between who knows and who asks.
+#[derive(Debug, Default)]
+pub struct TargetBoard(Mutex<TargetFacts>);
+
+impl TargetBoard {
+    /// Changes facts. Short: everyone waits for it.
+    pub fn update<T>(&self, change: impl FnOnce(&mut TargetFacts) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the facts of one store.
+    pub fn update_store<T>(
+        &self,
+        number: usize,
+        change: impl FnOnce(&mut StoreFacts) -> T,
+    ) -> Option<T> {
+        self.update(|f| f.stores.get_mut(number).map(change))
+    }
+
+    /// A copy.
+    pub fn facts(&self) -> TargetFacts {
+        self.update(|f| f.clone())
+    }
+}
+
+/// All targets.
+#[derive(Debug, Default)]
+pub struct Board(RwLock<BTreeMap<String, Arc<TargetBoard>>>);
+
+impl Board {
+    /// Adds a target.
+    pub fn add(&self, facts: TargetFacts) -> Arc<TargetBoard> {
+        let name = facts.name.clone();
+        let board = Arc::new(TargetBoard(Mutex::new(facts)));
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, Arc::clone(&board));
+        board
+    }
+
+    /// Drops a discovered target that vanished.
+    pub fn remove(&self, name: &str) {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
+    }
+
+    /// Every target's facts, by name.
+    pub fn snapshot(&self) -> Vec<TargetFacts> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .map(|b| b.facts())
+            .collect()
+    }
+}

@@ -1,0 +1,216 @@
+//! Is the data safe? A pure function of facts and now.
+
+use serde::Serialize;
+
+use super::facts::{State, StoreFacts, TargetFacts};
+use crate::types::Millis;
+
+/// Capture looks at the WAL-index at least every few seconds; after this long it hangs.
+const LOOK_LIMIT_MS: i64 = 30_000;
+/// One capture step may take this long: a gap capture of a large database reads all of it.
+const BUSY_LIMIT_MS: i64 = 10 * 60_000;
+
+/// The WAL file as it is now, by `stat` alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalStat {
+    /// When it was written last.
+    pub modified: Millis,
+}
+
+/// What is known about one store of a target.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StoreVerdict {
+    /// URL without secrets.
+    pub store: String,
+    /// Age of the oldest committed change that is not durable there, seconds; 0 if all is.
+    pub lag_seconds: f64,
+    /// Last TXID that can be restored from there.
+    pub durable_txid: Option<String>,
+    /// When it was acknowledged, RFC 3339.
+    pub durable_at: Option<String>,
+}
+
+/// The verdict on one target.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verdict {
+    /// Target.
+    pub name: String,
+    /// The database.
+    pub path: String,
+    /// Everything within the objective is durable in every store.
+    pub safe: bool,
+    /// State in one word.
+    pub state: &'static str,
+    /// The largest lag of its stores, seconds.
+    pub lag_seconds: f64,
+    /// Allowed lag, seconds.
+    pub objective_seconds: f64,
+    /// Last captured TXID.
+    pub captured_txid: Option<String>,
+    /// Why it is not safe.
+    pub reasons: Vec<String>,
+    /// What to do.
+    pub hints: Vec<String>,
+    /// Each store.
+    pub stores: Vec<StoreVerdict>,
+}
+
+/// Lag of one store in milliseconds. A clock that jumped back never makes it negative.
+pub fn lag_ms(store: &StoreFacts, now: Millis) -> i64 {
+    store.oldest_pending.map_or(0, |t| now.since(t).max(0))
+}
+
+/// Judges one target.
+pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
+    let objective = i64::try_from(f.objective.as_millis()).unwrap_or(i64::MAX);
+    let mut reasons = Vec::new();
+    let mut hints: Vec<String> = f.hint.iter().cloned().collect();
+    let detail = || f.detail.clone().unwrap_or_else(|| f.state.word().into());
+    match f.state {
+        State::Steady => {}
+        // A gap capture is at work; the lag says whether it takes too long.
+        State::Gap if f.captured.is_some() => {}
+        _ => reasons.push(detail()),
+    }
+    if let Some(since) = f.busy_since.filter(|t| now.since(*t) > BUSY_LIMIT_MS) {
+        reasons.push(format!("a capture step has been running since {since}"));
+    }
+    if f.state == State::Steady {
+        let looked = f.last_look.unwrap_or(Millis(0));
+        if now.since(looked) > LOOK_LIMIT_MS && f.busy_since.is_none() {
+            reasons.push(format!("capture has not looked at the WAL since {looked}"));
+            hints.push("restart lifeboat; nothing that was reported durable is affected".into());
+        }
+        if let Some(wal) = wal
+            && wal.modified.since(looked) > objective
+        {
+            reasons.push(format!(
+                "the WAL was written at {}, but capture looked at {looked}",
+                wal.modified
+            ));
+        }
+    }
+    let mut worst = 0;
+    let mut stores = Vec::new();
+    for s in &f.stores {
+        let lag = lag_ms(s, now);
+        worst = worst.max(lag);
+        if let Some(refused) = &s.refused {
+            reasons.push(format!("{}: {refused}", s.store));
+        } else if s.durable.is_none() && f.captured.is_some() {
+            reasons.push(format!("{}: the first copy is not complete", s.store));
+        } else if lag > objective {
+            reasons.push(format!(
+                "{}: changes of {} are not durable",
+                s.store,
+                s.oldest_pending.unwrap_or(now)
+            ));
+        }
+        if let Some(since) = s.failing_since.filter(|t| now.since(*t) > objective) {
+            reasons.push(format!(
+                "{}: unreachable since {since}: {}",
+                s.store,
+                s.last_error.clone().unwrap_or_default()
+            ));
+            hints.extend(s.hint.clone());
+        }
+        stores.push(StoreVerdict {
+            store: s.store.clone(),
+            lag_seconds: lag as f64 / 1000.0,
+            durable_txid: s.durable.map(|t| t.to_string()),
+            durable_at: s.durable_at.map(|t| t.to_string()),
+        });
+    }
+    if f.stores.is_empty() && reasons.is_empty() {
+        reasons.push("no store was reached yet".into());
+    }
+    Verdict {
+        name: f.name.clone(),
+        path: f.path.display().to_string(),
+        safe: reasons.is_empty(),
+        state: f.state.word(),
+        lag_seconds: worst as f64 / 1000.0,
+        objective_seconds: f.objective.as_secs_f64(),
+        captured_txid: f.captured.map(|t| t.to_string()),
+        reasons,
+        hints,
+        stores,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Txid;
+    use std::time::Duration;
+
+    const NOW: Millis = Millis(10_000_000);
+
+    fn healthy() -> TargetFacts {
+        let store = StoreFacts {
+            store: "s3://b".into(),
+            durable: Txid::new(5),
+            ..StoreFacts::default()
+        };
+        TargetFacts {
+            name: "app".into(),
+            state: State::Steady,
+            objective: Duration::from_secs(30),
+            captured: Txid::new(5),
+            last_look: Some(Millis(NOW.0 - 1000)),
+            stores: vec![store],
+            ..TargetFacts::default()
+        }
+    }
+
+    fn judge(change: impl FnOnce(&mut TargetFacts)) -> Verdict {
+        let mut facts = healthy();
+        change(&mut facts);
+        verdict(&facts, None, NOW)
+    }
+
+    #[test]
+    fn each_fault_turns_it_red_with_a_reason() {
+        assert!(judge(|_| ()).safe);
+        let red = |what: &str, change: fn(&mut TargetFacts)| {
+            let v = judge(change);
+            assert!(!v.safe && !v.reasons.is_empty(), "{what}: {v:?}");
+        };
+        red("lag", |f| {
+            f.stores[0].oldest_pending = Some(Millis(NOW.0 - 31_000))
+        });
+        red("no base", |f| f.stores[0].durable = None);
+        red("refused", |f| {
+            f.stores[0].refused = Some("belongs to web2".into())
+        });
+        red("store away", |f| {
+            f.stores[0].failing_since = Some(Millis(NOW.0 - 31_000))
+        });
+        red("capture stalled", |f| {
+            f.last_look = Some(Millis(NOW.0 - 31_000))
+        });
+        red("capture hangs", |f| {
+            f.busy_since = Some(Millis(NOW.0 - 700_000))
+        });
+        red("not owner", |f| f.state = State::NotOwner);
+        red("vanished", |f| f.state = State::Vanished);
+        red("no stores", |f| f.stores.clear());
+        let old_look = TargetFacts {
+            last_look: Some(Millis(NOW.0 - 29_000)),
+            objective: Duration::from_secs(5),
+            ..healthy()
+        };
+        assert!(
+            !verdict(&old_look, Some(WalStat { modified: NOW }), NOW).safe,
+            "the WAL moved on without capture"
+        );
+    }
+
+    #[test]
+    fn small_lag_and_a_clock_that_jumped_back_are_fine() {
+        let v = judge(|f| f.stores[0].oldest_pending = Some(Millis(NOW.0 - 900)));
+        assert!(v.safe && v.lag_seconds == 0.9);
+        let v = judge(|f| f.stores[0].oldest_pending = Some(Millis(NOW.0 + 90_000)));
+        assert!(v.safe && v.lag_seconds == 0.0);
+    }
+}

@@ -1,0 +1,323 @@
+//! Every metric name, in one place: docs/metrics.md is checked against it. Base units; one series a target and store.
+
+use prometheus::{Encoder, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
+
+use super::facts::{State, TargetFacts};
+use super::health::{lag_ms, verdict};
+use crate::sqlite::guard::GapReason;
+use crate::types::{Millis, Txid};
+
+/// Name, help, labels.
+type Spec = (&'static str, &'static str, &'static [&'static str]);
+
+const TARGET: &[&str] = &["target"];
+const STORE: &[&str] = &["target", "store"];
+
+const READY: Spec = (
+    "lifeboat_ready",
+    "1 if everything within the objective is durable in every store",
+    TARGET,
+);
+const STATE: Spec = (
+    "lifeboat_state",
+    "1 for the state that the target is in",
+    &["target", "state"],
+);
+const OBJECTIVE: Spec = ("lifeboat_objective_seconds", "Allowed lag", TARGET);
+const CAPTURED: Spec = ("lifeboat_captured_txid", "Last captured TXID", TARGET);
+const CAPTURED_AT: Spec = (
+    "lifeboat_captured_timestamp_seconds",
+    "When it was captured",
+    TARGET,
+);
+const LOOK: Spec = (
+    "lifeboat_last_look_timestamp_seconds",
+    "When capture looked at the WAL-index last",
+    TARGET,
+);
+const WAL: Spec = ("lifeboat_wal_bytes", "Size of the WAL", TARGET);
+const DB: Spec = (
+    "lifeboat_database_bytes",
+    "Size of the database file",
+    TARGET,
+);
+const SPOOL: Spec = ("lifeboat_spool_bytes", "LTX files kept locally", TARGET);
+const SPOOL_FILES: Spec = (
+    "lifeboat_spool_files",
+    "Number of LTX files kept locally",
+    TARGET,
+);
+const LAG: Spec = (
+    "lifeboat_lag_seconds",
+    "Age of the oldest committed change that is not durable; 0 if all is",
+    STORE,
+);
+const LAG_BYTES: Spec = (
+    "lifeboat_lag_bytes",
+    "Captured bytes that are not durable",
+    STORE,
+);
+const DURABLE: Spec = (
+    "lifeboat_durable_txid",
+    "Last TXID that can be restored",
+    STORE,
+);
+const DURABLE_AT: Spec = (
+    "lifeboat_durable_timestamp_seconds",
+    "When it was acknowledged",
+    STORE,
+);
+const BASE_AT: Spec = (
+    "lifeboat_base_timestamp_seconds",
+    "When the newest full copy was taken",
+    STORE,
+);
+const OBJECTS: Spec = ("lifeboat_store_objects", "LTX objects", STORE);
+const OBJECT_BYTES: Spec = ("lifeboat_store_bytes", "Bytes of LTX objects", STORE);
+
+const CAPTURES: Spec = ("lifeboat_captures_total", "Captures", TARGET);
+const CAPTURED_BYTES: Spec = ("lifeboat_captured_bytes_total", "Bytes of captures", TARGET);
+const CAPTURED_PAGES: Spec = ("lifeboat_captured_pages_total", "Pages in captures", TARGET);
+const GAPS: Spec = (
+    "lifeboat_gap_captures_total",
+    "Gap captures by reason",
+    &["target", "reason"],
+);
+const BARRIERS: Spec = (
+    "lifeboat_checkpoints_total",
+    "Checkpoint barriers by result",
+    &["target", "result"],
+);
+const ERRORS: Spec = (
+    "lifeboat_capture_errors_total",
+    "Failed capture sessions",
+    TARGET,
+);
+const UPLOADS: Spec = ("lifeboat_uploads_total", "Files uploaded", STORE);
+const UPLOADED_BYTES: Spec = ("lifeboat_uploaded_bytes_total", "Bytes uploaded", STORE);
+const UPLOAD_ERRORS: Spec = ("lifeboat_upload_errors_total", "Failed uploads", STORE);
+const REQUESTS: Spec = (
+    "lifeboat_store_requests_total",
+    "Requests by kind",
+    &["target", "store", "kind"],
+);
+
+const PROCESS: Spec = (
+    "lifeboat_resident_memory_bytes",
+    "Resident memory of this process",
+    &[],
+);
+const BUILD: Spec = ("lifeboat_build_info", "1, with the version", &["version"]);
+
+const RESULTS: [&str; 3] = ["sealed", "partial", "busy"];
+const KINDS: [&str; 4] = ["put", "get", "list", "delete"];
+
+/// The text that Prometheus scrapes.
+pub fn render(targets: &[TargetFacts], now: Millis) -> String {
+    let scrape = Scrape(Registry::new());
+    // Fails only for a malformed or doubled name, which the test of this module would show.
+    if let Err(error) = scrape.all(targets, now) {
+        tracing::error!(%error, "metrics");
+    }
+    let mut text = Vec::new();
+    if let Err(error) = TextEncoder::new().encode(&scrape.0.gather(), &mut text) {
+        tracing::error!(%error, "metrics");
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+struct Scrape(Registry);
+
+impl Scrape {
+    fn gauge<'a>(
+        &self,
+        spec: Spec,
+        values: impl IntoIterator<Item = (Vec<&'a str>, f64)>,
+    ) -> prometheus::Result<()> {
+        let vec = GaugeVec::new(Opts::new(spec.0, spec.1), spec.2)?;
+        for (labels, value) in values {
+            vec.get_metric_with_label_values(&labels)?.set(value);
+        }
+        self.0.register(Box::new(vec))
+    }
+
+    fn counter<'a>(
+        &self,
+        spec: Spec,
+        values: impl IntoIterator<Item = (Vec<&'a str>, u64)>,
+    ) -> prometheus::Result<()> {
+        let vec = IntCounterVec::new(Opts::new(spec.0, spec.1), spec.2)?;
+        for (labels, value) in values {
+            vec.get_metric_with_label_values(&labels)?.inc_by(value);
+        }
+        self.0.register(Box::new(vec))
+    }
+
+    fn all(&self, targets: &[TargetFacts], now: Millis) -> prometheus::Result<()> {
+        self.targets(targets, now)?;
+        self.stores(targets, now)?;
+        self.gauge(PROCESS, [(vec![], resident_bytes() as f64)])?;
+        self.gauge(BUILD, [(vec![env!("CARGO_PKG_VERSION")], 1.0)])
+    }
+
+    fn targets(&self, targets: &[TargetFacts], now: Millis) -> prometheus::Result<()> {
+        let each = |get: fn(&TargetFacts) -> f64| {
+            targets.iter().map(move |t| (vec![t.name.as_str()], get(t)))
+        };
+        let total = |get: fn(&TargetFacts) -> u64| {
+            targets.iter().map(move |t| (vec![t.name.as_str()], get(t)))
+        };
+        let ready = targets.iter().map(|t| {
+            (
+                vec![t.name.as_str()],
+                f64::from(u8::from(verdict(t, None, now).safe)),
+            )
+        });
+        self.gauge(READY, ready)?;
+        let states = targets.iter().flat_map(|t| {
+            State::ALL.into_iter().map(|s| {
+                (
+                    vec![t.name.as_str(), s.word()],
+                    f64::from(u8::from(s == t.state)),
+                )
+            })
+        });
+        self.gauge(STATE, states)?;
+        self.gauge(OBJECTIVE, each(|t| t.objective.as_secs_f64()))?;
+        self.gauge(
+            CAPTURED,
+            each(|t| t.captured.map_or(0.0, |x| x.get() as f64)),
+        )?;
+        self.gauge(CAPTURED_AT, each(|t| seconds(t.captured_at)))?;
+        self.gauge(LOOK, each(|t| seconds(t.last_look)))?;
+        self.gauge(WAL, each(|t| t.wal_bytes as f64))?;
+        self.gauge(DB, each(|t| t.db_bytes as f64))?;
+        self.gauge(SPOOL, each(|t| t.spool_bytes as f64))?;
+        self.gauge(SPOOL_FILES, each(|t| t.spool_files as f64))?;
+        self.counter(CAPTURES, total(|t| t.captures))?;
+        self.counter(CAPTURED_BYTES, total(|t| t.captured_bytes))?;
+        self.counter(CAPTURED_PAGES, total(|t| t.captured_pages))?;
+        self.counter(ERRORS, total(|t| t.errors))?;
+        let gaps = targets.iter().flat_map(|t| {
+            let get = |r: GapReason| t.gaps.get(r.word()).copied().unwrap_or(0);
+            GapReason::ALL
+                .into_iter()
+                .map(move |r| (vec![t.name.as_str(), r.word()], get(r)))
+        });
+        self.counter(GAPS, gaps)?;
+        let barriers = targets.iter().flat_map(|t| {
+            let get = |r: &str| t.barriers.get(r).copied().unwrap_or(0);
+            RESULTS
+                .into_iter()
+                .map(move |r| (vec![t.name.as_str(), r], get(r)))
+        });
+        self.counter(BARRIERS, barriers)
+    }
+
+    fn stores(&self, targets: &[TargetFacts], now: Millis) -> prometheus::Result<()> {
+        let all: Vec<_> = targets
+            .iter()
+            .flat_map(|t| t.stores.iter().map(move |s| (t, s)))
+            .collect();
+        let labels = |i: usize| vec![all[i].0.name.as_str(), all[i].1.store.as_str()];
+        let txid = |t: Option<Txid>| t.map_or(0.0, |x| x.get() as f64);
+        let gauge = |spec: Spec, get: &dyn Fn(usize) -> f64| {
+            self.gauge(spec, (0..all.len()).map(|i| (labels(i), get(i))))
+        };
+        gauge(LAG, &|i| lag_ms(all[i].1, now) as f64 / 1000.0)?;
+        gauge(LAG_BYTES, &|i| all[i].1.pending_bytes as f64)?;
+        gauge(DURABLE, &|i| txid(all[i].1.durable))?;
+        gauge(DURABLE_AT, &|i| seconds(all[i].1.durable_at))?;
+        gauge(BASE_AT, &|i| seconds(all[i].1.base.map(|b| b.1)))?;
+        gauge(OBJECTS, &|i| all[i].1.objects as f64)?;
+        gauge(OBJECT_BYTES, &|i| all[i].1.object_bytes as f64)?;
+        let counter = |spec: Spec, get: &dyn Fn(usize) -> u64| {
+            self.counter(spec, (0..all.len()).map(|i| (labels(i), get(i))))
+        };
+        counter(UPLOADS, &|i| all[i].1.uploads)?;
+        counter(UPLOADED_BYTES, &|i| all[i].1.uploaded_bytes)?;
+        counter(UPLOAD_ERRORS, &|i| all[i].1.errors)?;
+        let requests = (0..all.len()).flat_map(|i| KINDS.into_iter().map(move |k| (i, k)));
+        let requests = requests.map(|(i, k)| {
+            let mut names = labels(i);
+            names.push(k);
+            (names, all[i].1.requests.get(k).copied().unwrap_or(0))
+        });
+        self.counter(REQUESTS, requests)
+    }
+}
+
+/// 0 for never.
+fn seconds(at: Option<Millis>) -> f64 {
+    at.map_or(0.0, |t| t.0 as f64 / 1000.0)
+}
+
+/// From `/proc/self/status`; 0 where there is none.
+pub fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::facts::StoreFacts;
+    use std::collections::BTreeSet;
+    use std::io::Write;
+
+    fn sample() -> String {
+        let store = StoreFacts {
+            store: "s3://bucket/app".into(),
+            ..StoreFacts::default()
+        };
+        let target = TargetFacts {
+            name: "app".into(),
+            stores: vec![store],
+            ..TargetFacts::default()
+        };
+        render(&[target], Millis(1_000))
+    }
+
+    fn names(text: &str) -> BTreeSet<&str> {
+        text.lines()
+            .filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next())
+            .collect()
+    }
+
+    #[test]
+    fn promtool_is_content() {
+        let mut child = std::process::Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("promtool is missing: apt-get install prometheus");
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(sample().as_bytes())
+            .unwrap();
+        let out = child.wait_with_output().unwrap();
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+
+    /// Every metric is in the documentation, and nothing else is.
+    #[test]
+    fn documented() {
+        let docs = include_str!("../../docs/metrics.md");
+        let documented: BTreeSet<&str> = docs
+            .lines()
+            .filter_map(|l| l.strip_prefix("| `")?.split('`').next())
+            .collect();
+        assert_eq!(names(&sample()), documented);
+    }
+}
