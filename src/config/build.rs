@@ -10,19 +10,17 @@ use jiff::tz::TimeZone;
 use serde_saphyr::{Location, Spanned};
 
 use super::checked::{
-    Config, ConfigSource, DEFAULT_HTTP_LISTEN, DEFAULT_MIN_FREE_PERCENT, DEFAULT_PATTERN,
-    DEFAULT_SHUTDOWN_TIMEOUT, DEFAULT_STORE_CHECK, DirConfig, MinFree, SqliteOptions, TargetConfig,
+    Config, ConfigSource, DEFAULT_HTTP_LISTEN, DEFAULT_MIN_FREE_PERCENT, DEFAULT_SHUTDOWN_TIMEOUT,
+    DEFAULT_STORE_CHECK, DirConfig, MinFree, TargetConfig,
 };
-use super::discover::{check_pattern, discover, is_target_name, stem};
+use super::discover::discover;
 use super::error::{ConfigError, Place};
 use super::expand::{Resolver, Text};
 use super::load::CONFIG_VARIABLES;
 use super::paths;
-use super::raw::{Loose, RawConfig, RawHttp, RawRetention, RawSqlite, ScalarOr};
+use super::raw::{Loose, RawConfig, RawHttp, RawRetention, ScalarOr};
 use super::store::{StoreConfig, StoreParts, file_url_of};
-use super::values::{
-    Defaults, listen, min_free, plain_retention, retention_of, target_name, time_zone,
-};
+use super::values::{Defaults, listen, min_free, plain_retention, retention_of, time_zone};
 
 /// Collects a configuration.
 pub(super) struct Builder<'r, 'a> {

@@ -3,21 +3,15 @@
 //! What changes where data goes or whether it is protected is honoured or refused; what only tunes Litestream's own
 //! machinery is left out with a notice.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use serde_saphyr::Spanned;
 
 use super::build::Builder;
 use super::checked::{DEFAULT_SNAPSHOT_INTERVAL, DEFAULT_SYNC_INTERVAL, RetentionConfig};
 use super::discover::{check_pattern, is_target_name, stem};
 use super::error::{ConfigError, Place};
 use super::litestream_replica::{Settings, replica_of};
-use super::expand::Text;
-use super::provider::provider_of_url;
-use super::raw::{RawLitestream, RawLitestreamDb, RawReplica};
-use super::store::{Secret, StoreConfig, StoreParts, file_url_of, url_of_bucket};
+use super::raw::{RawLitestream, RawLitestreamDb};
 use super::units::{format_duration, parse_duration};
 use super::values::{Defaults, listen, plain_retention};
 

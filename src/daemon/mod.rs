@@ -111,7 +111,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!(%error, "removing the control socket");
     }
-    if fleet.stop(config.shutdown_timeout).await { Ok(()) } else { Err(RunError::Unfinished) }
+    if fleet.stop(config.shutdown_timeout).await {
+        Ok(())
+    } else {
+        Err(RunError::Unfinished)
+    }
 }
 
 /// Starts targets for databases that appear and stops those that vanish.

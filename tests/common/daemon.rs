@@ -1,0 +1,284 @@
+//! The real binary beside a real app.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::python;
+
+/// A folder with a database, a configuration and a store.
+pub struct Site {
+    pub dir: tempfile::TempDir,
+    pub db: PathBuf,
+    pub store: String,
+    pub instance: String,
+    pub env: Vec<(String, String)>,
+    pub extra: String,
+    pub store_extra: String,
+}
+
+/// A running daemon; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    pub log: PathBuf,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Gone already is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn tool(path: &str) -> PathBuf {
+    let found = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(".tools")
+        .join(path);
+    assert!(
+        found.exists(),
+        "{} is missing: run bin/install-dev",
+        found.display()
+    );
+    found
+}
+
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+impl Site {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let db = dir.path().join("app.sqlite3");
+        python(
+            &db,
+            "c=conn(); c.execute('pragma journal_mode=wal'); c.execute('create table t(id integer primary key,a)')
+c.execute('begin'); c.executemany('insert into t(a) values(?)',((os.urandom(500),) for _ in range(3000))); c.execute('commit')",
+        );
+        let store = format!("file://{}/store", dir.path().display());
+        Self {
+            dir,
+            db,
+            store,
+            instance: "web1".into(),
+            env: Vec::new(),
+            extra: String::new(),
+            store_extra: String::new(),
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn config(&self) -> PathBuf {
+        let path = self.path(&format!("lifeboat-{}.yml", self.instance));
+        let text = format!(
+            "store:\n  url: {}\n{}state-dir: {}\ninstance: {}\nhttp: off\nsqlite:\n  - path: {}\n    sync-interval: 50ms\n{}",
+            self.store,
+            self.store_extra,
+            self.path(&format!("state-{}", self.instance)).display(),
+            self.instance,
+            self.db.display(),
+            self.extra,
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command
+            .args(args)
+            .arg("--config")
+            .arg(self.config())
+            .current_dir(self.dir.path());
+        command
+            .envs(self.env.iter().cloned())
+            .env_remove("AWS_CA_BUNDLE");
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs a command that must succeed and returns its stdout.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let out = self.run(args);
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr),
+        );
+        assert!(
+            out.status.success(),
+            "{args:?}: {:?}\n{stdout}\n{stderr}",
+            out.status
+        );
+        stdout.into_owned()
+    }
+
+    /// Runs a command that must fail with this exit code and returns its stderr.
+    pub fn fails(&self, code: i32, args: &[&str]) -> String {
+        let out = self.run(args);
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr),
+        );
+        assert_eq!(
+            out.status.code(),
+            Some(code),
+            "{args:?}\n{stdout}\n{stderr}"
+        );
+        assert!(!stdout.contains("lifeboat: ok"), "{stdout}");
+        stderr.into_owned()
+    }
+
+    pub fn start(&self) -> Daemon {
+        let log = self.path(&format!("run-{}.log", self.instance));
+        let file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        let child = self
+            .command(&["run"])
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        let socket = self.path(&format!("state-{}/lifeboat.sock", self.instance));
+        let daemon = Daemon { child, log };
+        wait_for(&daemon, "the control socket", || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        });
+        daemon
+    }
+
+    /// Everything committed so far is durable; returns the TXID.
+    pub fn sync(&self) -> u64 {
+        let out = self.ok(&["sync", "--json"]);
+        let answer: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+        u64::from_str_radix(answer["targets"][0]["txid"].as_str().unwrap(), 16).unwrap()
+    }
+
+    /// A sync that may be cut off.
+    pub fn start_sync(&self) -> Daemon {
+        let child = self
+            .command(&["sync"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Daemon {
+            child,
+            log: PathBuf::new(),
+        }
+    }
+
+    /// TXIDs of all restore points.
+    pub fn points(&self) -> Vec<u64> {
+        let list: Value = serde_json::from_str(&self.ok(&["list", "--json"])).unwrap();
+        let points = list[0]["points"].as_array().unwrap();
+        points
+            .iter()
+            .map(|p| u64::from_str_radix(p["txid"].as_str().unwrap(), 16).unwrap())
+            .collect()
+    }
+
+    pub fn restore(&self, name: &str, args: &[&str]) -> PathBuf {
+        let out = self.path(name);
+        // An earlier copy of the same name is in the way of none.
+        let _ = std::fs::remove_file(&out);
+        let mut all = vec!["restore", "app", "-o", out.to_str().unwrap()];
+        all.extend(args);
+        let said = self.ok(&all);
+        assert!(said.contains("lifeboat: ok restore"), "{said}");
+        out
+    }
+
+    pub fn write(&self, sql: &str) {
+        python(
+            &self.db,
+            &format!("c=conn(); c.execute({sql:?}); os._exit(0)"),
+        );
+    }
+
+    /// A copy of the database as SQLite sees it now, made beside the app without checkpointing: the oracle.
+    pub fn copy_now(&self, name: &str) -> PathBuf {
+        let copy = self.path(name);
+        python(
+            &self.db,
+            &format!(
+                "a=conn(); b=sqlite3.connect({:?}); a.backup(b); b.close(); os._exit(0)",
+                copy.to_str().unwrap()
+            ),
+        );
+        copy
+    }
+}
+
+impl Daemon {
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; returns the exit code.
+    pub fn stop(mut self) -> i32 {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+pub fn wait_for(daemon: &Daemon, what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "waited in vain for {what}\n{}",
+            daemon.log()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Two database files hold the same pages. Bytes 18 and 19 (WAL mode), 24 to 27 and 92 to 99 (change counters) may differ where one is
+/// a backup made by SQLite itself.
+pub fn assert_same_pages(a: &Path, b: &Path, what: &str) {
+    let (mut a, mut b) = (std::fs::read(a).unwrap(), std::fs::read(b).unwrap());
+    for bytes in [&mut a, &mut b] {
+        bytes[18..20].fill(0);
+        bytes[24..28].fill(0);
+        bytes[92..100].fill(0);
+    }
+    assert_eq!(a.len(), b.len(), "{what}: sizes differ");
+    let size = match u16::from_be_bytes([a[16], a[17]]) {
+        1 => 65536,
+        n => usize::from(n),
+    };
+    let differing: Vec<usize> = a
+        .chunks(size)
+        .zip(b.chunks(size))
+        .enumerate()
+        .filter(|(_, (x, y))| x != y)
+        .map(|(i, _)| i + 1)
+        .collect();
+    assert!(
+        differing.is_empty(),
+        "{what}: pages {:?} differ",
+        &differing[..differing.len().min(9)]
+    );
+}

@@ -1,0 +1,391 @@
+//! The binary beside an app: replicate, crash, come back, restore, refuse.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::daemon::{Site, assert_same_pages, wait_for};
+use common::{commits, python, traffic};
+
+#[test]
+fn restores_what_was_reported_durable() {
+    let site = Site::new();
+    let daemon = site.start();
+    let app = traffic(&site.db, 3, 3.0);
+    commits(app);
+    let txid = site.sync();
+    let oracle = site.copy_now("oracle.db");
+    assert_same_pages(
+        &oracle,
+        &site.restore("newest.db", &["--verify", "full"]),
+        "newest",
+    );
+    site.write("delete from t");
+    site.sync();
+    let hex = format!("{txid:016x}");
+    assert_same_pages(
+        &oracle,
+        &site.restore("txid.db", &["--txid", &hex]),
+        "by TXID",
+    );
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(
+        python(
+            &site.path("newest.db"),
+            "print(conn().execute('pragma integrity_check').fetchone()[0])"
+        ),
+        "ok"
+    );
+    let schema = python(
+        &site.db,
+        "print(conn().execute('select group_concat(name) from sqlite_schema').fetchone()[0])",
+    );
+    assert_eq!(schema, "t", "zero footprint");
+}
+
+#[test]
+fn a_moment_in_time() {
+    let site = Site::new();
+    let _daemon = site.start();
+    site.write("update t set a='before' where id=1");
+    site.sync();
+    let oracle = site.copy_now("oracle.db");
+    std::thread::sleep(Duration::from_millis(300));
+    let moment = jiff::Timestamp::now();
+    std::thread::sleep(Duration::from_millis(300));
+    site.write("delete from t");
+    site.sync();
+    assert_same_pages(
+        &oracle,
+        &site.restore("then.db", &["--at", &moment.to_string()]),
+        "at the moment",
+    );
+    let error = site.fails(
+        3,
+        &[
+            "restore",
+            "app",
+            "-o",
+            "x.db",
+            "--at",
+            "2001-01-01T00:00:00Z",
+        ],
+    );
+    assert!(
+        error.contains("oldest restorable point") && error.contains("hint:"),
+        "{error}"
+    );
+    let error = site.fails(3, &["restore", "app", "-o", "x.db", "--txid", "ffff"]);
+    assert!(error.contains("the last one is"), "{error}");
+}
+
+/// A lone commit on a quiet database is durable in tens of milliseconds. Printed, and bounded loosely: a poll would take seconds.
+#[test]
+fn a_lone_commit_is_durable_at_once() {
+    let site = Site::new();
+    let _daemon = site.start();
+    site.sync();
+    let files = || {
+        std::fs::read_dir(site.path("store/app/ltx/0"))
+            .unwrap()
+            .count()
+    };
+    let mut delays = Vec::new();
+    for i in 0..5 {
+        std::thread::sleep(Duration::from_millis(400));
+        let before = files();
+        site.write(&format!("update t set a='lone {i}' where id=9"));
+        let begun = Instant::now();
+        wait_for(&_daemon, "the upload", || files() > before);
+        delays.push(begun.elapsed());
+    }
+    delays.sort();
+    println!("from the app's exit to the object: {delays:?}");
+    assert!(delays[2] < Duration::from_secs(1), "{delays:?}");
+}
+
+/// SIGKILL at any moment loses nothing that was reported durable, and the next start uploads no second base.
+#[test]
+fn kill_and_come_back() {
+    let site = Site::new();
+    let mut oracles = Vec::new();
+    for round in 0..6 {
+        let daemon = site.start();
+        let app = traffic(&site.db, 100 + round, 1.0);
+        std::thread::sleep(Duration::from_millis(150 * round));
+        let during = site.start_sync();
+        daemon.kill();
+        drop(during);
+        commits(app);
+        let daemon = site.start();
+        let txid = site.sync();
+        oracles.push((txid, site.copy_now(&format!("oracle{round}.db"))));
+        daemon.kill();
+    }
+    for (txid, oracle) in &oracles {
+        let restored = site.restore("r.db", &["--txid", &format!("{txid:x}")]);
+        assert_same_pages(oracle, &restored, &format!("TXID {txid}"));
+    }
+    let bases = std::fs::read_dir(site.path("store/app/ltx/9"))
+        .unwrap()
+        .count();
+    assert_eq!(bases, 1, "a restart uploaded another full copy");
+    assert!(site.ok(&["verify"]).contains("lifeboat: ok verify"));
+}
+
+#[test]
+fn state_lost_is_rebuilt_from_the_store() {
+    let site = Site::new();
+    let daemon = site.start();
+    site.write("update t set a='x' where id<100");
+    site.sync();
+    daemon.kill();
+    std::fs::remove_dir_all(site.path("state-web1")).unwrap();
+    site.write("update t set a='y' where id=5");
+    let daemon = site.start();
+    site.sync();
+    let oracle = site.copy_now("oracle.db");
+    assert_same_pages(
+        &oracle,
+        &site.restore("r.db", &[]),
+        "after the state was lost",
+    );
+    assert_eq!(
+        std::fs::read_dir(site.path("store/app/ltx/9"))
+            .unwrap()
+            .count(),
+        1,
+        "no second full upload"
+    );
+    assert!(daemon.log().contains("state-rebuilt"), "{}", daemon.log());
+}
+
+/// A database replaced under the running sidecar is noticed and compared; an unrelated one with the same lineage is still the app's.
+#[test]
+fn replaced_while_running() {
+    let site = Site::new();
+    let daemon = site.start();
+    site.sync();
+    python(
+        &site.db,
+        "c=conn(); c.execute(\"vacuum into 'new.db'\") if False else None
+d=sqlite3.connect(p+'.new'); c.backup(d); d.execute('pragma journal_mode=wal'); d.execute('update t set a=1 where id=1'); d.commit(); d.close(); c.close()
+for s in ('-wal','-shm'):
+    if os.path.exists(p+s): os.remove(p+s)
+os.rename(p+'.new',p)",
+    );
+    wait_for(&daemon, "the gap capture", || {
+        daemon.log().contains("file-replaced")
+    });
+    site.write("update t set a='after' where id=2");
+    site.sync();
+    let oracle = site.copy_now("oracle.db");
+    assert_same_pages(&oracle, &site.restore("r.db", &[]), "after the replacement");
+}
+
+#[test]
+fn an_outage_is_survived_and_caught_up() {
+    let site = Site::new();
+    let daemon = site.start();
+    site.sync();
+    // The store becomes a file: every write fails.
+    std::fs::rename(site.path("store"), site.path("away")).unwrap();
+    std::fs::write(site.path("store"), b"").unwrap();
+    for i in 0..10 {
+        site.write(&format!("update t set a='outage {i}' where id={i}+1"));
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    let error = site.fails(1, &["sync", "--timeout", "1s"]);
+    assert!(
+        error.contains("not everything is durable") && error.contains("spool"),
+        "{error}"
+    );
+    std::fs::remove_file(site.path("store")).unwrap();
+    std::fs::rename(site.path("away"), site.path("store")).unwrap();
+    site.sync();
+    let oracle = site.copy_now("oracle.db");
+    assert_same_pages(&oracle, &site.restore("r.db", &[]), "after the outage");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn only_the_owner_writes() {
+    let site = Site::new();
+    let daemon = site.start();
+    site.write("update t set a='mine' where id=1");
+    let mine = site.sync();
+    daemon.stop();
+
+    // Another host with a fresh database and the same store.
+    let mut other = Site::new();
+    other.store.clone_from(&site.store);
+    other.instance = "staging".into();
+    let daemon = other.start();
+    wait_for(&daemon, "the refusal", || {
+        daemon.log().contains("belongs to web1")
+    });
+    let error = other.fails(1, &["sync", "--timeout", "2s"]);
+    assert!(error.contains("not everything is durable"), "{error}");
+    assert_eq!(site.points().last(), Some(&mine), "nothing was uploaded");
+
+    // The same instance name with another database: too few pages match.
+    drop(daemon);
+    let mut impostor = Site::new();
+    impostor.store.clone_from(&site.store);
+    let daemon = impostor.start();
+    wait_for(&daemon, "the comparison", || {
+        daemon.log().contains("pages match")
+    });
+    drop(daemon);
+    assert_eq!(site.points().last(), Some(&mine));
+
+    // Claimed on purpose: history goes on with the other database, nothing is overwritten, the old owner stops.
+    let old = site.start();
+    other.ok(&["claim", "app"]);
+    let daemon = other.start();
+    let claimed = other.sync();
+    assert!(claimed > mine);
+    assert_same_pages(
+        &other.copy_now("oracle.db"),
+        &other.restore("r.db", &[]),
+        "after the claim",
+    );
+    site.write("update t set a='too late' where id=1");
+    wait_for(&old, "the old owner to stop", || {
+        old.log().contains("belongs to staging")
+    });
+    site.fails(1, &["sync", "--timeout", "1s"]);
+    assert_eq!(other.points().last(), Some(&claimed));
+    drop(daemon);
+    let before = site.restore("before.db", &["--txid", &format!("{mine:x}")]);
+    let value = python(
+        &before,
+        "print(conn().execute('select a from t where id=1').fetchone()[0])",
+    );
+    assert_eq!(value, "mine", "the old history is still there");
+}
+
+#[test]
+fn two_sidecars_on_one_host() {
+    let mut site = Site::new();
+    let first = site.start();
+    site.sync();
+    site.instance = "second".into();
+    let second = site.start();
+    wait_for(&second, "the refusal", || {
+        second.log().contains("another sidecar on this host")
+    });
+    drop(first);
+}
+
+#[test]
+fn in_place_with_the_daemon_and_undo() {
+    let site = Site::new();
+    let daemon = site.start();
+    site.write("update t set a='good' where id=1");
+    let good = format!("{:x}", site.sync());
+    site.write("delete from t");
+    site.sync();
+    let error = site.fails(4, &["restore", "app", "--txid", &good]);
+    assert!(
+        error.contains("exists") && error.contains("--in-place"),
+        "{error}"
+    );
+    let count = || {
+        python(
+            &site.db,
+            "print(conn().execute('select count(*) from t').fetchone()[0])",
+        )
+    };
+    let said = site.ok(&["restore", "app", "--in-place", "--txid", &good]);
+    assert!(said.contains("--undo"), "{said}");
+    assert_eq!(count(), "3000");
+    site.sync();
+    assert_same_pages(
+        &site.copy_now("o.db"),
+        &site.restore("r.db", &[]),
+        "the restore is history too",
+    );
+    site.ok(&["restore", "app", "--undo"]);
+    assert_eq!(count(), "0");
+    site.sync();
+    drop(daemon);
+    // An app that has it open: refused, nothing changed.
+    let mut app = std::process::Command::new("python3")
+        .args(["-c", "import sqlite3,sys; c=sqlite3.connect(sys.argv[1]); c.execute('select * from t').fetchall(); print('x',flush=True); sys.stdin.read()"])
+        .arg(&site.db)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(app.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+    let error = site.fails(4, &["restore", "app", "--in-place", "--txid", &good]);
+    assert!(
+        error.contains("in use") && error.contains("nothing was changed"),
+        "{error}"
+    );
+    drop(app.stdin.take());
+    app.wait().unwrap();
+}
+
+#[test]
+fn a_corrupt_object_is_named_with_what_remains() {
+    let site = Site::new();
+    let daemon = site.start();
+    let first = site.sync();
+    for i in 0..4 {
+        site.write(&format!("update t set a='n{i}' where id={i}+1"));
+        site.sync();
+    }
+    daemon.stop();
+    let mut files: Vec<_> = std::fs::read_dir(site.path("store/app/ltx/0"))
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .collect();
+    files.sort();
+    let victim = &files[2];
+    let mut bytes = std::fs::read(victim).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x55;
+    std::fs::write(victim, &bytes).unwrap();
+    let name = victim
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .trim_end_matches(".ltx");
+    let error = site.fails(5, &["restore", "app", "-o", "x.db"]);
+    assert!(
+        error.contains(name) && error.contains("newest point without this file"),
+        "{error}"
+    );
+    assert!(!site.path("x.db").exists());
+    let error = site.fails(5, &["verify"]);
+    assert!(error.contains(name), "{error}");
+    std::fs::write(victim, &bytes[..bytes.len() / 3]).unwrap();
+    assert!(
+        site.fails(5, &["restore", "app", "-o", "x.db"])
+            .contains(name)
+    );
+    site.restore("ok.db", &["--txid", &format!("{first:x}")]);
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let mut site = Site::new();
+    let error = site.fails(2, &["restore", "nosuch", "-o", "x"]);
+    assert!(
+        error.contains("nosuch") && error.contains("targets are: app"),
+        "{error}"
+    );
+    let error = site.fails(3, &["restore", "app", "-o", "x"]);
+    assert!(error.contains("holds no files"), "{error}");
+    site.ok(&["restore", "app", "-o", "x", "-if-replica-exists"]);
+    site.extra = "    snc-interval: 1s\n".into();
+    let error = site.fails(2, &["config", "check"]);
+    assert!(
+        error.contains("snc-interval") && error.contains("sync-interval"),
+        "{error}"
+    );
+}
