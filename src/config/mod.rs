@@ -1,1 +1,39 @@
 //! From files and environment to checked values.
+//!
+//! [`load`] finds the configuration, `raw` holds the files as they are written, `build` and `litestream` turn them
+//! into a [`Config`], which is valid by construction. Nothing here is changed after loading, and nothing here opens
+//! a database: [`discover`] goes by names.
+
+mod build;
+mod build_store;
+mod build_targets;
+mod checked;
+mod discover;
+mod error;
+mod expand;
+mod litestream;
+mod litestream_replica;
+mod load;
+mod paths;
+mod provider;
+mod raw;
+mod schema;
+mod store;
+mod units;
+mod values;
+
+#[cfg(test)]
+mod litestream_tests;
+#[cfg(test)]
+mod tests;
+
+pub use checked::{
+    Config, ConfigSource, DirConfig, MinFree, RetentionConfig, SqliteOptions, TargetConfig,
+};
+pub use discover::{Discovery, discover};
+pub use error::{ConfigError, Place};
+pub use expand::Environment;
+pub use load::{LoadArgs, known_variables, load};
+pub use schema::schema;
+pub use store::{Secret, StoreConfig, StoreKind};
+pub use units::{UnitError, format_duration, parse_duration, parse_size, parse_time};

@@ -1,0 +1,214 @@
+//! JSON Schema of lifeboat.yml, for editors.
+
+use serde_json::{Map, Value, json};
+
+/// Every value may be text, because `${VAR}` expands everywhere.
+fn value(description: &str) -> Value {
+    json!({ "type": ["string", "number", "boolean"], "description": description })
+}
+
+fn object(description: &str, properties: &[(&str, Value)]) -> Value {
+    let properties: Map<String, Value> = properties
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), v.clone()))
+        .collect();
+    json!({ "type": "object", "description": description, "additionalProperties": false, "properties": properties })
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/$defs/{name}") })
+}
+
+fn text_or(object: Value) -> Value {
+    json!({ "anyOf": [{ "type": ["string", "number", "boolean"] }, object] })
+}
+
+/// The JSON Schema of lifeboat.yml (draft 2020-12).
+pub fn schema() -> Value {
+    let mut root = object(
+        "Configuration of Lifeboat.",
+        &[
+            ("store", reference("store")),
+            (
+                "stores",
+                json!({ "type": "array", "description": "Several stores for every target.", "items": reference("store") }),
+            ),
+            (
+                "sqlite",
+                json!({ "type": "array", "description": "SQLite databases.", "items": sqlite() }),
+            ),
+            (
+                "sync-interval",
+                value(
+                    "Default for every target: at most one upload per interval under load. Default 1s.",
+                ),
+            ),
+            (
+                "snapshot-interval",
+                value("Default for every target: time between full copies. Default 7d."),
+            ),
+            ("retention", reference("retention")),
+            (
+                "state-dir",
+                value("Folder for local state. Default: beside each database."),
+            ),
+            (
+                "http",
+                text_or(object(
+                    "HTTP server, or off.",
+                    &[(
+                        "listen",
+                        value("Address and port, or off. Default 0.0.0.0:9464."),
+                    )],
+                )),
+            ),
+            (
+                "shutdown-timeout",
+                value("Time for the last capture and upload. Default 30s."),
+            ),
+            (
+                "store-check",
+                value("How often an idle database looks at its store. Default 1h."),
+            ),
+            (
+                "min-free",
+                value("Free space always left to the app, in percent or bytes. Default 10%."),
+            ),
+            (
+                "time-zone",
+                value("Zone of times without an offset. Default UTC."),
+            ),
+            (
+                "instance",
+                value("Who this is in owner.json. Default: KAMAL_HOST or the host name."),
+            ),
+        ],
+    );
+    root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    root["title"] = json!("lifeboat.yml");
+    root["$defs"] = json!({ "store": text_or(store()), "retention": text_or(retention()) });
+    root
+}
+
+fn sqlite() -> Value {
+    object(
+        "A database (path) or a folder of databases (dir).",
+        &[
+            (
+                "name",
+                value("Unique name. Default: the file name without its extension."),
+            ),
+            ("path", value("A database.")),
+            ("dir", value("A folder of databases, not recursive.")),
+            (
+                "pattern",
+                value("File names in dir. Default *.{sqlite3,db}."),
+            ),
+            (
+                "watch",
+                value("Take databases that appear in dir later. Default false."),
+            ),
+            ("store", reference("store")),
+            (
+                "stores",
+                json!({ "type": "array", "description": "Several stores.", "items": reference("store") }),
+            ),
+            (
+                "sync-interval",
+                value("At most one upload per interval under load. Default 1s."),
+            ),
+            (
+                "snapshot-interval",
+                value("Time between full copies. Default 7d."),
+            ),
+            ("retention", reference("retention")),
+            (
+                "ensure-wal",
+                value("Turn WAL mode on. Default true for path; never done for dir."),
+            ),
+        ],
+    )
+}
+
+fn store() -> Value {
+    object(
+        "Where copies go.",
+        &[
+            (
+                "url",
+                value("s3://bucket/path, gs://bucket/path, abs://container/path or file:///path."),
+            ),
+            ("endpoint", value("Base URL of the service.")),
+            ("region", value("S3 region.")),
+            ("access-key-id", value("S3 key id.")),
+            (
+                "access-key-id-file",
+                value("File that holds the S3 key id."),
+            ),
+            ("secret-access-key", value("S3 key.")),
+            (
+                "secret-access-key-file",
+                value("File that holds the S3 key."),
+            ),
+            ("session-token", value("S3 session token.")),
+            (
+                "session-token-file",
+                value("File that holds the S3 session token."),
+            ),
+            ("profile", value("Profile of the AWS configuration files.")),
+            (
+                "force-path-style",
+                value("Bucket in the path. Default true with an endpoint that is not Amazon's."),
+            ),
+            (
+                "skip-verify",
+                value("Do not verify certificates. Default false."),
+            ),
+            ("account-name", value("Azure account.")),
+            ("account-key", value("Azure account key.")),
+            (
+                "account-key-file",
+                value("File that holds the Azure account key."),
+            ),
+            ("sas-token", value("Azure shared access signature.")),
+            (
+                "sas-token-file",
+                value("File that holds the Azure shared access signature."),
+            ),
+            (
+                "google-credentials",
+                value("Google service account, as JSON."),
+            ),
+            (
+                "google-credentials-file",
+                value("File that holds the Google service account."),
+            ),
+        ],
+    )
+}
+
+fn retention() -> Value {
+    object(
+        "What is kept for how long; a plain duration means point-in-time for that long and nothing older.",
+        &[
+            (
+                "point-in-time",
+                value("Any moment of this long. Default 7d."),
+            ),
+            ("hourly", value("Number of hourly points. Default 0.")),
+            (
+                "daily",
+                value("Number of daily points. Default 0; 30 without any retention key."),
+            ),
+            (
+                "weekly",
+                value("Number of weekly points. Default 0; 8 without any retention key."),
+            ),
+            (
+                "monthly",
+                value("Number of monthly points. Default 0; 12 without any retention key."),
+            ),
+            ("yearly", value("Number of yearly points. Default 0.")),
+        ],
+    )
+}
