@@ -193,6 +193,12 @@ impl ConfigError {
             Self::Read { .. } => {
                 "check the path, and that the folder is mounted into the container".into()
             }
+            // In a flow map the brace of a bare `${VAR}` ends or begins a map: the likeliest slip in a file that looks right.
+            Self::Yaml { message, .. }
+                if message.contains("flow mapping") || message.contains("flow sequence") =>
+            {
+                "inside { } and [ ], put quotes around \"${VAR}\"".into()
+            }
             Self::Yaml { .. } => "`lifeboat config schema` prints the shape of the file".into(),
             Self::UnknownKey {
                 nearest: Some(nearest),

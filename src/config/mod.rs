@@ -23,6 +23,8 @@ mod units;
 mod values;
 
 #[cfg(test)]
+mod bad_files_tests;
+#[cfg(test)]
 mod litestream_tests;
 #[cfg(test)]
 mod tests;

@@ -124,16 +124,17 @@ fn scaled(number: &str, unit: u128) -> Result<u128, Scale> {
     } else {
         whole.parse().map_err(|_| Scale::TooLarge)?
     };
-    let mut result = whole.checked_mul(unit).ok_or(Scale::TooLarge)?;
-    let mut place = unit;
-    for digit in fraction.bytes() {
-        // Largest unit here is below 2^60 and a digit below 10: no overflow.
-        place /= 10;
-        result = result
-            .checked_add(u128::from(digit - b'0') * place)
-            .ok_or(Scale::TooLarge)?;
+    // 18 digits: below a billionth of any unit here, and their product with the largest unit (a week in nanoseconds,
+    // below 2^50) stays below 2^110.
+    let (mut numerator, mut denominator) = (0_u128, 1_u128);
+    for digit in fraction.bytes().take(18) {
+        numerator = numerator * 10 + u128::from(digit - b'0');
+        denominator *= 10;
     }
-    Ok(result)
+    let whole = whole.checked_mul(unit).ok_or(Scale::TooLarge)?;
+    whole
+        .checked_add(numerator * unit / denominator)
+        .ok_or(Scale::TooLarge)
 }
 
 /// The shortest text that [`parse_duration`] reads back to exactly `duration`: `7d`, `36h`, `90s`, `500ms`.
