@@ -50,6 +50,27 @@ pub enum StoreKind {
     File,
 }
 
+impl StoreKind {
+    /// Only schemes that were checked come here: what is none of the others is Azure's.
+    fn of_scheme(scheme: &str) -> Self {
+        match scheme {
+            "s3" => Self::S3,
+            "gs" => Self::Google,
+            "file" => Self::File,
+            _ => Self::Azure,
+        }
+    }
+
+    fn scheme(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Google => "gs",
+            Self::Azure => "abs",
+            Self::File => "file",
+        }
+    }
+}
+
 /// One store. What is absent here is taken from the machine (`AWS_*`, `AZURE_*`, `GOOGLE_*`, instance roles) by
 /// whoever opens the store. Says nothing about whether the store exists or lets us in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,85 +133,14 @@ pub(super) type StoreError = (&'static str, String);
 impl StoreConfig {
     /// What kind of store the URL names.
     pub fn kind(&self) -> StoreKind {
-        match self.url.scheme() {
-            "s3" => StoreKind::S3,
-            "gs" => StoreKind::Google,
-            "file" => StoreKind::File,
-            _ => StoreKind::Azure,
-        }
+        StoreKind::of_scheme(self.url.scheme())
     }
 
     /// Checks and joins the parts. Errors never repeat the URL: a mistaken one may hold a password.
     pub(super) fn new(mut parts: StoreParts, host: &Host) -> Result<Self, StoreError> {
         let url = parse_url(&mut parts, host)?;
-        let kind = match url.scheme() {
-            "s3" => StoreKind::S3,
-            "gs" => StoreKind::Google,
-            "file" => StoreKind::File,
-            _ => StoreKind::Azure,
-        };
-        for (key, given, kinds) in [
-            (
-                "endpoint",
-                parts.endpoint.is_some(),
-                [StoreKind::S3, StoreKind::Azure, StoreKind::Google].as_slice(),
-            ),
-            ("region", parts.region.is_some(), &[StoreKind::S3]),
-            (
-                "access-key-id",
-                parts.access_key_id.is_some(),
-                &[StoreKind::S3],
-            ),
-            (
-                "secret-access-key",
-                parts.secret_access_key.is_some(),
-                &[StoreKind::S3],
-            ),
-            (
-                "session-token",
-                parts.session_token.is_some(),
-                &[StoreKind::S3],
-            ),
-            ("profile", parts.profile.is_some(), &[StoreKind::S3]),
-            (
-                "force-path-style",
-                parts.force_path_style.is_some(),
-                &[StoreKind::S3],
-            ),
-            (
-                "account-name",
-                parts.account_name.is_some(),
-                &[StoreKind::Azure],
-            ),
-            (
-                "account-key",
-                parts.account_key.is_some(),
-                &[StoreKind::Azure],
-            ),
-            ("sas-token", parts.sas_token.is_some(), &[StoreKind::Azure]),
-            (
-                "google-credentials",
-                parts.google_credentials.is_some(),
-                &[StoreKind::Google],
-            ),
-        ] {
-            if given && !kinds.contains(&kind) {
-                return Err((
-                    key,
-                    format!("means nothing for a {}:// store", url.scheme()),
-                ));
-            }
-        }
-        match (&parts.access_key_id, &parts.secret_access_key) {
-            (Some(_), None) => return Err(("access-key-id", "needs a `secret-access-key`".into())),
-            (None, Some(_)) => {
-                return Err(("secret-access-key", "needs an `access-key-id`".into()));
-            }
-            _ => {}
-        }
-        if parts.account_key.is_some() && parts.sas_token.is_some() {
-            return Err(("sas-token", "and `account-key` exclude each other".into()));
-        }
+        let kind = StoreKind::of_scheme(url.scheme());
+        check_keys(&parts, kind)?;
         let endpoint = parts.endpoint.as_deref().map(parse_endpoint).transpose()?;
         let amazon = |e: &String| e.ends_with(".amazonaws.com") || e.ends_with(".amazonaws.com.cn");
         Ok(Self {
@@ -223,6 +173,73 @@ impl StoreConfig {
         }
         below
     }
+}
+
+/// Keys must mean something for the kind of store, and those that belong together must be there together.
+fn check_keys(parts: &StoreParts, kind: StoreKind) -> Result<(), StoreError> {
+    for (key, given, kinds) in [
+        (
+            "endpoint",
+            parts.endpoint.is_some(),
+            [StoreKind::S3, StoreKind::Azure, StoreKind::Google].as_slice(),
+        ),
+        ("region", parts.region.is_some(), &[StoreKind::S3]),
+        (
+            "access-key-id",
+            parts.access_key_id.is_some(),
+            &[StoreKind::S3],
+        ),
+        (
+            "secret-access-key",
+            parts.secret_access_key.is_some(),
+            &[StoreKind::S3],
+        ),
+        (
+            "session-token",
+            parts.session_token.is_some(),
+            &[StoreKind::S3],
+        ),
+        ("profile", parts.profile.is_some(), &[StoreKind::S3]),
+        (
+            "force-path-style",
+            parts.force_path_style.is_some(),
+            &[StoreKind::S3],
+        ),
+        (
+            "account-name",
+            parts.account_name.is_some(),
+            &[StoreKind::Azure],
+        ),
+        (
+            "account-key",
+            parts.account_key.is_some(),
+            &[StoreKind::Azure],
+        ),
+        ("sas-token", parts.sas_token.is_some(), &[StoreKind::Azure]),
+        (
+            "google-credentials",
+            parts.google_credentials.is_some(),
+            &[StoreKind::Google],
+        ),
+    ] {
+        if given && !kinds.contains(&kind) {
+            return Err((
+                key,
+                format!("means nothing for a {}:// store", kind.scheme()),
+            ));
+        }
+    }
+    match (&parts.access_key_id, &parts.secret_access_key) {
+        (Some(_), None) => return Err(("access-key-id", "needs a `secret-access-key`".into())),
+        (None, Some(_)) => {
+            return Err(("secret-access-key", "needs an `access-key-id`".into()));
+        }
+        _ => {}
+    }
+    if parts.account_key.is_some() && parts.sas_token.is_some() {
+        return Err(("sas-token", "and `account-key` exclude each other".into()));
+    }
+    Ok(())
 }
 
 /// `s3://...` from bucket and path, which may hold characters with a meaning in URLs.
