@@ -187,7 +187,7 @@ pub enum VerifyArg {
 }
 
 /// The environment variables of all flags.
-pub fn variables() -> Vec<String> {
+pub(super) fn variables() -> Vec<String> {
     fn collect(command: &clap::Command, out: &mut Vec<String>) {
         let named = command
             .get_arguments()

@@ -15,7 +15,7 @@ const FLAGS: [(&str, &str); 8] = [
 ];
 
 /// Rewrites single-dash flags of Litestream.
-pub fn translate(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+pub(super) fn translate(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     args.filter_map(|arg| {
         let Some(text) = arg.to_str() else {
             return Some(arg);

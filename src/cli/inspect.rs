@@ -33,7 +33,11 @@ fn chosen<'a>(config: &'a Config, names: &[String]) -> Result<Vec<&'a TargetConf
     names.iter().map(find).collect()
 }
 
-pub async fn status(config: Config, address: Option<String>, as_json: bool) -> Result<(), Failure> {
+pub(super) async fn status(
+    config: Config,
+    address: Option<String>,
+    as_json: bool,
+) -> Result<(), Failure> {
     let status = ask_daemon(&config, address, "/api/v1/status").await?;
     if as_json {
         println!("{status}");
@@ -63,7 +67,7 @@ pub async fn status(config: Config, address: Option<String>, as_json: bool) -> R
     Err(Failure::new(1, "not everything is safe", None))
 }
 
-pub async fn health(config: Config) -> Result<(), Failure> {
+pub(super) async fn health(config: Config) -> Result<(), Failure> {
     if config.http.is_none() {
         return Err(Failure::new(
             1,
@@ -137,7 +141,11 @@ async fn get(config: &Config, address: Option<String>, path: &str) -> Result<Str
     ))
 }
 
-pub async fn list(config: Config, target: Option<String>, as_json: bool) -> Result<(), Failure> {
+pub(super) async fn list(
+    config: Config,
+    target: Option<String>,
+    as_json: bool,
+) -> Result<(), Failure> {
     let mut values = Vec::new();
     for target in chosen(&config, &Vec::from_iter(target))? {
         for store in &target.options.stores {
@@ -171,7 +179,11 @@ pub async fn list(config: Config, target: Option<String>, as_json: bool) -> Resu
     Ok(())
 }
 
-pub async fn verify(config: Config, names: Vec<String>, as_json: bool) -> Result<(), Failure> {
+pub(super) async fn verify(
+    config: Config,
+    names: Vec<String>,
+    as_json: bool,
+) -> Result<(), Failure> {
     let targets = chosen(&config, &names)?;
     let mut checked = 0_usize;
     for target in &targets {
@@ -230,7 +242,7 @@ fn newest(catalog: &Catalog) -> Option<String> {
 }
 
 /// `claim` makes this instance the owner; `release` lets any instance with page proof become it.
-pub async fn claim(config: Config, name: &str, take: bool) -> Result<(), Failure> {
+pub(super) async fn claim(config: Config, name: &str, take: bool) -> Result<(), Failure> {
     let targets = chosen(&config, &[name.to_owned()])?;
     for target in &targets {
         for store in &target.options.stores {
@@ -289,7 +301,7 @@ pub async fn claim(config: Config, name: &str, take: bool) -> Result<(), Failure
     Ok(())
 }
 
-pub fn config(global: &Global, action: ConfigAction) -> Result<(), Failure> {
+pub(super) fn config(global: &Global, action: ConfigAction) -> Result<(), Failure> {
     match action {
         ConfigAction::Schema => println!("{:#}", crate::config::schema()),
         ConfigAction::Show => println!("{:#}", load(global, Vec::new())?.show()),

@@ -20,7 +20,7 @@ struct Job {
     output: Output,
 }
 
-pub async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Failure> {
+pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Failure> {
     let is_url = args.source.as_deref().is_some_and(|s| s.contains("://"));
     let config = if is_url {
         None
@@ -146,7 +146,7 @@ async fn job(
             Output::New(folder.join(target.path.file_name().unwrap_or_default()))
         }
         Some(path) => Output::New(path.clone()),
-        None if args.in_place => Output::InPlace(target.path.clone()),
+        None if args.in_place || args.undo => Output::InPlace(target.path.clone()),
         None => Output::New(target.path.clone()),
     };
     Ok(Job {

@@ -7,7 +7,7 @@ use crate::daemon::control::{Answer, Client, Request, sync as sync_all};
 use crate::daemon::fleet::{Fleet, socket_path, state_path};
 use crate::observe::facts::Board;
 
-pub async fn run(config: Config) -> Result<(), Failure> {
+pub(super) async fn run(config: Config) -> Result<(), Failure> {
     for notice in &config.notices {
         tracing::info!("{notice}");
     }
@@ -28,7 +28,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     Ok(crate::daemon::run(config).await?)
 }
 
-pub async fn sync(
+pub(super) async fn sync(
     config: Config,
     targets: Vec<String>,
     timeout: &str,

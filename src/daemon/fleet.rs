@@ -137,7 +137,7 @@ pub async fn open_replica(store: &StoreConfig, name: &str) -> Result<Store, Stor
         secret_access_key: secret(&store.secret_access_key),
         session_token: secret(&store.session_token),
         profile: store.profile.clone(),
-        force_path_style: store.force_path_style.then_some(true),
+        force_path_style: Some(store.force_path_style),
         account_name: store.account_name.clone(),
         account_key: secret(&store.account_key),
         sas_token: secret(&store.sas_token),

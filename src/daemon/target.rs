@@ -685,7 +685,10 @@ impl Target {
 
     fn pending(&self, session: &Session) -> Result<bool, Ended> {
         match &session.capture {
-            Some(capture) => Ok(capture.pending()?),
+            Some(capture) => {
+                capture.guard().check_files()?;
+                Ok(capture.pending()?)
+            }
             None => Err(Ended::Lost),
         }
     }
