@@ -4,7 +4,7 @@
 //! before the next TXID and reach further. Overlap is right: a file of TXIDs a to b holds the last version of each page changed in
 //! them, so applying it to any state from a-1 to b gives the state at b.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
@@ -144,7 +144,7 @@ impl Catalog {
         for entry in by_end {
             let (min, max) = (entry.span.min(), entry.span.max());
             // The last restorable point before `max` is the best start.
-            let start = points.iter().rev().find(|p| p.txid < max);
+            let start = points[..points.partition_point(|p| p.txid < max)].last();
             if !(entry.span.is_base() || start.is_some_and(|p| min <= p.txid.next())) {
                 continue;
             }
@@ -163,98 +163,119 @@ impl Catalog {
 
 /// Plans a restore.
 pub fn plan(catalog: &Catalog, goal: Goal) -> Result<Plan, PlanError> {
-    if catalog.entries.is_empty() {
-        return Err(PlanError::Empty);
+    Planner::new(catalog).plan(goal)
+}
+
+/// A catalog made ready for many plans: each then costs little more than its length.
+#[derive(Debug)]
+pub struct Planner {
+    points: Vec<Point>,
+    // Of the files that end at a TXID and can be applied there: the one that begins earliest.
+    longest: BTreeMap<Txid, Entry>,
+    bases: BTreeMap<Txid, Entry>,
+    is_empty: bool,
+}
+
+impl Planner {
+    /// Indexes a catalog.
+    pub fn new(catalog: &Catalog) -> Self {
+        let points = catalog.points();
+        let mut longest: BTreeMap<Txid, Entry> = BTreeMap::new();
+        let mut bases: BTreeMap<Txid, Entry> = BTreeMap::new();
+        let better = |a: &Entry, b: &Entry| (a.span.min(), a.size) < (b.span.min(), b.size);
+        for entry in &catalog.entries {
+            let end = entry.span.max();
+            let index = if entry.span.is_base() {
+                &mut bases
+            } else {
+                &mut longest
+            };
+            let can_be_applied = entry.span.is_base() || start_of(&points, entry).is_some();
+            if can_be_applied && index.get(&end).is_none_or(|known| better(entry, known)) {
+                index.insert(end, *entry);
+            }
+        }
+        Self {
+            points,
+            longest,
+            bases,
+            is_empty: catalog.entries.is_empty(),
+        }
     }
-    let points = catalog.points();
-    let (Some(first), Some(last)) = (points.first(), points.last()) else {
-        return Err(PlanError::NoBase);
-    };
-    let target = match goal {
-        Goal::Newest => *last,
-        Goal::Txid(wanted) => match points.binary_search_by_key(&wanted, |p| p.txid) {
-            Ok(i) => points[i],
-            Err(i) => {
-                let before = i.checked_sub(1).map(|i| points[i].txid);
-                return Err(PlanError::NoSuchPoint {
-                    wanted,
-                    before,
-                    after: points.get(i).map(|p| p.txid),
-                });
-            }
-        },
-        // The clock may have jumped: the point just before the first one captured after the moment never holds a later change.
-        Goal::At(at) => match points.iter().position(|p| p.at > at) {
-            Some(0) => {
-                return Err(PlanError::BeforeFirst {
-                    txid: first.txid,
-                    at: first.at,
-                });
-            }
-            Some(i) => points[i - 1],
-            None => *last,
-        },
-    };
-    files(catalog, target.txid)
-        .map(|files| Plan {
+
+    /// Every restorable point, ascending.
+    pub fn points(&self) -> &[Point] {
+        &self.points
+    }
+
+    /// Plans one restore.
+    pub fn plan(&self, goal: Goal) -> Result<Plan, PlanError> {
+        if self.is_empty {
+            return Err(PlanError::Empty);
+        }
+        let points = &self.points;
+        let (Some(first), Some(last)) = (points.first(), points.last()) else {
+            return Err(PlanError::NoBase);
+        };
+        let target = match goal {
+            Goal::Newest => *last,
+            Goal::Txid(wanted) => match points.binary_search_by_key(&wanted, |p| p.txid) {
+                Ok(i) => points[i],
+                Err(i) => {
+                    let before = i.checked_sub(1).map(|i| points[i].txid);
+                    return Err(PlanError::NoSuchPoint {
+                        wanted,
+                        before,
+                        after: points.get(i).map(|p| p.txid),
+                    });
+                }
+            },
+            // The clock may have jumped: the point just before the first one captured after the moment never holds a later change.
+            Goal::At(at) => match points.iter().position(|p| p.at > at) {
+                Some(0) => {
+                    return Err(PlanError::BeforeFirst {
+                        txid: first.txid,
+                        at: first.at,
+                    });
+                }
+                Some(i) => points[i - 1],
+                None => *last,
+            },
+        };
+        let files = self.files(target.txid).ok_or(PlanError::NoBase)?;
+        Ok(Plan {
             files,
             reaches: target.txid,
             as_of: target.at,
         })
-        .ok_or(PlanError::NoBase)
-}
+    }
 
-/// Backwards from the target: of the files that end at a point, the one that begins earliest continues the most. It is always right to
-/// prefer it, because whatever a shorter file could follow, an earlier point can be followed by the longer one. A base ends the walk; the
-/// newest base is preferred, so that the least is read twice.
-fn files(catalog: &Catalog, target: Txid) -> Option<Vec<Entry>> {
-    let points = catalog.points();
-    let base = catalog
-        .entries
-        .iter()
-        .filter(|e| e.span.is_base() && e.span.max() <= target)
-        .max_by_key(|e| (e.span.max(), std::cmp::Reverse(e.size)));
-    let mut at = target;
-    let mut files = Vec::new();
-    loop {
-        if let Some(base) = base.filter(|b| b.span.max() == at) {
-            files.push(*base);
-            files.reverse();
-            return Some(files);
+    /// Backwards from the target: of the files that end at a point, the one that begins earliest continues the most. It is always right
+    /// to prefer it, because whatever a shorter file could follow, an earlier point can be followed by the longer one. The newest base
+    /// ends the walk, so that the least is read.
+    fn files(&self, target: Txid) -> Option<Vec<Entry>> {
+        let (base_end, base) = self.bases.range(..=target).next_back()?;
+        let mut at = target;
+        let mut files = Vec::new();
+        while at > *base_end {
+            let longest = self.longest.get(&at)?;
+            files.push(*longest);
+            // The earliest point that this file can follow, but not before the newest base.
+            at = start_of(&self.points, longest)?.max(*base_end);
         }
-        let longest = catalog
-            .entries
-            .iter()
-            .filter(|e| e.span.max() == at && reachable(&points, e))
-            .min_by_key(|e| (e.span.min(), e.size))?;
-        files.push(*longest);
-        if longest.span.is_base() {
-            files.reverse();
-            return Some(files);
-        }
-        // The last restorable point that this file can follow, but not before the newest base.
-        let start = points
-            .iter()
-            .rev()
-            .find(|p| p.txid < at && p.txid.next() >= longest.span.min())?;
-        let earliest = points
-            .iter()
-            .find(|p| p.txid.next() >= longest.span.min())
-            .unwrap_or(start);
-        at = match base {
-            Some(base) if earliest.txid < base.span.max() && base.span.max() < at => {
-                base.span.max()
-            }
-            _ => earliest.txid,
-        };
+        files.push(*base);
+        files.reverse();
+        Some(files)
     }
 }
 
-fn reachable(points: &[Point], entry: &Entry) -> bool {
-    entry.span.is_base()
-        || points
-            .iter()
-            .any(|p| p.txid < entry.span.max() && p.txid.next() >= entry.span.min())
+/// The earliest restorable point that a file can be applied to.
+fn start_of(points: &[Point], entry: &Entry) -> Option<Txid> {
+    let i = points.partition_point(|p| p.txid.next() < entry.span.min());
+    points
+        .get(i)
+        .map(|p| p.txid)
+        .filter(|start| *start < entry.span.max())
 }
 
 #[cfg(test)]
