@@ -389,3 +389,34 @@ fn errors_say_what_to_do() {
         "{error}"
     );
 }
+
+#[test]
+fn prune_explains_and_keeps_what_it_promises() {
+    let mut site = Site::new();
+    site.extra = "    retention: { point-in-time: 1s, daily: 1 }\n".into();
+    let daemon = site.start();
+    for i in 0..6 {
+        site.write(&format!("update t set a='p{i}' where id=1"));
+        site.sync();
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    site.write("update t set a='last' where id=1");
+    site.sync();
+    assert_eq!(daemon.stop(), 0);
+    let before = site.points();
+    let dry = site.ok(&["prune", "--dry-run"]);
+    assert!(
+        dry.contains(": keep 9/") && dry.contains("newest point"),
+        "{dry}"
+    );
+    assert_eq!(site.points(), before, "a dry run deletes nothing");
+    let said = site.ok(&["prune"]);
+    assert!(said.contains("lifeboat: ok prune"), "{said}");
+    let after = site.points();
+    assert_eq!(after.last(), before.last());
+    assert_same_pages(
+        &site.copy_now("o.db"),
+        &site.restore("r.db", &[]),
+        "after pruning",
+    );
+}

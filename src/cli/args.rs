@@ -96,6 +96,14 @@ pub enum Command {
         /// Targets [default: all]
         targets: Vec<String>,
     },
+    /// Apply retention now
+    Prune {
+        /// Targets [default: all]
+        targets: Vec<String>,
+        /// Print what would be kept and deleted, and why; delete nothing
+        #[arg(long, env = "LIFEBOAT_DRY_RUN")]
+        dry_run: bool,
+    },
     /// Take over a replica on purpose: this database is the one to go on with
     Claim {
         /// Target

@@ -7,9 +7,12 @@ use super::args::{ConfigAction, Global};
 use super::{Failure, load, ok};
 use crate::config::{Config, TargetConfig};
 use crate::daemon::fleet::{open_replica, system_now};
+use crate::daemon::target::policy;
 use crate::replica::owner::{self, Owner};
+use crate::replica::upload::Replica;
 use crate::restore::plan::{Catalog, Goal, plan};
 use crate::restore::{RestoreError, apply, catalog, opener};
+use crate::retention;
 use crate::store::PutMode;
 use crate::types::Lineage;
 
@@ -239,6 +242,78 @@ fn newest(catalog: &Catalog) -> Option<String> {
         ),
         None => "no point can be restored without this object".into(),
     })
+}
+
+/// Plans for each store of each target, prints, and (unless dry) deletes. The owner is read before anything is deleted.
+pub(super) async fn prune(
+    config: Config,
+    names: Vec<String>,
+    dry_run: bool,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let targets = chosen(&config, &names)?;
+    let mut deleted = 0;
+    for target in &targets {
+        let policy = policy(&target.options.retention);
+        for store in &target.options.stores {
+            let store = open_replica(store, &target.name).await?;
+            let owner = match owner::read(&store).await? {
+                Some(Ok(owner)) => owner,
+                Some(Err(damage)) => return Err(Failure::new(1, &damage, Some(damage.hint()))),
+                None => {
+                    let message = format!(
+                        "{} in {} has no owner; nothing was deleted",
+                        target.name,
+                        store.display()
+                    );
+                    return Err(Failure::new(
+                        3,
+                        message,
+                        Some("`lifeboat run` makes this instance the owner".into()),
+                    ));
+                }
+            };
+            if owner.instance != config.instance && !dry_run {
+                let message = format!(
+                    "{} in {} belongs to {}; nothing was deleted",
+                    target.name,
+                    store.display(),
+                    owner.instance
+                );
+                return Err(Failure::new(
+                    4,
+                    message,
+                    Some("prune where it is written".into()),
+                ));
+            }
+            let catalog = Replica::list(&store).await?;
+            let mut replica = Replica::open(store, catalog, owner).await?;
+            let plan = retention::plan_for(&replica, &policy, system_now())
+                .map_err(|e| Failure::new(4, &e, Some(e.hint())))?;
+            for decision in &plan.decisions {
+                if as_json {
+                    let reasons: Vec<String> =
+                        decision.reasons.iter().map(ToString::to_string).collect();
+                    println!(
+                        "{}",
+                        json!({ "target": target.name, "store": replica.store().display(), "file": decision.entry.span.to_string(), "bytes": decision.entry.size, "keep": decision.keep, "reasons": reasons })
+                    );
+                } else if dry_run || !decision.keep {
+                    println!("{}: {decision}", target.name);
+                }
+            }
+            if !dry_run {
+                let done = retention::run(&mut replica, &policy, system_now()).await;
+                deleted += done.map_err(|e| Failure::new(1, &e, None))?.objects;
+            }
+        }
+    }
+    ok(&format!(
+        "prune targets={} deleted={deleted}{}",
+        targets.len(),
+        if dry_run { " dry-run" } else { "" }
+    ));
+    Ok(())
 }
 
 /// `claim` makes this instance the owner; `release` lets any instance with page proof become it.

@@ -127,6 +127,9 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Verify { targets } => {
             inspect::verify(load(global, Vec::new())?, targets, global.json).await
         }
+        Command::Prune { targets, dry_run } => {
+            inspect::prune(load(global, Vec::new())?, targets, dry_run, global.json).await
+        }
         Command::Restore(args) => restore::restore(global, args).await,
         Command::Claim { target } => inspect::claim(load(global, Vec::new())?, &target, true).await,
         Command::Release { target } => {

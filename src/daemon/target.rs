@@ -22,6 +22,7 @@ use crate::replica::spool::Spool;
 use crate::replica::upload::Replica;
 use crate::restore::plan::{Catalog, Goal};
 use crate::restore::{self, apply};
+use crate::retention::Policy;
 use crate::sqlite::capture::{Capture, CaptureError, Captured, Identity, Outcome, open_table};
 use crate::sqlite::guard::{Barrier, GapReason, Guard, GuardError};
 use crate::sqlite::pages::{Described, PageTable};
@@ -304,6 +305,7 @@ impl Target {
                     ask: ask.clone(),
                     check_every: self.store_check,
                     base_every: self.options.snapshot_interval,
+                    policy: policy(&self.options.retention),
                     now: self.now,
                 };
                 tokio::spawn(uploader.run())
@@ -959,6 +961,18 @@ fn squeeze(capture: &Capture, spool: &Spool) -> Result<(), CaptureError> {
         compact::run(spool, &merge, capture.txid(), || capture.sync_table())?;
     }
     Ok(())
+}
+
+/// The configured retention as the rule that is applied.
+pub fn policy(config: &crate::config::RetentionConfig) -> Policy {
+    Policy {
+        point_in_time: config.point_in_time,
+        hourly: config.hourly,
+        daily: config.daily,
+        weekly: config.weekly,
+        monthly: config.monthly,
+        yearly: config.yearly,
+    }
 }
 
 fn new_lineage() -> Lineage {

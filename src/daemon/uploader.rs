@@ -19,6 +19,7 @@ use crate::observe::facts::TargetBoard;
 use crate::replica::owner::{self, Local, Owner, Refusal, Verdict};
 use crate::replica::spool::Spool;
 use crate::replica::upload::{Next, Replica, UploadError};
+use crate::retention::{self, Policy, PruneError};
 use crate::sqlite::capture::write_base;
 use crate::sqlite::view::View;
 use crate::store::{Piece, PutMode, Store};
@@ -67,6 +68,8 @@ pub struct Uploader {
     pub check_every: Duration,
     /// Between bases.
     pub base_every: Duration,
+    /// What is kept.
+    pub policy: Policy,
     /// The clock.
     pub now: fn() -> Millis,
 }
@@ -116,7 +119,12 @@ impl Uploader {
         }
         self.publish(&replica);
         let mut checked = Instant::now();
+        let mut pruned = Instant::now();
         loop {
+            if pruned.elapsed() >= retention::EVERY {
+                pruned = Instant::now();
+                self.prune(&mut replica).await?;
+            }
             self.captured.mark_unchanged();
             let next = if self.base_is_due(&replica) {
                 Next::Base
@@ -137,7 +145,10 @@ impl Uploader {
                     self.sent(&replica, entry);
                 }
                 Next::Nothing => {
-                    let idle = self.check_every.saturating_sub(checked.elapsed());
+                    let idle = self
+                        .check_every
+                        .saturating_sub(checked.elapsed())
+                        .min(retention::EVERY);
                     tokio::select! {
                         changed = self.captured.changed() => {
                             if changed.is_err() {
@@ -146,6 +157,9 @@ impl Uploader {
                             continue;
                         }
                         () = tokio::time::sleep(idle) => {}
+                    }
+                    if checked.elapsed() < self.check_every {
+                        continue;
                     }
                     replica.store().check().await?;
                 }
@@ -193,6 +207,36 @@ impl Uploader {
         match replica.durable() {
             Some(durable) if durable > captured => Err(Refusal::Taken(captured.next()).into()),
             _ => Ok(replica),
+        }
+    }
+
+    /// Costs no request if there is nothing to delete.
+    async fn prune(&self, replica: &mut Replica) -> Result<(), UploadError> {
+        match retention::run(replica, &self.policy, (self.now)()).await {
+            Ok(done) if done.objects > 0 => {
+                tracing::info!(
+                    store = self.store.display(),
+                    objects = done.objects,
+                    bytes = done.bytes,
+                    "retention"
+                );
+                self.facts(|f| {
+                    f.deleted += done.objects;
+                });
+                self.publish(replica);
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(PruneError::Refused(refused)) => {
+                tracing::error!(
+                    store = self.store.display(),
+                    hint = refused.hint(),
+                    "{refused}"
+                );
+                self.facts(|f| f.refusals += 1);
+                Ok(())
+            }
+            Err(PruneError::Upload(e)) => Err(e),
         }
     }
 

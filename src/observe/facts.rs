@@ -82,6 +82,10 @@ pub struct StoreFacts {
     pub uploaded_bytes: u64,
     /// Failed uploads.
     pub errors: u64,
+    /// Objects that retention deleted.
+    pub deleted: u64,
+    /// Retention plans that were refused.
+    pub refusals: u64,
     /// Since when uploads fail.
     pub failing_since: Option<Millis>,
     /// The last failure, in words.

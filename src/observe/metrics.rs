@@ -96,6 +96,16 @@ const ERRORS: Spec = (
 const UPLOADS: Spec = ("lifeboat_uploads_total", "Files uploaded", STORE);
 const UPLOADED_BYTES: Spec = ("lifeboat_uploaded_bytes_total", "Bytes uploaded", STORE);
 const UPLOAD_ERRORS: Spec = ("lifeboat_upload_errors_total", "Failed uploads", STORE);
+const DELETED: Spec = (
+    "lifeboat_retention_deleted_total",
+    "Objects that retention deleted",
+    STORE,
+);
+const REFUSED: Spec = (
+    "lifeboat_retention_refused_total",
+    "Retention plans that were refused",
+    STORE,
+);
 const REQUESTS: Spec = (
     "lifeboat_store_requests_total",
     "Requests by kind",
@@ -237,6 +247,8 @@ impl Scrape {
         counter(UPLOADS, &|i| all[i].1.uploads)?;
         counter(UPLOADED_BYTES, &|i| all[i].1.uploaded_bytes)?;
         counter(UPLOAD_ERRORS, &|i| all[i].1.errors)?;
+        counter(DELETED, &|i| all[i].1.deleted)?;
+        counter(REFUSED, &|i| all[i].1.refusals)?;
         let requests = (0..all.len()).flat_map(|i| KINDS.into_iter().map(move |k| (i, k)));
         let requests = requests.map(|(i, k)| {
             let mut names = labels(i);

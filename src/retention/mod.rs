@@ -1,4 +1,4 @@
-//! What to keep and why. Pure: catalog, policy and time in; a decision and a reason for each object out.
+//! What to keep and why. Pure but for `execute`: catalog, policy and time in; a decision and a reason for each object out.
 //!
 //! Invariants
 //! 1. What is kept is the union of the restore plans of all kept points. Everything else is deleted.
@@ -11,8 +11,10 @@
 //!    ([`prove`]); one that is missing refuses the whole plan. So does a clock that disagrees.
 //! 5. Deletions and kept plans are disjoint: a crash after any number of deletions leaves every kept point restorable.
 
+mod execute;
 mod prove;
 
+pub use execute::{PruneError, Pruned, plan_for, run};
 pub use prove::prove;
 
 use std::collections::{BTreeMap, BTreeSet};
