@@ -1,0 +1,223 @@
+//! A randomised model: random steps of app, sidecar and store, after which every recorded moment restores page for page.
+//!
+//! Seeded and replayable: `MODEL_SEED=7 MODEL_STEPS=400 cargo nextest run --test model`.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::daemon::{Daemon, Site, assert_same_pages};
+use common::python;
+
+/// SplitMix64: enough randomness for choosing steps, and the same on every machine.
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+fn env(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .map_or(default, |v| v.parse().unwrap())
+}
+
+struct World {
+    site: Site,
+    rng: Rng,
+    daemon: Option<Daemon>,
+    store_away: bool,
+    oracles: BTreeMap<u64, PathBuf>,
+    log: Vec<String>,
+}
+
+impl World {
+    fn app(&mut self, code: &str) {
+        python(&self.site.db, code);
+    }
+
+    fn transaction(&mut self) {
+        let (n, id, size) = (
+            1 + self.rng.below(30),
+            1 + self.rng.below(3000),
+            10 + self.rng.below(900),
+        );
+        let end = if self.rng.below(5) == 0 {
+            "rollback"
+        } else {
+            "commit"
+        };
+        let cache = if self.rng.below(3) == 0 { 5 } else { 2000 };
+        let auto = [0, 20, 1000][self.rng.below(3) as usize];
+        let close = if self.rng.below(2) == 0 {
+            "c.close()"
+        } else {
+            "os._exit(0)"
+        };
+        self.app(&format!(
+            "c=conn(20); c.execute('pragma cache_size={cache}'); c.execute('pragma wal_autocheckpoint={auto}'); c.execute('begin immediate')
+for i in range({n}): c.execute('insert or replace into t(id,a) values(?,?)',({id}+i,os.urandom({size})))
+c.execute('{end}'); {close}"
+        ));
+    }
+
+    fn step(&mut self) {
+        let kind = self.rng.below(100);
+        let name = match kind {
+            0..45 => {
+                self.transaction();
+                "transaction"
+            }
+            45..50 => {
+                self.app("c=conn(20); c.execute('delete from t where id % 7 = 0 and id > 1000'); c.execute('insert into t(a) values(zeroblob(200000))'); os._exit(0)");
+                "bulk"
+            }
+            50..53 => {
+                self.app("c=conn(20)\ntry: c.execute('vacuum')\nexcept sqlite3.OperationalError: pass\nos._exit(0)");
+                "vacuum"
+            }
+            53..60 => {
+                let mode = ["passive", "full", "restart", "truncate"][self.rng.below(4) as usize];
+                self.app(&format!("c=conn(0.05); c.execute('pragma wal_checkpoint({mode})').fetchall(); os._exit(0)"));
+                "app checkpoint"
+            }
+            60..68 => {
+                match self.daemon.take() {
+                    Some(daemon) => daemon.kill(),
+                    None => self.daemon = Some(self.site.start()),
+                }
+                "kill or start"
+            }
+            68..71 => {
+                if let Some(daemon) = self.daemon.take()
+                    && !self.store_away
+                {
+                    assert_eq!(daemon.stop(), 0, "{}", self.history());
+                }
+                "clean stop"
+            }
+            71..75 => {
+                self.toggle_store();
+                "store away or back"
+            }
+            75..77 => {
+                if self.daemon.is_none() && !self.store_away {
+                    // Gone already is fine.
+                    let _ = std::fs::remove_dir_all(self.site.path("state-web1"));
+                }
+                "state lost"
+            }
+            77..79 => {
+                if self.daemon.is_none() {
+                    self.app("c=conn(20); c.execute('pragma wal_checkpoint(truncate)').fetchall(); c.close()
+for s in ('-wal','-shm'):
+    if os.path.exists(p+s): os.remove(p+s)");
+                }
+                "WAL deleted"
+            }
+            79..84 => {
+                std::thread::sleep(Duration::from_millis(self.rng.below(120)));
+                "pause"
+            }
+            _ => {
+                self.record();
+                "record"
+            }
+        };
+        self.log.push(name.to_owned());
+    }
+
+    fn toggle_store(&mut self) {
+        let (store, away) = (self.site.path("store"), self.site.path("away"));
+        if self.store_away {
+            std::fs::remove_file(&store).unwrap();
+            std::fs::rename(&away, &store).unwrap();
+        } else if store.exists() {
+            std::fs::rename(&store, &away).unwrap();
+            std::fs::write(&store, b"").unwrap();
+        } else {
+            return;
+        }
+        self.store_away = !self.store_away;
+    }
+
+    /// Reported durable: from now on this moment must restore for ever.
+    fn record(&mut self) {
+        if self.store_away {
+            return;
+        }
+        let txid = self.site.sync();
+        let copy = self.site.copy_now(&format!("oracle-{txid}.db"));
+        self.oracles.insert(txid, copy);
+    }
+
+    fn check(&self) {
+        for (txid, oracle) in &self.oracles {
+            let restored = self.site.restore(
+                "restored.db",
+                &["--txid", &format!("{txid:x}"), "--verify", "none"],
+            );
+            assert_same_pages(
+                oracle,
+                &restored,
+                &format!("TXID {txid}; {}", self.history()),
+            );
+        }
+        // Every other point restores to a sound database too.
+        for txid in self.site.points() {
+            self.site.restore(
+                "restored.db",
+                &["--txid", &format!("{txid:x}"), "--verify", "quick"],
+            );
+        }
+    }
+
+    fn history(&self) -> String {
+        let log = std::fs::read_to_string(self.site.path("run-web1.log")).unwrap_or_default();
+        format!("steps: {:?}\n{log}", self.log)
+    }
+}
+
+#[test]
+fn heavy_every_recorded_moment_restores() {
+    let (seed, steps) = (env("MODEL_SEED", 1), env("MODEL_STEPS", 250));
+    for seed in seed..seed + env("MODEL_RUNS", 2) {
+        println!("MODEL_SEED={seed} MODEL_STEPS={steps}");
+        let mut world = World {
+            site: Site::new(),
+            rng: Rng(seed),
+            daemon: None,
+            store_away: false,
+            oracles: BTreeMap::new(),
+            log: Vec::new(),
+        };
+        for _ in 0..steps {
+            world.step();
+        }
+        if world.store_away {
+            world.toggle_store();
+        }
+        world.record();
+        assert!(world.oracles.len() > 5, "the run recorded nothing");
+        println!(
+            "{} recorded moments, {} points",
+            world.oracles.len(),
+            world.site.points().len()
+        );
+        world.check();
+        let schema = python(
+            &world.site.db,
+            "print(conn().execute('select group_concat(name) from sqlite_schema').fetchone()[0])",
+        );
+        assert_eq!(schema, "t", "zero footprint");
+    }
+}
