@@ -1,123 +1,73 @@
-//! LTX version 3: header, encode, decode, merge. Pure: bytes in, bytes out.
+//! LTX version 3: header, encode, decode, merge, page index. Pure: bytes in, bytes out, no clock.
 //!
-//! Source of the format: the README of `superfly/ltx`, and files read and written by Litestream 0.5.17. All integers are big-endian.
+//! Source of the format: the README and the reader of superfly/ltx, and files that Litestream 0.5.17 wrote and
+//! restored (`tests/ltx_litestream.rs` repeats both directions). All integers are big-endian.
 //!
-//! - Header, 100 bytes. Litestream sets flag NoChecksum (0x2) and then both of LTX's own database checksums must be zero. Lifeboat keeps
-//!   its own in the 20 reserved bytes: checksum before (8), after (8), owner's epoch (4); zero means unknown, as in files that
-//!   Litestream wrote.
-//! - Page frames, ascending by page: number u32, flags u16 (0x1: a size follows), compressed size u32, LZ4 block. Six zero bytes end them.
-//! - Page index: uvarint triples (page, offset, length of the frame), a 0, and the length of all that as u64.
-//! - Trailer: post-apply checksum (zero), file checksum: CRC-64/GO-ISO over header, each frame's header and **uncompressed** page, the end
-//!   mark, the index with its length, the post-apply checksum; bit 63 set.
+//! ```text
+//! header   100 bytes    see `Header`
+//! frames   one a page   page number u32, flags u16 = 1, size u32, LZ4 block of that size
+//! end      6 bytes      zero
+//! index    varints      (page number, offset in the file, frame length) a page, then 0; then their length in bytes u64
+//! trailer  16 bytes     LTX's own post-apply checksum u64 (zero here), file checksum u64
+//! ```
 //!
-//! What the file checksum does **not** cover: the compressed bytes themselves. Two LZ4 blocks of the same page are equally valid.
+//! # Invariants
+//!
+//! 1. Pages rise strictly, none is the lock page, none lies above the header's commit size.
+//! 2. A file that starts at TXID 1 (a base) holds every page from 1 to commit but the lock page.
+//! 3. Frames lie back to back from byte 100 on; the index says exactly what the frames say, in their order.
+//! 4. The file checksum is CRC-64/GO-ISO with bit 63 set, over everything before it, with each page in its
+//!    **uncompressed** form in place of the LZ4 block.
+//! 5. A file is good only once [`Decoder::next_page`] has returned `Ok(None)`. Pages handed out earlier are unproven.
+//!
+//! [`Encoder`] cannot write a file that breaks 1 to 4, [`Decoder`] refuses one that does.
+//!
+//! # What the file checksum does not cover
+//!
+//! - The bytes of the LZ4 blocks. A changed block that still unpacks to the same page goes unseen (such blocks exist: a
+//!   match may point at another copy of the same bytes). The pages are as written then; only the object's bytes differ.
+//! - Bit 63 of the checksum: it is always set, so 63 bits guard the file. A cleared bit 63 is refused all the same.
+//! - LTX's own pre-apply and post-apply checksums, where a file has them, are covered as bytes but never compared with
+//!   a database: Lifeboat's checksums (see [`Header`]) take their place.
+//!
+//! # Limits
+//!
+//! Only frames with a size prefix (flag 1) are read. Older LTX writers stored LZ4 *frames* without one; those are
+//! refused with [`Error::OldFrame`]. A database of zero pages (LTX's deletion marker, which needs LTX's own checksums)
+//! is neither read nor written.
 
+mod crc;
 mod decode;
 mod encode;
+mod error;
 mod header;
+mod index;
 mod merge;
+mod sequence;
+#[cfg(test)]
+mod testing;
 
 pub use decode::Decoder;
 pub use encode::{Encoder, Written};
+pub use error::Error;
 pub use header::Header;
+pub use index::read_index;
 pub use merge::{merge, merge_header};
 
-use crc_fast::{CrcAlgorithm, Digest};
-use thiserror::Error;
+/// Bytes before the LZ4 block of a page: page number, flags, size.
+const FRAME_HEADER_BYTES: usize = 10;
 
-use crate::types::{Pgno, Txid};
+/// Bytes that end the frames: a page header of zeros.
+const END_BYTES: usize = 6;
 
-/// Flag of a page frame: the compressed size follows. Every frame of version 3 has it.
-const FRAME_HAS_SIZE: u16 = 0x1;
-/// Bytes of a page frame's number and flags; as zeros they end the page block.
-const FRAME_HEADER_BYTES: usize = 6;
-/// Bit 63 of every LTX checksum that is set.
-const CHECKSUM_FLAG: u64 = 1 << 63;
+/// Bytes after the index: its own length is not part of it.
+const TRAILER_BYTES: usize = 16;
 
-/// A broken rule of the format.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// The first four bytes.
-    #[error("not an LTX file")]
-    Magic,
-    /// A header field.
-    #[error("LTX header: {0}")]
-    Header(&'static str),
-    /// Pages must ascend.
-    #[error("page {page} follows page {after}")]
-    Order {
-        /// The page.
-        page: u32,
-        /// The page before it.
-        after: u32,
-    },
-    /// A page number of zero, of the lock page, or above the commit size.
-    #[error("page {0} cannot be in this file")]
-    Page(u32),
-    /// A base holds every page.
-    #[error("a file from TXID 1 must hold every page, but page {0} is missing")]
-    Missing(u32),
-    /// A page has the wrong size.
-    #[error("page {} has {bytes} bytes", .page.get())]
-    PageSize {
-        /// The page.
-        page: Pgno,
-        /// Its bytes.
-        bytes: usize,
-    },
-    /// A frame's flags or size.
-    #[error("frame of page {0} is damaged")]
-    Frame(u32),
-    /// The index does not describe the frames.
-    #[error("the page index does not match the pages")]
-    Index,
-    /// The file checksum does not match.
-    #[error("the file checksum does not match")]
-    Checksum,
-    /// Bytes after the trailer.
-    #[error("bytes follow the end of the file")]
-    Trailing,
-    /// Nothing to merge.
-    #[error("no file to merge")]
-    NothingToMerge,
-    /// Merged files must follow each other.
-    #[error("a file that begins at TXID {found} cannot follow TXID {after}")]
-    NotContiguous {
-        /// Last TXID of the earlier file.
-        after: Txid,
-        /// First TXID of the later one.
-        found: Txid,
-    },
-    /// Merged files must belong together.
-    #[error("files of different {0} cannot be merged")]
-    Differ(&'static str),
-    /// Reading or writing.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
+/// The only frame flag: a size and an LZ4 block follow.
+const FRAME_SIZED: u16 = 1;
+
+/// Most bytes an LZ4 block of `page_bytes` may take: LZ4's own bound for data that does not compress
+/// (one length byte per 255 literals, and slack for the last token).
+const fn max_packed_bytes(page_bytes: usize) -> usize {
+    page_bytes + page_bytes / 255 + 16
 }
-
-impl Error {
-    /// The bytes are wrong or missing, as opposed to the medium failing.
-    pub fn is_corrupt(&self) -> bool {
-        match self {
-            Self::Io(e) => e.kind() == std::io::ErrorKind::UnexpectedEof,
-            _ => true,
-        }
-    }
-}
-
-fn digest() -> Digest {
-    Digest::new(CrcAlgorithm::Crc64GoIso)
-}
-
-/// Appends an unsigned LEB128 number, as Go's `binary.PutUvarint`.
-fn put_uvarint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value as u8) | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-#[cfg(test)]
-mod tests;

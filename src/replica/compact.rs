@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::time::Duration;
 
-use super::spool::Spool;
+use super::spool::{Spool, SpoolError};
 use crate::ltx;
 use crate::types::{Entry, Level, Millis, Span, Txid};
 
@@ -113,7 +113,7 @@ pub fn run(
     merge: &Merge,
     newest: Txid,
     sync_table: impl FnOnce() -> std::io::Result<()>,
-) -> Result<Entry, ltx::Error> {
+) -> Result<Entry, SpoolError> {
     let mut inputs = Vec::with_capacity(merge.inputs.len());
     for span in &merge.inputs {
         let file = BufReader::with_capacity(BUFFER_BYTES, File::open(spool.path(*span))?);

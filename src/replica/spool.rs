@@ -15,6 +15,17 @@ use std::sync::{Mutex, PoisonError};
 use crate::ltx;
 use crate::types::{Entry, Level, Millis, Span, Txid};
 
+/// A local file that cannot be used or made.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The file system.
+    #[error("local LTX file: {0}")]
+    Io(#[from] io::Error),
+    /// Its bytes.
+    #[error("local LTX file: {0}")]
+    Ltx(#[from] ltx::Error),
+}
+
 /// The local LTX files of one target. Shared between capture, compaction and uploads.
 #[derive(Debug)]
 pub struct Spool {
@@ -179,9 +190,9 @@ impl Draft {
 }
 
 /// The header of a local LTX file.
-pub fn read_header(path: &Path) -> Result<ltx::Header, ltx::Error> {
+pub fn read_header(path: &Path) -> Result<ltx::Header, SpoolError> {
     use std::io::Read;
     let mut bytes = [0; ltx::Header::LEN];
     File::open(path)?.read_exact(&mut bytes)?;
-    ltx::Header::decode(&bytes)
+    Ok(ltx::Header::decode(&bytes)?)
 }

@@ -107,6 +107,9 @@ impl Replica {
             tracing::info!(store = %store.display(), "the store ignores conditional creates; the owner is read before uploads");
         }
         let layout = Layout::for_kind(store.kind());
+        for level in (0..=9).filter_map(Level::new) {
+            store.remove_unfinished(&layout.level_prefix(level));
+        }
         let durable = durable(catalog.keys());
         Ok(Self {
             store,

@@ -19,7 +19,31 @@ pub struct ApplyError {
     /// Which file.
     pub entry: Entry,
     /// Why.
-    pub source: ltx::Error,
+    pub source: Fault,
+}
+
+/// Why a file could not be applied.
+#[derive(Debug, Error)]
+pub enum Fault {
+    /// Its bytes.
+    #[error(transparent)]
+    Ltx(#[from] ltx::Error),
+    /// It does not belong where it is.
+    #[error("its {0} do not match the files before it or its name")]
+    Mismatch(&'static str),
+    /// Opening it, or writing what is in it.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl Fault {
+    /// The bytes in the store are wrong or missing, as opposed to the store or the disk failing.
+    pub fn is_corrupt(&self) -> bool {
+        !matches!(
+            self,
+            Self::Io(_) | Self::Ltx(ltx::Error::Read(_) | ltx::Error::Write(_))
+        )
+    }
 }
 
 /// What the files gave.
@@ -41,21 +65,21 @@ pub fn each<R: Read>(
     let mut buf = Vec::new();
     let mut last: Option<ltx::Header> = None;
     for entry in files {
-        let mut one = || -> Result<ltx::Header, ltx::Error> {
+        let mut one = || -> Result<ltx::Header, Fault> {
             let mut decoder = ltx::Decoder::new(open(entry)?)?;
-            let found = decoder.header().clone();
+            let found = *decoder.header();
             if (found.min, found.max) != (entry.span.min(), entry.span.max()) {
-                return Err(ltx::Error::Differ("TXIDs in name and header"));
+                return Err(Fault::Mismatch("TXIDs"));
             }
             if let Some(before) = &last {
                 if before.page_size != found.page_size {
-                    return Err(ltx::Error::Differ("page sizes"));
+                    return Err(Fault::Mismatch("page sizes"));
                 }
                 let follows = before.max.next() == found.min;
                 if let (true, Some(post), Some(pre)) = (follows, before.post, found.pre)
                     && post != pre
                 {
-                    return Err(ltx::Error::Differ("database checksums"));
+                    return Err(Fault::Mismatch("database checksums"));
                 }
             }
             header(&found)?;
@@ -76,7 +100,7 @@ pub fn each<R: Read>(
         }),
         (None, Some(entry)) => Err(ApplyError {
             entry: *entry,
-            source: ltx::Error::NothingToMerge,
+            source: ltx::Error::NoInputs.into(),
         }),
         (None, None) => unreachable!("a plan holds a base"),
     }

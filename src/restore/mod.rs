@@ -83,7 +83,7 @@ pub enum RestoreError {
         /// Which object.
         file: String,
         /// What is wrong with it.
-        source: ltx::Error,
+        source: apply::Fault,
         /// The newest point that does without it.
         instead: Option<Point>,
     },
@@ -181,7 +181,7 @@ pub async fn read_header(store: &Store, entry: &Entry) -> Result<ltx::Header, Re
     let bytes = store.get_range(&key, 0..ltx::Header::LEN as u64).await?;
     ltx::Header::decode(&bytes).map_err(|source| RestoreError::Corrupt {
         file: format!("{}/{key}", store.display()),
-        source,
+        source: source.into(),
         instead: None,
     })
 }

@@ -18,7 +18,7 @@ use super::guard::{Barrier, Changes, Cursor, GapReason, Guard, GuardError, Index
 use super::pages::{Described, PageTable, WalPosition};
 use super::view::View;
 use crate::ltx;
-use crate::replica::spool::{Draft, Spool};
+use crate::replica::spool::{Draft, Spool, SpoolError};
 use crate::types::{DbChecksum, Entry, Level, Lineage, Millis, PageSize, Pgno, Span, Txid};
 
 /// WAL size above which a checkpoint is worth a barrier, in frames: SQLite's own autocheckpoint threshold.
@@ -48,6 +48,9 @@ pub enum CaptureError {
     /// Encoding.
     #[error("writing a local LTX file: {0}")]
     Ltx(#[from] ltx::Error),
+    /// Rolling up.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     /// The WAL kept changing under every attempt to read it whole.
     #[error("{0}: no consistent view of the database could be read")]
     NoView(std::path::PathBuf),
@@ -724,7 +727,7 @@ pub fn open_table(
         }
         let file = std::fs::File::open(spool.path(entry.span))?;
         let mut decoder = ltx::Decoder::new(io::BufReader::new(file))?;
-        let header = decoder.header().clone();
+        let header = *decoder.header();
         let mut updates = Vec::new();
         let mut buf = Vec::new();
         while let Some(page) = decoder.next_page(&mut buf)? {

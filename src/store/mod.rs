@@ -346,6 +346,26 @@ impl Store {
         Ok(honoured)
     }
 
+    /// Removes what a killed upload to a folder left half-written (`<name>#<n>`). Only the owner of the folder may call this. Other stores
+    /// keep parts of unfinished uploads out of sight; a lifecycle rule of the bucket ends them.
+    pub fn remove_unfinished(&self, prefix: &str) {
+        let Some(folder) = self.folder() else { return };
+        for item in std::fs::read_dir(folder.join(prefix))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = item.file_name();
+            let unfinished = name
+                .to_str()
+                .and_then(|n| n.rsplit_once('#'))
+                .is_some_and(|(_, n)| n.parse::<u32>().is_ok());
+            if unfinished && let Err(error) = std::fs::remove_file(item.path()) {
+                tracing::warn!(file = %item.path().display(), %error, "cannot remove an unfinished upload");
+            }
+        }
+    }
+
     /// One cheap request that fails if the key was revoked or the bucket is gone.
     pub async fn check(&self) -> Result<(), StoreError> {
         match self.head("lifeboat/owner.json").await {

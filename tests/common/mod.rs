@@ -92,7 +92,7 @@ impl Image {
     /// Applies one LTX file and checks the checksums that it carries.
     pub fn apply(&mut self, bytes: &[u8]) -> ltx::Header {
         let mut decoder = ltx::Decoder::new(bytes).unwrap();
-        let header = decoder.header().clone();
+        let header = *decoder.header();
         if let (Some(pre), false) = (header.pre, self.pages.is_empty()) {
             assert_eq!(
                 self.checksum(),
