@@ -224,7 +224,7 @@ def writers(db, seconds):
         "c=sqlite3.connect(sys.argv[1],isolation_level=None,timeout=20); c.execute('pragma synchronous=normal')\n"
         "end=time.time()+float(sys.argv[2]); n=0; worst=0\n"
         "while time.time()<end:\n"
-        "    t=time.time(); c.execute('update t set a=? where id=?',(b'x'*500,random.randint(1,5000))); worst=max(worst,time.time()-t); n+=1\n"
+        "    t=time.time(); c.execute('update t set a=? where id=?',(os.urandom(500),random.randint(1,5000))); worst=max(worst,time.time()-t); n+=1\n"
         "print(n,worst)"
     )
     processes = [subprocess.Popen([sys.executable, "-c", script, db, str(seconds)], stdout=subprocess.PIPE, text=True) for _ in range(3)]

@@ -25,6 +25,9 @@ use crate::types::{DbChecksum, Entry, Level, Lineage, Millis, PageSize, Pgno, Sp
 const CHECKPOINT_FRAMES: u32 = 1000;
 /// How long a barrier waits for the write lock. Writers of the app queue behind each other, not behind us.
 const BARRIER_PATIENCE: Duration = Duration::from_millis(20);
+/// Barriers in a row while they come out partial: with every read mark taken our own write lock sits on an old one, which the next try
+/// usually does not. Each holds the lock for about a millisecond.
+const BARRIER_TRIES: u32 = 6;
 /// WAL size at which a barrier may wait longer, because something always held the lock: ten times the usual.
 const URGENT_FRAMES: u32 = 10 * CHECKPOINT_FRAMES;
 /// The longer wait.
@@ -292,16 +295,16 @@ impl Capture {
     }
 
     /// Checkpoints if the WAL is large enough for it: the cheap part first, then the barrier for the rest.
-    /// Returns what the barrier came to, or `None` if there was no need, and the file that was captured under it.
+    /// Returns what the barrier came to, or `None` if there was no need, and the files that were captured on the way.
     pub fn checkpoint(
         &mut self,
         spool: &Spool,
         now: Millis,
         force: bool,
-    ) -> Result<(Option<Barrier>, Option<Captured>), CaptureError> {
+    ) -> Result<(Option<Barrier>, Vec<Captured>), CaptureError> {
         let frames = self.cursor.position.frame;
         if self.cursor.sealed || (frames < CHECKPOINT_FRAMES && !force) {
-            return Ok((None, None));
+            return Ok((None, Vec::new()));
         }
         self.guard.renew()?;
         self.guard.reseal(&mut self.cursor)?;
@@ -324,21 +327,29 @@ impl Capture {
             last_created,
         } = self;
         let created = now.max(*last_created);
-        let mut second = None;
-        let outcome = guard.barrier(cursor, patience, |guard, cursor| {
-            match guard.look(cursor)? {
-                Look::Nothing => Ok(()),
-                Look::Gap(reason) => Err(CaptureError::Gap(reason)),
-                Look::Changes(changes) => {
-                    second = Some(write_changes(
-                        guard, table, cursor, *identity, &changes, spool, created,
-                    )?);
-                    Ok(())
+        let mut captured = Vec::from_iter(first);
+        let mut outcome = Barrier::Busy;
+        for _ in 0..BARRIER_TRIES {
+            outcome = guard.barrier(cursor, patience, |guard, cursor| {
+                match guard.look(cursor)? {
+                    Look::Nothing => Ok(()),
+                    Look::Gap(reason) => Err(CaptureError::Gap(reason)),
+                    Look::Changes(changes) => {
+                        let one = write_changes(
+                            guard, table, cursor, *identity, &changes, spool, created,
+                        )?;
+                        captured.push(one);
+                        Ok(())
+                    }
                 }
+            })?;
+            if outcome != Barrier::Partial {
+                break;
             }
-        })?;
+            guard.renew()?;
+        }
         *last_created = created;
-        Ok((Some(outcome), second.or(first)))
+        Ok((Some(outcome), captured))
     }
 
     /// Compares every page of the live database with the table and writes one file with the pages that differ.

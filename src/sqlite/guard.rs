@@ -38,6 +38,8 @@ use crate::types::{PageSize, Pgno, page_hash};
 const SQLITE_MIN_VERSION: i32 = 3_051_003;
 /// Retries of reading WAL header and index until both belong to one life; a writer would have to restart the WAL each time.
 const OBSERVE_TRIES: u32 = 100;
+/// How long a barrier may hold the write lock for another's checkpoint to end: the app's writers wait meanwhile.
+const BARRIER_BUDGET: Duration = Duration::from_millis(40);
 /// WAL bytes read at once while checking frames: large beside a system call, small beside the memory bound.
 const READ_BYTES: usize = 256 << 10;
 /// Page cache of each connection in KiB. They read page 1 and nothing else.
@@ -585,14 +587,14 @@ impl Guard {
         Ok(!self.on_lock_zero)
     }
 
-    /// Copies what may be copied into the database file without blocking anyone.
-    pub fn checkpoint_passive(&self) -> Result<(), GuardError> {
+    /// Copies what may be copied into the database file without blocking anyone. `false`: another connection is checkpointing now.
+    pub fn checkpoint_passive(&self) -> Result<bool, GuardError> {
         match self
             .check
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |r| r.get::<_, i64>(0))
         {
-            Ok(()) => Ok(()),
-            Err(e) if is_busy(&e) => Ok(()),
+            Ok(busy) => Ok(busy == 0),
+            Err(e) if is_busy(&e) => Ok(false),
             Err(e) => Err(self.sqlite(e)),
         }
     }
@@ -625,7 +627,13 @@ impl Guard {
     fn seal(&mut self, cursor: &mut Cursor) -> Result<Barrier, GuardError> {
         cursor.sealed = false;
         end(&self.read).map_err(|e| self.sqlite(e))?;
-        let checkpoint = self.checkpoint_passive();
+        // An app's own autocheckpoint may be at work: it ends by itself, and soon, since the cheap part was done before.
+        let begun = std::time::Instant::now();
+        let mut checkpoint = self.checkpoint_passive();
+        while matches!(checkpoint, Ok(false)) && begun.elapsed() < BARRIER_BUDGET {
+            std::thread::sleep(Duration::from_millis(1));
+            checkpoint = self.checkpoint_passive();
+        }
         begin_read(&self.read).map_err(|e| self.sqlite(e))?;
         self.on_lock_zero = true;
         checkpoint?;
