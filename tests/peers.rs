@@ -339,7 +339,7 @@ fn s3_refusals_say_what_to_do() {
     site.store = "s3://nosuchbucket/x".into();
     let error = site.fails(1, &["list"]);
     assert!(
-        error.contains("no such bucket") && error.contains("hint: create the bucket"),
+        error.contains("NoSuchBucket") && error.contains("hint: create the bucket"),
         "{error}"
     );
     on_s3(&mut site, port);

@@ -115,10 +115,7 @@ fn find<'a>(config: &'a Config, source: &str) -> Result<&'a TargetConfig, Failur
 }
 
 async fn from_url(url: &str, args: &RestoreArgs) -> Result<Job, Failure> {
-    let spec = StoreSpec {
-        url: url.to_owned(),
-        ..StoreSpec::default()
-    };
+    let spec = StoreSpec::from_text(url)?;
     let store = Store::open(&spec).await?;
     let output = args.output.clone().ok_or_else(|| {
         Failure::new(

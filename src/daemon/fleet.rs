@@ -130,7 +130,7 @@ fn beside(database: &Path) -> PathBuf {
 pub async fn open_replica(store: &StoreConfig, name: &str) -> Result<Store, StoreError> {
     let secret = |s: &Option<crate::config::Secret>| s.as_ref().map(|s| s.reveal().to_owned());
     let spec = StoreSpec {
-        url: store.url.to_string(),
+        url: store.url.clone(),
         endpoint: store.endpoint.clone(),
         region: store.region.clone(),
         access_key_id: secret(&store.access_key_id),

@@ -279,22 +279,36 @@ impl Target {
         };
         self.set(State::Steady, None, None);
         let result = self.follow(&mut session, commands).await;
-        // Locks and descriptors go first; uploads of what is local end with their channel.
-        session.capture = None;
         if result.is_ok() {
-            let wanted = *session.captured.borrow();
-            self.drain(wanted).await;
+            self.drain(&mut session).await;
         }
+        session.capture = None;
         uploaders.iter().for_each(tokio::task::JoinHandle::abort);
         result
     }
 
-    /// After a last capture: waits until every store has everything. The caller bounds it by `shutdown-timeout`.
-    async fn drain(&self, wanted: Txid) {
-        for durable in &self.durable {
-            let mut durable = durable.subscribe();
-            // An error means that the sender is gone, and with it whoever could make it durable.
-            let _ = durable.wait_for(|d| d.is_some_and(|d| d >= wanted)).await;
+    /// After a last capture: waits until every store has everything, and answers what the uploaders ask meanwhile. The caller bounds it by
+    /// `shutdown-timeout`.
+    async fn drain(&self, session: &mut Session) {
+        let wanted = *session.captured.borrow();
+        let mut positions: Vec<_> = self.durable.iter().map(watch::Sender::subscribe).collect();
+        let done = async {
+            for position in &mut positions {
+                // An error means that the sender is gone, and with it whoever could make it durable.
+                let _ = position.wait_for(|d| d.is_some_and(|d| d >= wanted)).await;
+            }
+        };
+        tokio::pin!(done);
+        loop {
+            tokio::select! {
+                () = &mut done => return,
+                Some(ask) = session.asks.recv() => {
+                    if let Err(error) = self.answer(session, ask).await {
+                        tracing::warn!(target_name = self.name, %error, "the last upload needs the database");
+                        return;
+                    }
+                }
+            }
         }
     }
 
@@ -861,7 +875,7 @@ impl Target {
         Ok(())
     }
 
-    async fn answer(&mut self, session: &mut Session, ask: Ask) -> Result<(), Ended> {
+    async fn answer(&self, session: &mut Session, ask: Ask) -> Result<(), Ended> {
         let at = (self.now)();
         match ask {
             Ask::Base(reply) => {

@@ -120,7 +120,7 @@ const PROCESS: Spec = (
 const BUILD: Spec = ("lifeboat_build_info", "1, with the version", &["version"]);
 
 const RESULTS: [&str; 3] = ["sealed", "partial", "busy"];
-const KINDS: [&str; 4] = ["put", "get", "list", "delete"];
+const KINDS: [&str; 7] = ["put", "part", "get", "head", "list", "delete", "check"];
 
 /// The text that Prometheus scrapes.
 pub fn render(targets: &[TargetFacts], now: Millis) -> String {

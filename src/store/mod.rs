@@ -1,192 +1,247 @@
-//! From a URL to an object store: one door for every request, counted, bounded in time, with errors for people.
+//! From a URL to an object store: credentials, limits of time, one error, counters.
 //!
-//! What this does **not** do: know what objects mean. Layout and ownership are [`crate::replica`]'s.
+//! - A [`Store`] is a root in a bucket, container or directory. Keys are relative to it, without a slash
+//!   at either end; [`Store::child`] goes one level down and shares client and counters.
+//! - Every operation is bounded in time: an outage is an error after about ten seconds, not minutes. The
+//!   client repeats failed requests within that bound; nothing above needs quick retries.
+//! - A successful write is acknowledged by the store, and on `file://` flushed to disk.
+//! - This module does not promise that a listing shows what another writer is just writing, nor that a
+//!   failed write left nothing: after a timeout the object may be there.
 
+mod aws;
 mod error;
+mod file;
+mod get;
 mod open;
-mod stream;
+mod reader;
+mod spec;
+mod stats;
+pub mod testing;
+mod upload;
 
-pub use error::{Class, StoreError};
-pub use open::StoreSpec;
-pub use stream::{Piece, reader};
-
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::path::Path as FilePath;
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload,
+    Attribute, AttributeValue, Attributes, ObjectStore, ObjectStoreExt, PutOptions, PutPayload,
 };
+use url::Url;
+
+pub use error::{Class, Op, StoreError};
+pub use reader::reader;
+pub use spec::StoreSpec;
+pub use stats::Stats;
+pub use upload::{Piece, SINGLE_PUT_MAX_BYTES};
 
 use crate::types::Millis;
 
-/// Above this an upload is multipart: below, one request is cheaper and atomic. S3's own advice is to switch between 5 and 100 MiB.
-const SINGLE_PUT_MAX_BYTES: u64 = 8 << 20;
-/// Metadata key of the capture time, as Litestream writes it.
-const TIMESTAMP_KEY: &str = "litestream-timestamp";
-/// The same on Azure, whose keys have no dashes.
-const TIMESTAMP_KEY_AZURE: &str = "litestreamtimestamp";
-/// Bound of one small request. An outage must be reported within seconds.
-const SMALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bound for a small request with all its repeats.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(14);
 
-/// What kind of service a store is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The slowest line that is still served: 64 KiB/s, half a megabit.
+const SLOWEST_BYTES_PER_SECOND: u64 = 64 * 1024;
+
+/// Bound for a listing: a request for each thousand objects, and restores list hundreds of thousands.
+const LIST_PAGE_TIMEOUT: Duration = Duration::from_secs(14);
+
+/// Objects in one page of a listing, for all providers we know.
+const LIST_PAGE_OBJECTS: u64 = 1000;
+
+/// Object metadata that Litestream keeps an LTX object's time under, on S3, OSS and Google.
+const CREATED_KEY: &str = "litestream-timestamp";
+
+/// The same on Azure, whose metadata names have no dashes.
+const CREATED_KEY_AZURE: &str = "litestreamtimestamp";
+
+/// Kinds of stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// S3 and what speaks its protocol.
     S3,
-    /// Azure Blob.
+    /// Azure Blob Storage.
     Azure,
     /// Google Cloud Storage.
     Google,
-    /// A folder.
+    /// A directory.
     File,
-    /// In this process; for tests.
+    /// This process's memory, for tests.
     Memory,
 }
 
-/// Whether a put may replace an object.
+impl Kind {
+    /// The URL scheme, also used in metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::S3 => "s3",
+            Kind::Azure => "abs",
+            Kind::Google => "gs",
+            Kind::File => "file",
+            Kind::Memory => "memory",
+        }
+    }
+}
+
+/// What a write does with a key that is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutMode {
-    /// Only if the key is free, where the store honours that.
+    /// Fail with [`Class::Exists`]. Some servers ignore the condition and overwrite:
+    /// [`Store::probe_conditional_create`] finds out.
     Create,
-    /// Replaces.
+    /// Replace the object.
     Overwrite,
 }
 
-/// One object as listed or read.
+/// An object as a listing or a request for it tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {
-    /// Key below the store's root.
+    /// The key, relative to the store's root.
     pub key: String,
     /// Bytes.
     pub size: u64,
-    /// When the store received it.
+    /// When the store says it was written. On `file://` this is the creation time below.
     pub modified: Millis,
-    /// Capture time, if the answer carried it: listings of S3, Azure and Google do not.
+    /// The creation time that its writer gave. Listings know it on `file://` only.
     pub created: Option<Millis>,
 }
 
-/// Counters since the start, for metrics.
-#[derive(Debug, Default)]
-pub struct Stats {
-    put: AtomicU64,
-    get: AtomicU64,
-    list: AtomicU64,
-    delete: AtomicU64,
-    errors: AtomicU64,
-    sent_bytes: AtomicU64,
-    received_bytes: AtomicU64,
-}
-
-impl Stats {
-    /// Requests by kind.
-    pub fn requests(&self) -> BTreeMap<&'static str, u64> {
-        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
-        [
-            ("put", get(&self.put)),
-            ("get", get(&self.get)),
-            ("list", get(&self.list)),
-            ("delete", get(&self.delete)),
-        ]
-        .into()
-    }
-
-    /// Bytes uploaded.
-    pub fn sent_bytes(&self) -> u64 {
-        self.sent_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Bytes downloaded.
-    pub fn received_bytes(&self) -> u64 {
-        self.received_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Failed requests.
-    pub fn errors(&self) -> u64 {
-        self.errors.load(Ordering::Relaxed)
-    }
-}
-
-fn count(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
-}
-
-/// A store, or a folder in it.
-#[derive(Clone, Debug)]
+/// One root in one object store. Cheap to clone.
+#[derive(Clone)]
 pub struct Store {
     kind: Kind,
     inner: Arc<dyn ObjectStore>,
     root: Path,
-    display: String,
+    display: Arc<str>,
+    secrets: Arc<[String]>,
     stats: Arc<Stats>,
 }
 
 impl Store {
-    /// Opens a store. Makes no request to it; credentials may be fetched.
-    pub async fn open(spec: &StoreSpec) -> Result<Self, StoreError> {
-        open::open(spec).await
+    /// Makes the client for a store. Sends nothing that is billed, and does not find out whether the
+    /// bucket exists or the credentials work: that is [`Store::check`]. On `file://` nothing is created
+    /// before the first write.
+    ///
+    /// # Errors
+    /// [`Class::Config`] for settings that cannot work. On AWS without a region anywhere, the bucket is
+    /// asked for its own: [`Class::Unreachable`], [`Class::Timeout`] or [`Class::NoBucket`] then.
+    pub async fn open(spec: &StoreSpec) -> Result<Store, StoreError> {
+        let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let display: Arc<str> = Self::display_url(&spec.url).into();
+        let secrets: Arc<[String]> = spec.secrets().into();
+        let fail = |kind, class, reason: &str| {
+            let reason = redact(reason, &secrets);
+            StoreError::new(Op::Open, kind, &display, "", class, reason)
+        };
+        let Some(kind) = open::kind(&spec.url) else {
+            let reason = format!("unknown kind of store {}://", spec.url.scheme());
+            return Err(fail(Kind::File, Class::Config, &reason));
+        };
+        let opened = open::open(kind, spec, &env)
+            .await
+            .map_err(|problem| fail(kind, problem.class, &problem.reason))?;
+        Ok(Self {
+            kind,
+            inner: opened.inner,
+            root: opened.root,
+            display,
+            secrets,
+            stats: Arc::default(),
+        })
     }
 
-    /// Wraps an object store, for tests and fault injection.
-    pub fn from_object_store(
-        kind: Kind,
-        inner: Arc<dyn ObjectStore>,
-        root: Path,
-        display: String,
-    ) -> Self {
+    /// A store over any client, for tests and fault injection. A given creation time must be something
+    /// the client can keep.
+    pub fn from_object_store(kind: Kind, inner: Arc<dyn ObjectStore>, root: Path) -> Store {
         Self {
             kind,
             inner,
+            display: format!("{}://test/{root}", kind.as_str()).into(),
             root,
-            display,
+            secrets: Arc::default(),
             stats: Arc::default(),
         }
     }
 
-    /// Kind of service.
+    /// This store with another client around or instead of its own, for tests and fault injection.
+    #[must_use]
+    pub fn map_object_store(
+        &self,
+        wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+    ) -> Store {
+        let mut store = self.clone();
+        store.inner = wrap(Arc::clone(&self.inner));
+        store
+    }
+
+    /// The kind of store.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// URL without secrets.
-    pub fn display(&self) -> &str {
-        &self.display
+    /// The URL without user, password and query.
+    pub fn display(&self) -> String {
+        self.display.to_string()
     }
 
-    /// Counters, shared with every folder of this store.
+    /// Counters, shared with every child and clone.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// A folder of this store.
-    #[must_use]
-    pub fn child(&self, name: &str) -> Self {
-        let root = name
-            .split('/')
-            .filter(|p| !p.is_empty())
-            .fold(self.root.clone(), |path, part| path.join(part));
-        Self {
-            root,
-            display: format!("{}/{name}", self.display.trim_end_matches('/')),
-            ..self.clone()
+    /// The store one level down. `name` may have several levels; odd characters are kept.
+    pub fn child(&self, name: &str) -> Store {
+        let mut store = self.clone();
+        for part in name.split('/').filter(|part| !part.is_empty()) {
+            store.root = store.root.join(part);
+        }
+        store.display = format!(
+            "{}/{}",
+            self.display.trim_end_matches('/'),
+            name.trim_matches('/')
+        )
+        .into();
+        store
+    }
+
+    /// The local path of a key, on `file://` only.
+    pub fn local_path(&self, key: &str) -> Option<PathBuf> {
+        let path = self.location(Op::Head, key).ok()?;
+        let local = object_store::local::LocalFileSystem::new();
+        (self.kind == Kind::File).then(|| local.path_to_filesystem(&path).ok())?
+    }
+
+    /// Removes what a killed upload to a folder left half-written (`<name>#<n>`). Only the owner of the folder may call this. Other
+    /// stores keep parts of unfinished uploads out of sight; a lifecycle rule of the bucket ends them.
+    pub fn remove_unfinished(&self, prefix: &str) {
+        let Some(folder) = self.local_path(prefix) else {
+            return;
+        };
+        for item in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = item.file_name();
+            let number = name
+                .to_str()
+                .and_then(|n| n.rsplit_once('#'))
+                .map(|(_, n)| n.parse::<u32>());
+            if !matches!(number, Some(Ok(_))) {
+                continue;
+            }
+            if let Err(error) = std::fs::remove_file(item.path()) {
+                tracing::warn!(file = %item.path().display(), %error, "cannot remove an unfinished upload");
+            }
         }
     }
 
-    /// The folder on disk, for a `file://` store.
-    pub fn folder(&self) -> Option<std::path::PathBuf> {
-        (self.kind == Kind::File)
-            .then(|| std::path::PathBuf::from(format!("/{}", percent_decode(self.root.as_ref()))))
-    }
-
-    /// Writes a small object.
+    /// Writes an object in one request. `created` is kept as the object's time, as Litestream keeps it.
+    ///
+    /// # Errors
+    /// [`Class::Exists`] if `mode` is [`PutMode::Create`] and the key is taken; it can have been taken by
+    /// this very call, when the answer to its first attempt was lost. After [`Class::Timeout`] or
+    /// [`Class::Unreachable`] the object may be there.
     pub async fn put(
         &self,
         key: &str,
@@ -194,317 +249,248 @@ impl Store {
         mode: PutMode,
         created: Option<Millis>,
     ) -> Result<(), StoreError> {
-        count(&self.stats.put, 1);
-        let size = body.len() as u64;
+        self.put_payload(key, body.into(), mode, created).await
+    }
+
+    async fn put_payload(
+        &self,
+        key: &str,
+        payload: PutPayload,
+        mode: PutMode,
+        created: Option<Millis>,
+    ) -> Result<(), StoreError> {
+        let location = self.location(Op::Put, key)?;
+        let bytes = payload.content_length() as u64;
         let options = PutOptions {
-            mode: mode_of(mode),
+            mode: match mode {
+                PutMode::Create => object_store::PutMode::Create,
+                PutMode::Overwrite => object_store::PutMode::Overwrite,
+            },
             attributes: self.attributes(created),
             ..Default::default()
         };
-        let path = self.path(key);
-        let work = self
-            .inner
-            .put_opts(&path, PutPayload::from_bytes(body), options);
-        let timeout = SMALL_TIMEOUT + Duration::from_secs(size / (100 << 10));
-        self.timed("write", key, timeout, work).await?;
-        self.stamp_file(key, created)?;
-        count(&self.stats.sent_bytes, size);
+        let request = self.inner.put_opts(&location, payload, options);
+        self.bounded(Op::Put, key, request_timeout(bytes), request)
+            .await?;
+        self.stats.count_out(bytes);
         Ok(())
     }
 
-    /// Uploads a local file and returns its size. Large files go in parts; then nothing is visible before the end, and `Create` is
-    /// checked with one request before the first part.
-    pub async fn put_file(
-        &self,
-        key: &str,
-        path: &FilePath,
-        mode: PutMode,
-        created: Option<Millis>,
-    ) -> Result<u64, StoreError> {
-        let local = |e: std::io::Error| StoreError::local(path, e);
-        let size = tokio::fs::metadata(path).await.map_err(local)?.len();
-        if size <= SINGLE_PUT_MAX_BYTES {
-            let body = tokio::fs::read(path).await.map_err(local)?;
-            self.put(key, body.into(), mode, created).await?;
-            return Ok(size);
-        }
-        if mode == PutMode::Create {
-            match self.head(key).await {
-                Ok(_) => return Err(StoreError::exists(self, key)),
-                Err(e) if e.is_not_found() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        stream::put_file(self, key, path, created).await
-    }
-
-    /// Uploads what a blocking thread sends. Unless the last piece is [`Piece::End`], nothing becomes visible.
-    pub async fn put_stream(
-        &self,
-        key: &str,
-        pieces: tokio::sync::mpsc::Receiver<Piece>,
-        created: Option<Millis>,
-    ) -> Result<u64, StoreError> {
-        stream::put_stream(self, key, pieces, created).await
-    }
-
-    /// Reads a small object.
-    pub async fn get(&self, key: &str) -> Result<Bytes, StoreError> {
-        count(&self.stats.get, 1);
-        let path = self.path(key);
-        let work = async {
-            self.inner
-                .get_opts(&path, GetOptions::default())
-                .await?
-                .bytes()
-                .await
-        };
-        let bytes = self.timed("read", key, SMALL_TIMEOUT * 6, work).await?;
-        count(&self.stats.received_bytes, bytes.len() as u64);
-        Ok(bytes)
-    }
-
-    /// Reads a part of an object.
-    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
-        count(&self.stats.get, 1);
-        let path = self.path(key);
-        let bytes = self
-            .timed(
-                "read",
-                key,
-                SMALL_TIMEOUT * 3,
-                self.inner.get_range(&path, range),
-            )
-            .await?;
-        count(&self.stats.received_bytes, bytes.len() as u64);
-        Ok(bytes)
-    }
-
-    /// Size and times of an object.
-    pub async fn head(&self, key: &str) -> Result<ObjectInfo, StoreError> {
-        count(&self.stats.get, 1);
-        let path = self.path(key);
-        let options = GetOptions {
-            head: true,
-            ..Default::default()
-        };
-        let result = self
-            .timed(
-                "look up",
-                key,
-                SMALL_TIMEOUT,
-                self.inner.get_opts(&path, options),
-            )
-            .await?;
-        let created = self.created(&result.attributes);
-        Ok(self.info(&result.meta, created))
-    }
-
-    /// Every object below a prefix (a whole path segment). A missing folder is empty.
+    /// Every object under a prefix of whole path segments (empty: under the root), by key.
+    ///
+    /// # Errors
+    /// Any class; a prefix with nothing under it is an empty list.
     pub async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        count(&self.stats.list, 1);
-        let path = self.path(prefix);
-        let work = async {
-            let stream: BoxStream<'_, object_store::Result<ObjectMeta>> =
-                self.inner.list(Some(&path));
-            stream.try_collect::<Vec<_>>().await
+        let location = self.location(Op::List, prefix)?;
+        let mut stream = self.inner.list(Some(&location));
+        let mut found = Vec::new();
+        let outcome = loop {
+            match tokio::time::timeout(LIST_PAGE_TIMEOUT, stream.try_next()).await {
+                Ok(Ok(Some(meta))) => found.extend(self.info(meta, None)),
+                Ok(Ok(None)) => break Ok(()),
+                Ok(Err(e)) => break Err(self.failed(Op::List, prefix, &e)),
+                Err(_) => break Err(self.timed_out(Op::List, prefix, LIST_PAGE_TIMEOUT)),
+            }
         };
-        match self.timed("list", prefix, SMALL_TIMEOUT * 6, work).await {
-            Ok(found) => Ok(found.iter().map(|meta| self.info(meta, None)).collect()),
-            Err(e) if e.is_not_found() => Ok(Vec::new()),
+        let pages = (found.len() as u64).div_ceil(LIST_PAGE_OBJECTS).max(1);
+        self.stats.count(Op::List, pages);
+        outcome?;
+        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    /// Deletes an object. A missing one is fine.
+    ///
+    /// # Errors
+    /// Any class but [`Class::NotFound`].
+    pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        let location = self.location(Op::Delete, key)?;
+        let request = async {
+            match self.inner.delete(&location).await {
+                // A missing bucket also answers "not found": only a missing object is fine.
+                Err(e) if error::classify(&e).0 == Class::NotFound => Ok(()),
+                other => other,
+            }
+        };
+        self.bounded(Op::Delete, key, REQUEST_TIMEOUT, request)
+            .await
+    }
+
+    /// Whether a conditional create is honoured: some servers accept the header and ignore it. Writes
+    /// `scratch_key` twice and deletes it; the key must be nobody else's.
+    ///
+    /// # Errors
+    /// Any class; the scratch object may stay behind then.
+    pub async fn probe_conditional_create(&self, scratch_key: &str) -> Result<bool, StoreError> {
+        let body = || Bytes::from_static(b"probe");
+        self.put(scratch_key, body(), PutMode::Overwrite, None)
+            .await?;
+        let second = self.put(scratch_key, body(), PutMode::Create, None).await;
+        self.delete(scratch_key).await?;
+        match second {
+            Ok(()) => Ok(false),
+            Err(e) if e.is_exists() => Ok(true),
             Err(e) => Err(e),
         }
     }
 
-    /// Deletes an object; a missing one is fine.
-    pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        count(&self.stats.delete, 1);
-        let path = self.path(key);
-        match self
-            .timed("delete", key, SMALL_TIMEOUT, self.inner.delete(&path))
-            .await
-        {
-            Err(e) if !e.is_not_found() => Err(e),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether the store refuses to create a key twice. Some accept the header and ignore it, so it is tried.
-    pub async fn probe_conditional_create(&self, key: &str) -> Result<bool, StoreError> {
-        self.put(key, Bytes::from_static(b"probe"), PutMode::Overwrite, None)
-            .await?;
-        let honoured = match self
-            .put(key, Bytes::from_static(b"probe"), PutMode::Create, None)
-            .await
-        {
-            Ok(()) => false,
-            Err(e) if e.is_exists() => true,
-            Err(e) if e.class() == Class::Unsupported => false,
-            Err(e) => return Err(e),
-        };
-        self.delete(key).await?;
-        Ok(honoured)
-    }
-
-    /// Removes what a killed upload to a folder left half-written (`<name>#<n>`). Only the owner of the folder may call this. Other stores
-    /// keep parts of unfinished uploads out of sight; a lifecycle rule of the bucket ends them.
-    pub fn remove_unfinished(&self, prefix: &str) {
-        let Some(folder) = self.folder() else { return };
-        for item in std::fs::read_dir(folder.join(prefix))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let name = item.file_name();
-            let unfinished = name
-                .to_str()
-                .and_then(|n| n.rsplit_once('#'))
-                .is_some_and(|(_, n)| n.parse::<u32>().is_ok());
-            if unfinished && let Err(error) = std::fs::remove_file(item.path()) {
-                tracing::warn!(file = %item.path().display(), %error, "cannot remove an unfinished upload");
-            }
-        }
-    }
-
-    /// One cheap request that fails if the key was revoked or the bucket is gone.
+    /// One cheap request that fails if the store is away, the bucket is gone or the key was revoked. Does
+    /// not prove the right to write.
+    ///
+    /// # Errors
+    /// Any class.
     pub async fn check(&self) -> Result<(), StoreError> {
-        match self.head("lifeboat/owner.json").await {
-            Err(e) if !e.is_not_found() => Err(e),
-            _ => Ok(()),
-        }
+        // A listing tells a missing bucket from a missing object, and needs no object. Nothing lies here.
+        let location = self.location(Op::Check, "lifeboat-check")?;
+        let request = self.inner.list_with_delimiter(Some(&location));
+        self.bounded(Op::Check, "", REQUEST_TIMEOUT, request)
+            .await?;
+        Ok(())
     }
 
-    fn path(&self, key: &str) -> Path {
-        key.split('/')
-            .filter(|p| !p.is_empty())
-            .fold(self.root.clone(), |path, part| path.join(part))
+    fn inner(&self) -> &dyn ObjectStore {
+        &*self.inner
     }
 
-    fn info(&self, meta: &ObjectMeta, created: Option<Millis>) -> ObjectInfo {
-        let full = meta.location.as_ref();
-        let key = full
-            .strip_prefix(self.root.as_ref())
-            .unwrap_or(full)
-            .trim_start_matches('/')
-            .to_owned();
+    /// Full path of a key. Keys come from this program: a bad one is still an error, not a panic.
+    fn location(&self, op: Op, key: &str) -> Result<Path, StoreError> {
+        let path = Path::parse(format!("{}/{key}", self.root));
+        path.map_err(|e| self.error(op, key, Class::Config, e.to_string()))
+    }
+
+    /// `None` for an object outside the root, which no client returns.
+    fn info(&self, meta: object_store::ObjectMeta, created: Option<Millis>) -> Option<ObjectInfo> {
         let modified = Millis(meta.last_modified.timestamp_millis());
-        let created = if self.kind == Kind::File {
-            Some(modified)
-        } else {
-            created
-        };
-        ObjectInfo {
-            key,
+        let key = meta.location.as_ref().strip_prefix(self.root.as_ref())?;
+        Some(ObjectInfo {
+            key: key.trim_start_matches('/').to_owned(),
             size: meta.size,
             modified,
-            created,
-        }
-    }
-
-    fn timestamp_key(&self) -> Option<&'static str> {
-        match self.kind {
-            Kind::S3 | Kind::Google | Kind::Memory => Some(TIMESTAMP_KEY),
-            Kind::Azure => Some(TIMESTAMP_KEY_AZURE),
-            Kind::File => None,
-        }
+            created: match self.kind {
+                Kind::File => Some(modified),
+                _ => created,
+            },
+        })
     }
 
     fn attributes(&self, created: Option<Millis>) -> Attributes {
-        let mut attributes = Attributes::new();
-        if let (Some(created), Some(key)) = (created, self.timestamp_key()) {
-            attributes.insert(Attribute::Metadata(key.into()), created.to_string().into());
-        }
-        attributes
-    }
-
-    fn created(&self, attributes: &Attributes) -> Option<Millis> {
-        let text = attributes.get(&Attribute::Metadata(self.timestamp_key()?.into()))?;
-        let time: jiff::Timestamp = text.as_ref().parse().ok()?;
-        Some(Millis(time.as_millisecond()))
-    }
-
-    /// A folder has no metadata: the capture time is the file's own, as Litestream has it.
-    fn stamp_file(&self, key: &str, created: Option<Millis>) -> Result<(), StoreError> {
-        let (Some(folder), Some(created)) = (self.folder(), created) else {
-            return Ok(());
+        let key = match self.kind {
+            Kind::Azure => CREATED_KEY_AZURE,
+            _ => CREATED_KEY,
         };
-        let path = folder.join(key);
-        let time =
-            SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(created.0).unwrap_or(0));
-        let set = || {
-            std::fs::File::options()
-                .write(true)
-                .open(&path)?
-                .set_modified(time)
+        let pair = |at: Millis| {
+            (
+                Attribute::Metadata(key.into()),
+                AttributeValue::from(at.to_string()),
+            )
         };
-        set().map_err(|e| StoreError::local(&path, e))
+        created.map(pair).into_iter().collect()
     }
 
-    async fn timed<T>(
+    /// Runs one request, counts it, and bounds it in time.
+    async fn bounded<T>(
         &self,
-        op: &'static str,
+        op: Op,
         key: &str,
         limit: Duration,
-        work: impl Future<Output = object_store::Result<T>>,
+        request: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, StoreError> {
-        let result = match tokio::time::timeout(limit, work).await {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(e)) => StoreError::from_source(self, op, key, e),
-            Err(_) => StoreError::timeout(self, op, key, limit),
-        };
-        if !result.is_not_found() && !result.is_exists() {
-            count(&self.stats.errors, 1);
+        self.stats.count(op, 1);
+        match tokio::time::timeout(limit, request).await {
+            Ok(result) => result.map_err(|e| self.failed(op, key, &e)),
+            Err(_) => Err(self.timed_out(op, key, limit)),
         }
-        Err(result)
     }
 
-    async fn start_multipart(
-        &self,
-        key: &str,
-        created: Option<Millis>,
-    ) -> Result<Box<dyn object_store::MultipartUpload>, StoreError> {
-        count(&self.stats.put, 1);
-        let options = PutMultipartOptions {
-            attributes: self.attributes(created),
-            ..Default::default()
-        };
-        let path = self.path(key);
-        self.timed(
-            "start writing",
-            key,
-            SMALL_TIMEOUT,
-            self.inner.put_multipart_opts(&path, options),
-        )
-        .await
+    fn failed(&self, op: Op, key: &str, error: &object_store::Error) -> StoreError {
+        let (class, reason) = error::classify(error);
+        self.error(op, key, class, reason)
+    }
+
+    fn timed_out(&self, op: Op, key: &str, limit: Duration) -> StoreError {
+        let reason = format!("no answer within {} s", limit.as_secs());
+        self.error(op, key, Class::Timeout, reason)
+    }
+
+    /// The one place where errors are made: counted and redacted.
+    fn error(&self, op: Op, key: &str, class: Class, reason: impl AsRef<str>) -> StoreError {
+        self.stats.count_error(class);
+        let reason = redact(reason.as_ref(), &self.secrets);
+        StoreError::new(op, self.kind, &self.display, key, class, reason)
+    }
+
+    /// A URL without user, password, query and fragment; Litestream's `abs://account@container` keeps
+    /// its account, which is no secret.
+    fn display_url(url: &Url) -> String {
+        let mut shown = url.clone();
+        shown.set_query(None);
+        shown.set_fragment(None);
+        // Fails only for URLs that can have none.
+        let _ = shown.set_password(None);
+        if open::kind(url) != Some(Kind::Azure) {
+            let _ = shown.set_username("");
+        }
+        shown.as_str().trim_end_matches('/').to_owned()
     }
 }
 
-fn mode_of(mode: PutMode) -> object_store::PutMode {
-    match mode {
-        PutMode::Create => object_store::PutMode::Create,
-        PutMode::Overwrite => object_store::PutMode::Overwrite,
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({}, {})", self.display, self.root)
     }
 }
 
-/// `object_store` escapes odd characters of a local path.
-fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let hex = text
-            .get(i + 1..i + 3)
-            .and_then(|h| u8::from_str_radix(h, 16).ok());
-        match (bytes[i], hex) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                i += 3;
-            }
-            (byte, _) => {
-                out.push(byte);
-                i += 1;
-            }
-        }
+/// Bound for a request with a body of this size.
+fn request_timeout(bytes: u64) -> Duration {
+    REQUEST_TIMEOUT + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
+}
+
+fn redact(text: &str, secrets: &[String]) -> String {
+    secrets.iter().fold(text.to_owned(), |text, secret| {
+        text.replace(secret.as_str(), "***")
+    })
+}
+
+/// The creation time in an object's metadata, whoever wrote it.
+fn created_in(attributes: &Attributes) -> Option<Millis> {
+    let value = [CREATED_KEY, CREATED_KEY_AZURE]
+        .into_iter()
+        .find_map(|key| attributes.get(&Attribute::Metadata(key.into())))?;
+    let time: jiff::Timestamp = value.parse().ok()?;
+    Some(Millis(time.as_millisecond()))
+}
+
+fn millis_to_system(at: Millis) -> Option<SystemTime> {
+    let since = Duration::from_millis(u64::try_from(at.0).ok()?);
+    SystemTime::UNIX_EPOCH.checked_add(since)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn display_has_no_secrets() {
+        let shown = |text: &str| Store::display_url(&Url::parse(text).unwrap());
+        assert_eq!(shown("s3://me:pw@bucket/a/?x=1#y"), "s3://bucket/a");
+        assert_eq!(shown("abs://acct@box/p"), "abs://acct@box/p");
+        assert_eq!(shown("file:///a/b/"), "file:///a/b");
     }
-    String::from_utf8_lossy(&out).into_owned()
+
+    #[tokio::test]
+    async fn errors_are_redacted_and_counted() {
+        let url = Url::parse("memory://").unwrap();
+        let mut spec = StoreSpec::new(url);
+        spec.secret_access_key = Some("hunter2".into());
+        let store = Store::open(&spec).await.unwrap().child("app").child("db");
+        let error = store.error(Op::Get, "k", Class::Other, "body: hunter2");
+        assert_eq!(error.to_string(), "cannot read memory:/app/db/k: body: ***");
+        assert_eq!(store.stats().errors(Class::Other), 1);
+    }
+
+    #[test]
+    fn slow_lines_get_time() {
+        assert_eq!(request_timeout(0).as_secs(), 14);
+        assert_eq!(request_timeout(8 << 20).as_secs(), 14 + 128);
+    }
 }
