@@ -66,7 +66,7 @@ const PAUSE_DIFFERENT: Duration = Duration::from_secs(10 * 60);
 pub enum Command {
     /// Capture everything committed so far; answers with its TXID.
     Sync(oneshot::Sender<Result<Txid, String>>),
-    /// Let go of the database, until [`Command::Resume`] or the sender of the guard is dropped.
+    /// Let go of the database, until the sender of the second channel is dropped.
     Release(oneshot::Sender<()>, oneshot::Receiver<()>),
     /// Stop after a last capture.
     Stop,

@@ -35,7 +35,7 @@ pub struct Spool {
     acknowledged: Mutex<BTreeMap<Span, u64>>,
 }
 
-/// A file in the making. Dropped without [`Draft::keep`] it leaves nothing.
+/// A file in the making. Dropped without [`Spool::keep`] it leaves nothing.
 #[derive(Debug)]
 pub struct Draft {
     file: tempfile::NamedTempFile,

@@ -183,7 +183,7 @@ impl Replica {
         Ok(entry)
     }
 
-    /// Records a base that was streamed to [`Replica::base_key`].
+    /// Records a base that was streamed to [`Replica::key`].
     pub fn record(&mut self, entry: Entry) {
         self.catalog.insert(entry.span, entry);
         self.durable = durable(self.catalog.keys());

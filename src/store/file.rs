@@ -2,7 +2,7 @@
 //! because a replica's files carry their creation time as modification time.
 //!
 //! - An object is written beside its final name as `<name>#<n>`, gets its time, is flushed, and only
-//!   then appears under its name, whole: by hard link where the name must be free, else by rename.
+//!   then appears under its name, whole, by a rename that refuses to replace where asked to.
 //!   Directories are flushed too: a successful write survives a power cut.
 //! - A crash leaves at most `<name>#<n>` files, which no listing shows. The next write of the same
 //!   name takes the next free number and leaves them alone; they may belong to another process.
@@ -18,13 +18,17 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use super::error::MissingDirectory;
 use super::upload::CreateOnly;
@@ -56,7 +60,7 @@ impl DirectoryStore {
         let target = self.inner.path_to_filesystem(location)?;
         let root = self.root.clone();
         Ok(move || {
-            ensure_root(&root)?;
+            require_place(&root)?;
             Staged::create(target)
         })
     }
@@ -90,16 +94,15 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await?.map_err(failed)
 }
 
-fn ensure_root(root: &FsPath) -> io::Result<()> {
-    if root.is_dir() {
-        return Ok(());
-    }
+/// The root, or the directory it would be made in. Without this an unmounted volume would look like an
+/// empty store.
+fn require_place(root: &FsPath) -> io::Result<()> {
     match root.parent() {
-        Some(parent) if !parent.is_dir() => {
+        Some(parent) if !root.is_dir() && !parent.is_dir() => {
             let missing = MissingDirectory(parent.display().to_string());
             Err(io::Error::new(io::ErrorKind::NotFound, missing))
         }
-        _ => ensure_directory(root),
+        _ => Ok(()),
     }
 }
 
@@ -173,10 +176,24 @@ impl Staged {
         }
         self.file.sync_all()?;
         match mode {
-            PutMode::Create => fs::hard_link(&self.staging, &self.target)?,
+            PutMode::Create => self.publish_if_free()?,
             _ => fs::rename(&self.staging, &self.target)?,
         }
         sync_parent(&self.target)
+    }
+}
+
+impl Staged {
+    /// Rename that refuses to replace; a hard link where the file system lacks that (NFS). A file system
+    /// with neither gives the link's error.
+    fn publish_if_free(&self) -> io::Result<()> {
+        let flags = RenameFlags::NOREPLACE;
+        match renameat_with(CWD, &self.staging, CWD, &self.target, flags) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                fs::hard_link(&self.staging, &self.target)
+            }
+            other => Ok(other?),
+        }
     }
 }
 
@@ -239,23 +256,18 @@ impl ObjectStore for DirectoryStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        let root = self.root.clone();
+        let listing = self.inner.list(prefix);
+        let checked = async move {
+            let place = blocking(move || require_place(&root)).await;
+            place.map(|()| listing)
+        };
+        stream::once(checked).try_flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        // Asked only by the store check: a listing of nothing would not notice an unmounted volume.
         let root = self.root.clone();
-        blocking(move || {
-            let parent = root.parent().unwrap_or(&root);
-            match root.is_dir() || parent.is_dir() {
-                true => Ok(()),
-                false => {
-                    let missing = MissingDirectory(parent.display().to_string());
-                    Err(io::Error::new(io::ErrorKind::NotFound, missing))
-                }
-            }
-        })
-        .await?;
+        blocking(move || require_place(&root)).await?;
         self.inner.list_with_delimiter(prefix).await
     }
 
@@ -387,7 +399,6 @@ mod tests {
 
     #[tokio::test]
     async fn leftovers_of_a_crash_are_neither_listed_nor_in_the_way() {
-        use futures::TryStreamExt;
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("k#1"), "half").unwrap();
         let (store, root) = store(dir.path());

@@ -193,18 +193,16 @@ impl Store {
         &self.stats
     }
 
-    /// The store one level down. `name` may have several levels; odd characters are kept.
+    /// The store one level down. `name` may have several levels; a `.` or `..` in it is escaped.
     pub fn child(&self, name: &str) -> Store {
         let mut store = self.clone();
         for part in name.split('/').filter(|part| !part.is_empty()) {
-            store.root = store.root.join(part);
+            store.root = match Path::parse(format!("{}/{part}", store.root)) {
+                Ok(root) => root,
+                Err(_) => store.root.join(part),
+            };
+            store.display = format!("{}/{part}", store.display.trim_end_matches('/')).into();
         }
-        store.display = format!(
-            "{}/{}",
-            self.display.trim_end_matches('/'),
-            name.trim_matches('/')
-        )
-        .into();
         store
     }
 
@@ -286,7 +284,10 @@ impl Store {
         let mut found = Vec::new();
         let outcome = loop {
             match tokio::time::timeout(LIST_PAGE_TIMEOUT, stream.try_next()).await {
-                Ok(Ok(Some(meta))) => found.extend(self.info(meta, None)),
+                // Some tools keep an empty object for the directory itself: it has no key here.
+                Ok(Ok(Some(meta))) => {
+                    found.extend(self.info(meta, None).filter(|info| !info.key.is_empty()));
+                }
                 Ok(Ok(None)) => break Ok(()),
                 Ok(Err(e)) => break Err(self.failed(Op::List, prefix, &e)),
                 Err(_) => break Err(self.timed_out(Op::List, prefix, LIST_PAGE_TIMEOUT)),

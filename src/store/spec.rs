@@ -95,11 +95,18 @@ impl StoreSpec {
     /// Every secret in here, to be cut out of messages.
     pub(super) fn secrets(&self) -> Vec<String> {
         let json = |s: &String| s.trim_start().starts_with('{');
+        // Servers and clients show a signature decoded and among other parameters.
+        let signature = self.sas_token.as_deref().and_then(|sas| {
+            url::form_urlencoded::parse(sas.trim_start_matches('?').as_bytes())
+                .find(|(name, _)| name == "sig")
+                .map(|(_, value)| value.into_owned())
+        });
         [
             self.secret_access_key.clone(),
             self.session_token.clone(),
             self.account_key.clone(),
             self.sas_token.clone(),
+            signature,
             self.google_credentials.clone().filter(json),
             self.url.password().map(str::to_owned),
         ]
@@ -157,6 +164,13 @@ mod tests {
         let text = format!("{spec:?}");
         assert!(!text.contains("hunter2"), "{text}");
         assert!(text.contains("bucket"), "{text}");
+    }
+
+    #[test]
+    fn a_signature_is_a_secret_in_both_forms() {
+        let mut spec = StoreSpec::new(Url::parse("abs://box/x").unwrap());
+        spec.sas_token = Some("?sv=2021&sig=a%2Fb%3D".to_owned());
+        assert_eq!(spec.secrets(), ["?sv=2021&sig=a%2Fb%3D", "a/b="]);
     }
 
     #[test]

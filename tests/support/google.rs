@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
@@ -31,12 +32,18 @@ pub(crate) struct Bucket {
     objects: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Upload>,
     counter: u64,
+    parts_from: Option<Instant>,
 }
 
 impl Bucket {
     /// Multipart uploads neither finished nor aborted.
     pub(crate) fn unfinished(&self) -> usize {
         self.uploads.len()
+    }
+
+    /// Until then every part is answered with "service unavailable".
+    pub(crate) fn refuse_parts_until(&mut self, end: Instant) {
+        self.parts_from = Some(end);
     }
 }
 
@@ -175,6 +182,9 @@ fn put_part(
     query: &BTreeMap<String, String>,
     body: Bytes,
 ) -> Response {
+    if bucket.parts_from.is_some_and(|end| Instant::now() < end) {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable");
+    }
     let number = query["partNumber"].parse().expect("part number");
     match bucket.uploads.get_mut(id) {
         Some(upload) => {
