@@ -346,7 +346,7 @@ fn s3_refusals_say_what_to_do() {
     site.store_extra = site.store_extra.replace("secret/with+signs", "wrong");
     let error = site.fails(1, &["list"]);
     assert!(
-        error.contains("hint: check the access key") && !error.contains("wrong"),
+        error.contains("hint: check access-key-id") && !error.contains(" wrong"),
         "{error}"
     );
     on_s3(&mut site, free_port());

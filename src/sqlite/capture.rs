@@ -250,6 +250,18 @@ impl Capture {
         self.capture_until(&index, spool, now)
     }
 
+    fn capture_gapless(
+        &mut self,
+        spool: &Spool,
+        now: Millis,
+    ) -> Result<Option<Captured>, CaptureError> {
+        match self.capture(spool, now)? {
+            Outcome::Gap(reason) => Err(CaptureError::Gap(reason)),
+            Outcome::Captured(captured) => Ok(Some(captured)),
+            Outcome::Nothing => Ok(None),
+        }
+    }
+
     fn capture_until(
         &mut self,
         index: &Index,
@@ -306,13 +318,9 @@ impl Capture {
         if self.cursor.sealed || (frames < CHECKPOINT_FRAMES && !force) {
             return Ok((None, Vec::new()));
         }
-        self.guard.renew()?;
-        self.guard.reseal(&mut self.cursor)?;
-        let first = match self.capture(spool, now)? {
-            Outcome::Gap(reason) => return Err(CaptureError::Gap(reason)),
-            Outcome::Captured(c) => Some(c),
-            Outcome::Nothing => None,
-        };
+        let mut captured = Vec::from_iter(self.capture_gapless(spool, now)?);
+        self.guard.renew(&mut self.cursor)?;
+        captured.extend(self.capture_gapless(spool, now)?);
         self.guard.checkpoint_passive()?;
         let patience = if frames >= URGENT_FRAMES || force {
             URGENT_PATIENCE
@@ -327,7 +335,6 @@ impl Capture {
             last_created,
         } = self;
         let created = now.max(*last_created);
-        let mut captured = Vec::from_iter(first);
         let mut outcome = Barrier::Busy;
         for _ in 0..BARRIER_TRIES {
             outcome = guard.barrier(cursor, patience, |guard, cursor| {
@@ -346,7 +353,7 @@ impl Capture {
             if outcome != Barrier::Partial {
                 break;
             }
-            guard.renew()?;
+            guard.renew(cursor)?;
         }
         *last_created = created;
         Ok((Some(outcome), captured))

@@ -7,8 +7,8 @@
 //! Invariants
 //! 1. Nothing is read past `mxFrame` of the WAL-index (`wal_checkpoint(NOOP)`): frames behind it may be phantoms.
 //! 2. R is open at every moment between attach and drop, but inside a barrier, while W holds the write lock.
-//! 3. [`Cursor::sealed`] is set only under the write lock with everything captured, `nBackfill = mxFrame`, and R open again before W
-//!    ends. While that R is held, the next life of the WAL continues ours whatever its salts. Any captured frame clears it.
+//! 3. [`Cursor::sealed`] is set under the write lock with everything captured, `nBackfill = mxFrame`, and R open again before W ends; or by
+//!    [`Guard::renew`] and [`Guard::reseal`], each with its proof. While that R is held, the next life of the WAL continues ours whatever its salts. Any captured frame clears it.
 //! 4. Salts that change while not sealed are a gap. So is a last captured frame that changed or lies past `mxFrame`, and a checksum
 //!    mismatch at or before `mxFrame`.
 //! 5. R does not rest on read lock 0: [`Guard::leave_lock_zero`] moves it to a mark at the first new frame.
@@ -545,11 +545,22 @@ impl Guard {
             .map_err(|e| io_error(&self.path, e))
     }
 
-    /// Moves R to a fresh read transaction, so that checkpoints may copy everything up to now. The old one ends only after the
-    /// new one began: the WAL is held all the time.
-    pub fn renew(&mut self) -> Result<(), GuardError> {
+    /// Moves R to a fresh read transaction, so that checkpoints may copy everything up to now, and seals `cursor`. The caller must have
+    /// captured since the old R began, so that everything up to its mark is captured.
+    ///
+    /// Proof of the seal: the old R ends only after the new one began, so until then no more than its mark was backfilled, and all of that
+    /// is captured. If the new R is on a mark, the WAL cannot restart at all. If it is on lock 0, everything was backfilled when it began,
+    /// hence captured, and nothing is backfilled from then on: the WAL can restart only at the captured state.
+    pub fn renew(&mut self, cursor: &mut Cursor) -> Result<(), GuardError> {
+        self.swap_reader()?;
+        cursor.sealed = true;
+        Ok(())
+    }
+
+    fn swap_reader(&mut self) -> Result<(), GuardError> {
         begin_read(&self.spare).map_err(|e| self.sqlite(e))?;
         std::mem::swap(&mut self.read, &mut self.spare);
+        self.on_lock_zero = true;
         end(&self.spare).map_err(|e| self.sqlite(e))
     }
 
@@ -581,7 +592,7 @@ impl Guard {
         }
         let index = self.observe()?;
         if index.max_frame > index.backfilled {
-            self.renew()?;
+            self.swap_reader()?;
             self.on_lock_zero = false;
         }
         Ok(!self.on_lock_zero)
