@@ -69,6 +69,8 @@ pub enum Reason {
     Tier(&'static str, String),
     /// A label needs it.
     Label(String),
+    /// It lies beyond a missing file: not restorable now, and not known to be superfluous.
+    BeyondGap,
     /// No kept point needs it.
     Unneeded,
 }
@@ -81,6 +83,7 @@ impl fmt::Display for Reason {
             Self::PointInTime => write!(f, "point in time"),
             Self::Tier(tier, name) => write!(f, "{tier} {name}"),
             Self::Label(label) => write!(f, "label {label}"),
+            Self::BeyondGap => write!(f, "beyond a missing file"),
             Self::Unneeded => write!(f, "no kept point needs it"),
         }
     }
@@ -203,6 +206,18 @@ pub fn plan(
             .entry(newest.span)
             .or_default()
             .push(Reason::NewestCapture);
+    }
+    // What lies beyond a hole in the chain cannot be restored now, but might be when the missing file comes back.
+    let newest = planner.points().last().map(|p| p.txid);
+    for entry in catalog
+        .entries()
+        .iter()
+        .filter(|e| newest.is_some_and(|n| e.span.max() > n))
+    {
+        reasons
+            .entry(entry.span)
+            .or_default()
+            .push(Reason::BeyondGap);
     }
     // Without one restorable point nothing is known to be superfluous.
     let nothing_known = wanted.is_empty();

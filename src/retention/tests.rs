@@ -223,3 +223,17 @@ fn a_wrong_clock_deletes_nothing() {
             .is_empty()
     );
 }
+
+/// A file that is missing for now must not cost those behind it.
+#[test]
+fn nothing_beyond_a_hole_is_deleted() {
+    let catalog = Catalog::new([
+        entry(9, 1, 1, 0),
+        entry(0, 2, 2, 1),
+        entry(1, 4, 8, 2),
+        entry(0, 9, 9, 3),
+        entry(0, 10, 10, 4),
+    ]);
+    let result = plan(&catalog, &[], &POLICY, Millis(5), None).unwrap();
+    assert_eq!(result.deletions().count(), 0, "{result:?}");
+}
