@@ -1,0 +1,354 @@
+//! One database: attach, capture, checkpoint, roll up, hand over to its uploaders. One task for each, one operation in flight.
+//!
+//! States of a session: attach → establish (who owns the replica, what is already there) → loop { capture, leave lock 0, checkpoint, roll up,
+//! sleep }. Any failure ends the session: every connection closes, and a new one begins after a pause with what the state directory
+//! proves.
+
+mod establish;
+mod steady;
+mod work;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::state::StateDir;
+use super::uploader::{Ask, Uploader};
+use crate::config::{MinFree, SqliteOptions};
+use crate::observe::facts::{State, TargetBoard};
+use crate::replica::owner::{Local, Refusal};
+use crate::replica::spool::Spool;
+use crate::retention::Policy;
+use crate::sqlite::capture::{Capture, CaptureError, Captured};
+use crate::sqlite::guard::{Guard, GuardError};
+use crate::sqlite::watch::Watcher;
+use crate::store::{Store, StoreError};
+use crate::types::{Millis, Txid};
+
+/// First pause after a failed session.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// Longest.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Pause while another instance owns the replica: each look costs a few requests.
+const PAUSE_REFUSED: Duration = Duration::from_secs(30);
+/// Pause after a comparison that failed: each reads the whole replica.
+const PAUSE_DIFFERENT: Duration = Duration::from_secs(10 * 60);
+
+/// What a target is asked.
+pub enum Command {
+    /// Capture everything committed so far; answers with its TXID.
+    Sync(oneshot::Sender<Result<Txid, String>>),
+    /// Let go of the database, until the sender of the second channel is dropped.
+    Release(oneshot::Sender<()>, oneshot::Receiver<()>),
+    /// Stop after a last capture.
+    Stop,
+}
+
+/// What a target needs.
+pub struct Target {
+    /// Unique name.
+    pub name: String,
+    /// The database.
+    pub path: PathBuf,
+    /// How it is kept.
+    pub options: SqliteOptions,
+    /// Roots of its replicas.
+    pub stores: Vec<Store>,
+    /// Local state.
+    pub state: StateDir,
+    /// Facts.
+    pub board: Arc<TargetBoard>,
+    /// In `owner.json`.
+    pub instance: String,
+    /// inotify, if it works here.
+    pub watcher: Option<Arc<Watcher>>,
+    /// Free space that is left to the app.
+    pub min_free: MinFree,
+    /// Idle stores are checked this often.
+    pub store_check: Duration,
+    /// Durable positions, one for each store.
+    pub durable: Vec<watch::Sender<Option<Txid>>>,
+    /// The clock.
+    pub now: fn() -> Millis,
+    /// A sync that came during a pause: answered by the next session.
+    pub deferred: Option<oneshot::Sender<Result<Txid, String>>>,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    #[error("rebuilding local state from the store: {0}")]
+    Rebuild(String),
+    #[error("local state: {0}")]
+    Local(#[from] std::io::Error),
+    #[error("a capture step was lost")]
+    Lost,
+    #[error("let go on request")]
+    Released(oneshot::Sender<()>, oneshot::Receiver<()>),
+}
+
+impl From<GuardError> for Ended {
+    fn from(error: GuardError) -> Self {
+        Self::Capture(error.into())
+    }
+}
+
+/// An attached, established database.
+struct Session {
+    capture: Option<Capture>,
+    spool: Arc<Spool>,
+    captured: watch::Sender<Txid>,
+    asks: mpsc::Receiver<Ask>,
+    wake: Arc<Notify>,
+    last_capture: Instant,
+    last_checkpoint: Instant,
+    last_roll_up: Instant,
+    views: Arc<()>,
+}
+
+impl Target {
+    /// Runs until [`Command::Stop`] or until the sender of commands is gone.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let begun = Instant::now();
+            let ended = match self.session(&mut commands).await {
+                Ok(()) => return,
+                Err(ended) => ended,
+            };
+            if begun.elapsed() > PAUSE_MAX {
+                pause = PAUSE_MIN;
+            }
+            if let Ended::Released(done, until) = ended {
+                self.set(State::Released, Some("let go on request".into()), None);
+                // Whoever asked is gone already: go on at once.
+                let _ = done.send(());
+                let _ = until.await;
+                continue;
+            }
+            self.report(&ended, pause);
+            if let Some(reply) = self.deferred.take() {
+                // Whoever asked may be gone.
+                let _ = reply.send(Err(ended.to_string()));
+            }
+            let pause_now = match &ended {
+                Ended::Refused(Refusal::TooDifferent { .. }) => PAUSE_DIFFERENT,
+                Ended::Refused(_) => PAUSE_REFUSED,
+                _ => pause,
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause_now) => {}
+                command = commands.recv() => match command {
+                    None | Some(Command::Stop) => return,
+                    // Worth a try at once: someone may have mended what was wrong.
+                    Some(Command::Sync(reply)) => self.deferred = Some(reply),
+                    Some(Command::Release(done, until)) => {
+                        let _ = done.send(());
+                        let _ = until.await;
+                    }
+                },
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    fn set(&self, state: State, detail: Option<String>, hint: Option<String>) {
+        self.board.update(|f| {
+            f.state = state;
+            f.detail = detail;
+            f.hint = hint;
+        });
+    }
+
+    fn report(&self, ended: &Ended, pause: Duration) {
+        let (state, hint) = match ended {
+            Ended::Capture(CaptureError::Guard(GuardError::Missing(_) | GuardError::Empty(_))) => {
+                let was_there = self.board.update(|f| f.captured.is_some());
+                (
+                    if was_there {
+                        State::Vanished
+                    } else {
+                        State::Waiting
+                    },
+                    None,
+                )
+            }
+            Ended::Capture(CaptureError::Guard(GuardError::Replaced(_)) | CaptureError::Gap(_)) => {
+                (State::Gap, None)
+            }
+            Ended::Capture(e) => (State::Failed, e.hint()),
+            Ended::Store(e) => (State::Stalled, e.hint()),
+            Ended::Refused(e) => (State::NotOwner, Some(e.hint())),
+            Ended::Rebuild(_) | Ended::Local(_) | Ended::Lost | Ended::Released(..) => {
+                (State::Failed, None)
+            }
+        };
+        // The first of a row of equal reports is news.
+        let news = self
+            .board
+            .update(|f| f.detail.as_deref() != Some(&ended.to_string()));
+        if news {
+            let hint = hint.as_deref().unwrap_or("it is tried again by itself");
+            match state {
+                State::Gap => tracing::info!(target_name = self.name, "{ended}; attaching again"),
+                State::Waiting => {
+                    tracing::info!(target_name = self.name, "{ended}; waiting for it")
+                }
+                _ => tracing::warn!(
+                    target_name = self.name,
+                    hint,
+                    next_try_ms = pause.as_millis() as u64,
+                    "{ended}"
+                ),
+            }
+        }
+        self.board
+            .update(|f| f.errors += u64::from(!matches!(state, State::Waiting | State::Gap)));
+        self.set(state, Some(ended.to_string()), hint);
+    }
+
+    /// One attachment to the database. `Ok` after a clean stop.
+    async fn session(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), Ended> {
+        let (path, ensure_wal, spool_dir) = (
+            self.path.clone(),
+            self.options.ensure_wal,
+            self.state.spool(),
+        );
+        let (guard, turned_on, spool) = blocking(move || -> Result<_, Ended> {
+            let spool = Spool::open(&spool_dir)?;
+            let (guard, turned_on) = Guard::attach(&path, ensure_wal)?;
+            Ok((guard, turned_on, spool))
+        })
+        .await??;
+        if turned_on {
+            tracing::warn!(
+                target_name = self.name,
+                "turned WAL mode on; it stays on in the database"
+            );
+        }
+        let spool = Arc::new(spool);
+        let (capture, local) = self.establish(guard, &spool).await?;
+        let (captured, watch_captured) = watch::channel(capture.txid());
+        let (ask, asks) = mpsc::channel(4);
+        let uploaders = self.start_uploaders(&spool, local, &watch_captured, &ask);
+        drop((ask, watch_captured));
+        let mut session = Session {
+            capture: Some(capture),
+            spool,
+            captured,
+            asks,
+            wake: Arc::new(Notify::new()),
+            last_capture: Instant::now() - self.options.sync_interval,
+            last_checkpoint: Instant::now(),
+            last_roll_up: Instant::now(),
+            views: Arc::new(()),
+        };
+        self.set(State::Steady, None, None);
+        let result = self.follow(&mut session, commands).await;
+        if result.is_ok() {
+            self.drain(&mut session).await;
+        }
+        session.capture = None;
+        uploaders.iter().for_each(tokio::task::JoinHandle::abort);
+        result
+    }
+
+    /// After a last capture: waits until every store has everything, and answers what the uploaders ask meanwhile. The caller bounds it by
+    /// `shutdown-timeout`.
+    async fn drain(&self, session: &mut Session) {
+        let wanted = *session.captured.borrow();
+        let mut positions: Vec<_> = self.durable.iter().map(watch::Sender::subscribe).collect();
+        let done = async {
+            for position in &mut positions {
+                // An error means that the sender is gone, and with it whoever could make it durable.
+                let _ = position.wait_for(|d| d.is_some_and(|d| d >= wanted)).await;
+            }
+        };
+        tokio::pin!(done);
+        loop {
+            tokio::select! {
+                () = &mut done => return,
+                Some(ask) = session.asks.recv() => {
+                    if let Err(error) = self.answer(session, ask).await {
+                        tracing::warn!(target_name = self.name, %error, "the last upload needs the database");
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_uploaders(
+        &self,
+        spool: &Arc<Spool>,
+        local: Local,
+        captured: &watch::Receiver<Txid>,
+        ask: &mpsc::Sender<Ask>,
+    ) -> Vec<tokio::task::JoinHandle<()>> {
+        self.stores
+            .iter()
+            .zip(&self.durable)
+            .zip(0..)
+            .map(|((store, durable), number)| {
+                let uploader = Uploader {
+                    number,
+                    store: store.clone(),
+                    spool: Arc::clone(spool),
+                    board: Arc::clone(&self.board),
+                    local,
+                    instance: self.instance.clone(),
+                    captured: captured.clone(),
+                    durable: durable.clone(),
+                    ask: ask.clone(),
+                    check_every: self.store_check,
+                    base_every: self.options.snapshot_interval,
+                    policy: policy(&self.options.retention),
+                    now: self.now,
+                };
+                tokio::spawn(uploader.run())
+            })
+            .collect()
+    }
+
+    fn note(&self, captured: &Captured) {
+        self.board.update(|f| {
+            f.captures += 1;
+            f.captured_bytes += captured.entry.size;
+            f.captured_pages += u64::from(captured.pages);
+            f.captured = Some(captured.entry.span.max());
+            f.captured_at = Some(captured.entry.created);
+            for store in &mut f.stores {
+                store.oldest_pending.get_or_insert(captured.entry.created);
+            }
+        });
+    }
+}
+
+/// The configured retention as the rule that is applied.
+pub fn policy(config: &crate::config::RetentionConfig) -> Policy {
+    Policy {
+        point_in_time: config.point_in_time,
+        hourly: config.hourly,
+        daily: config.daily,
+        weekly: config.weekly,
+        monthly: config.monthly,
+        yearly: config.yearly,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Ended> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Ended::Lost)
+}

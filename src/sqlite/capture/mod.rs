@@ -1,0 +1,402 @@
+//! LTX files out of one database: captures of what was committed, gap captures of what differs, and the base.
+//!
+//! Invariants
+//! - A TXID is used for a file only once, and rises by one.
+//! - Order of one capture: LTX file durable locally, checksum table, cursor. A crash between them repeats the capture or ends in a gap
+//!   capture; it never skips frames.
+//! - Every file carries the database checksum before and after it.
+//! - After an error the cursor is where it was: the caller may try again or drop the capture and resume.
+
+mod gap;
+mod table;
+mod write;
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use thiserror::Error;
+
+pub use self::gap::GapReport;
+use self::table::build_table;
+pub use self::table::open_table;
+pub use self::write::write_base;
+use self::write::write_changes;
+use super::guard::{Barrier, Cursor, GapReason, Guard, GuardError, Index, Look};
+use super::pages::{Described, PageTable, WalPosition};
+use super::view::View;
+use crate::ltx;
+use crate::replica::spool::{Spool, SpoolError};
+use crate::types::{DbChecksum, Entry, Lineage, Millis, Txid};
+
+/// WAL size above which a checkpoint is worth a barrier, in frames: SQLite's own autocheckpoint threshold.
+const CHECKPOINT_FRAMES: u32 = 1000;
+/// How long a barrier waits for the write lock. Writers of the app queue behind each other, not behind us.
+const BARRIER_PATIENCE: Duration = Duration::from_millis(20);
+/// Barriers in a row while they come out partial: with every read mark taken our own write lock sits on an old one, which the next try
+/// usually does not. Each holds the lock for about a millisecond.
+const BARRIER_TRIES: u32 = 6;
+/// WAL size at which a barrier may wait longer, because something always held the lock: ten times the usual.
+const URGENT_FRAMES: u32 = 10 * CHECKPOINT_FRAMES;
+/// The longer wait.
+const URGENT_PATIENCE: Duration = Duration::from_millis(500);
+/// Attempts to see a consistent WAL before a view is given up.
+const VIEW_TRIES: u32 = 5;
+/// Why a capture failed. Nothing was lost: see the module.
+#[derive(Debug, Error)]
+pub enum CaptureError {
+    /// The database.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// Writing a local LTX file or the checksum table.
+    #[error("writing local state: {0}")]
+    Local(#[from] io::Error),
+    /// Encoding.
+    #[error("writing a local LTX file: {0}")]
+    Ltx(#[from] ltx::Error),
+    /// Rolling up.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The WAL kept changing under every attempt to read it whole.
+    #[error("{0}: no consistent view of the database could be read")]
+    NoView(std::path::PathBuf),
+    /// A gap was found where no gap capture can run.
+    #[error("continuity was lost ({})", .0.word())]
+    Gap(GapReason),
+}
+
+impl CaptureError {
+    /// The next step for a person.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Guard(e) => e.hint(),
+            Self::Local(e) if e.kind() == io::ErrorKind::StorageFull => Some(
+                "free space on the volume of the state directory; capture goes on by itself".into(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// A file that a capture wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Captured {
+    /// The local file.
+    pub entry: Entry,
+    /// Pages in it.
+    pub pages: u32,
+    /// Database size after it, in pages.
+    pub commit: u32,
+}
+
+/// What one look came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing was committed.
+    Nothing,
+    /// A file was written.
+    Captured(Captured),
+    /// Call [`Capture::gap`].
+    Gap(GapReason),
+}
+
+/// Identity that goes into every file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// History.
+    pub lineage: Lineage,
+    /// Owner's epoch.
+    pub epoch: u32,
+}
+
+/// Capture of one database.
+#[derive(Debug)]
+pub struct Capture {
+    guard: Guard,
+    table: PageTable,
+    cursor: Cursor,
+    identity: Identity,
+    last_created: Millis,
+}
+
+impl Capture {
+    /// Begins a history: hashes the whole database as TXID 1 and writes the level-0 file of TXID 2 beside it, which holds page 1 again.
+    /// The base itself is streamed from [`Capture::view`].
+    pub fn begin(
+        guard: Guard,
+        table_path: &Path,
+        spool: &Spool,
+        identity: Identity,
+        now: Millis,
+    ) -> Result<Self, CaptureError> {
+        let view = view_now(&guard)?;
+        let table = build_table(&guard, &view, table_path, identity.lineage, Txid::FIRST)?;
+        let cursor = Cursor {
+            position: view.position(),
+            sealed: view.is_complete(),
+        };
+        let mut capture = Self {
+            guard,
+            table,
+            cursor,
+            identity,
+            last_created: now,
+        };
+        capture.write_page_one(&view, spool, now)?;
+        Ok(capture)
+    }
+
+    /// Goes on from a trusted table. If the WAL still holds the position that the table names, nothing needs comparing; otherwise the
+    /// reason for the gap capture that the caller owes is returned.
+    pub fn resume(
+        guard: Guard,
+        table: PageTable,
+        identity: Identity,
+        last_created: Millis,
+    ) -> Result<(Self, Option<GapReason>), CaptureError> {
+        let position = table.about().position;
+        let mut gap = None;
+        if table.about().file_id != guard.file_id() || table.about().page_size != guard.page_size()
+        {
+            gap = Some(GapReason::FileReplaced);
+        }
+        let cursor = Cursor {
+            position: position.unwrap_or(WalPosition {
+                salt: (0, 0),
+                frame: 0,
+                cksum: (0, 0),
+            }),
+            sealed: false,
+        };
+        let mut capture = Self {
+            guard,
+            table,
+            cursor,
+            identity,
+            last_created,
+        };
+        if gap.is_none() {
+            gap = capture.find_gap(position)?;
+        }
+        if gap.is_none() {
+            capture.guard.reseal(&mut capture.cursor)?;
+        }
+        Ok((capture, gap))
+    }
+
+    fn find_gap(&self, position: Option<WalPosition>) -> Result<Option<GapReason>, CaptureError> {
+        let index = self.guard.observe()?;
+        let same_life = match (position, index.header) {
+            (Some(position), Some(header)) => {
+                header.salt == position.salt
+                    && position.frame > 0
+                    && position.frame <= index.max_frame
+                    && self.guard.is_at(&header, &position)?
+            }
+            _ => false,
+        };
+        Ok((!same_life).then_some(GapReason::NotWatching))
+    }
+
+    /// The last captured TXID.
+    pub fn txid(&self) -> Txid {
+        self.table.about().txid
+    }
+
+    /// Checksum of the database at [`Capture::txid`].
+    pub fn checksum(&self) -> DbChecksum {
+        self.table.checksum()
+    }
+
+    /// What the table describes.
+    pub fn about(&self) -> &Described {
+        self.table.about()
+    }
+
+    /// The guard, for sizes and files.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// Makes the checksum table durable.
+    pub fn sync_table(&self) -> io::Result<()> {
+        self.table.sync()
+    }
+
+    /// New owner's epoch or lineage for the files to come.
+    pub fn set_identity(&mut self, identity: Identity) -> io::Result<()> {
+        self.identity = identity;
+        let about = Described {
+            lineage: identity.lineage,
+            ..*self.table.about()
+        };
+        self.table.describe(about)
+    }
+
+    /// Captures what was committed since the last capture, as one TXID.
+    pub fn capture(&mut self, spool: &Spool, now: Millis) -> Result<Outcome, CaptureError> {
+        self.guard.check_files()?;
+        let index = self.guard.observe()?;
+        self.capture_until(&index, spool, now)
+    }
+
+    fn capture_gapless(
+        &mut self,
+        spool: &Spool,
+        now: Millis,
+    ) -> Result<Option<Captured>, CaptureError> {
+        match self.capture(spool, now)? {
+            Outcome::Gap(reason) => Err(CaptureError::Gap(reason)),
+            Outcome::Captured(captured) => Ok(Some(captured)),
+            Outcome::Nothing => Ok(None),
+        }
+    }
+
+    fn capture_until(
+        &mut self,
+        index: &Index,
+        spool: &Spool,
+        now: Millis,
+    ) -> Result<Outcome, CaptureError> {
+        match self.guard.look_until(&self.cursor, index)? {
+            Look::Nothing => Ok(Outcome::Nothing),
+            Look::Gap(reason) => Ok(Outcome::Gap(reason)),
+            Look::Changes(changes) => {
+                let created = now.max(self.last_created);
+                let captured = write_changes(
+                    &self.guard,
+                    &mut self.table,
+                    &mut self.cursor,
+                    self.identity,
+                    &changes,
+                    spool,
+                    created,
+                )?;
+                self.last_created = created;
+                Ok(Outcome::Captured(captured))
+            }
+        }
+    }
+
+    /// Whether anything was committed that is not captured: a cheap look at the WAL-index.
+    pub fn pending(&self) -> Result<bool, CaptureError> {
+        let index = self.guard.observe()?;
+        Ok(match index.header {
+            None => !self.cursor.sealed,
+            Some(header) if header.salt == self.cursor.position.salt => {
+                index.max_frame != self.cursor.position.frame
+                    && !(index.max_frame == 0 && self.cursor.sealed)
+            }
+            Some(_) => index.max_frame > 0 || !self.cursor.sealed,
+        })
+    }
+
+    /// Moves the read transaction off lock 0 as soon as that is possible. `false`: still on it, ask again soon after the next write.
+    pub fn leave_lock_zero(&mut self) -> Result<bool, CaptureError> {
+        Ok(self.guard.leave_lock_zero()?)
+    }
+
+    /// Checkpoints if the WAL is large enough for it: the cheap part first, then the barrier for the rest.
+    /// Returns what the barrier came to, or `None` if there was no need, and the files that were captured on the way.
+    pub fn checkpoint(
+        &mut self,
+        spool: &Spool,
+        now: Millis,
+        force: bool,
+    ) -> Result<(Option<Barrier>, Vec<Captured>), CaptureError> {
+        let frames = self.cursor.position.frame;
+        if self.cursor.sealed || (frames < CHECKPOINT_FRAMES && !force) {
+            return Ok((None, Vec::new()));
+        }
+        let mut captured = Vec::from_iter(self.capture_gapless(spool, now)?);
+        self.guard.renew(&mut self.cursor)?;
+        captured.extend(self.capture_gapless(spool, now)?);
+        self.guard.checkpoint_passive()?;
+        let patience = if frames >= URGENT_FRAMES || force {
+            URGENT_PATIENCE
+        } else {
+            BARRIER_PATIENCE
+        };
+        let Self {
+            guard,
+            table,
+            cursor,
+            identity,
+            last_created,
+        } = self;
+        let created = now.max(*last_created);
+        let mut outcome = Barrier::Busy;
+        for _ in 0..BARRIER_TRIES {
+            outcome = guard.barrier(cursor, patience, |guard, cursor| {
+                match guard.look(cursor)? {
+                    Look::Nothing => Ok(()),
+                    Look::Gap(reason) => Err(CaptureError::Gap(reason)),
+                    Look::Changes(changes) => {
+                        let one = write_changes(
+                            guard, table, cursor, *identity, &changes, spool, created,
+                        )?;
+                        captured.push(one);
+                        Ok(())
+                    }
+                }
+            })?;
+            if outcome != Barrier::Partial {
+                break;
+            }
+            guard.renew(cursor)?;
+        }
+        *last_created = created;
+        Ok((Some(outcome), captured))
+    }
+
+    /// Everything committed so far captured, and the whole database at exactly that TXID. The WAL is pinned while the view lives.
+    pub fn view(
+        &mut self,
+        spool: &Spool,
+        now: Millis,
+    ) -> Result<(View, Option<Captured>), CaptureError> {
+        let pin = View::pin(&self.guard)?;
+        self.guard.check_files()?;
+        let index = self.guard.observe()?;
+        let captured = match self.capture_until(&index, spool, now)? {
+            Outcome::Gap(reason) => return Err(CaptureError::Gap(reason)),
+            Outcome::Captured(c) => Some(c),
+            Outcome::Nothing => None,
+        };
+        match View::at(&self.guard, pin, &index)? {
+            Some(view) => Ok((view, captured)),
+            None => Err(CaptureError::NoView(self.guard.path().to_owned())),
+        }
+    }
+
+    /// Header of a base of the current TXID.
+    pub fn base_header(&self, now: Millis) -> ltx::Header {
+        let about = self.table.about();
+        ltx::Header {
+            page_size: about.page_size,
+            commit: about.commit,
+            min: Txid::FIRST,
+            max: about.txid,
+            timestamp: now.max(self.last_created),
+            wal_offset: 0,
+            wal_size: 0,
+            salt: (0, 0),
+            lineage: Some(self.identity.lineage),
+            pre: None,
+            post: Some(self.table.checksum()),
+            epoch: self.identity.epoch,
+        }
+    }
+}
+
+/// A view without a capture before it: for the first table and for gaps.
+fn view_now(guard: &Guard) -> Result<View, CaptureError> {
+    for _ in 0..VIEW_TRIES {
+        let pin = View::pin(guard)?;
+        let index = guard.observe()?;
+        if let Some(view) = View::at(guard, pin, &index)? {
+            return Ok(view);
+        }
+    }
+    Err(CaptureError::NoView(guard.path().to_owned()))
+}

@@ -1,0 +1,381 @@
+//! Holds one database's WAL without writing to the database, and checkpoints it without losing a frame.
+//!
+//! Connections: `read` (R) has an open read transaction from [`Guard::attach`] to drop, so no other connection can
+//! restart the WAL over frames that were not captured; `spare` (R2) takes over from it; `write` (W) takes the write lock in
+//! a barrier and never writes; `check` (C) asks for the WAL-index and runs PASSIVE checkpoints.
+//!
+//! Invariants
+//! 1. Nothing is read past `mxFrame` of the WAL-index (`wal_checkpoint(NOOP)`): frames behind it may be phantoms.
+//! 2. R is open at every moment between attach and drop, but inside a barrier, while W holds the write lock.
+//! 3. [`Cursor::sealed`] is set under the write lock with everything captured, `nBackfill = mxFrame`, and R open again before W ends; or by
+//!    [`Guard::renew`] and [`Guard::reseal`], each with its proof. While that R is held, the next life of the WAL continues ours whatever its salts. Any captured frame clears it.
+//! 4. Salts that change while not sealed are a gap. So is a last captured frame that changed or lies past `mxFrame`, and a checksum
+//!    mismatch at or before `mxFrame`.
+//! 5. R does not rest on read lock 0: [`Guard::leave_lock_zero`] moves it to a mark at the first new frame.
+//! 6. No descriptor of the database file is closed while a connection is open (POSIX would drop SQLite's locks), and -shm is
+//!    never opened. `db` is one raw descriptor that outlives the connections: fields drop in order of declaration.
+//!
+//! Proof of 3 for read lock 0: R on lock 0 reads the database file alone, so every backfill must wait for it. Frames committed
+//! after the seal are therefore not backfilled, and a WAL with frames that are not backfilled is never restarted. Hence the WAL can
+//! only restart at exactly the state that was captured.
+
+mod connect;
+mod error;
+mod frames;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+pub(super) use self::connect::begin_read;
+pub(crate) use self::connect::open;
+use self::connect::{check_magic, end, require_wal};
+use self::error::is_busy;
+pub use self::error::{GapReason, GuardError};
+pub(super) use self::error::{io_error, sqlite_error};
+pub(super) use self::frames::read_or_zero;
+pub use self::frames::{ChangedPage, Changes, Look};
+use super::files::{DbFile, lock_holder};
+use super::pages::WalPosition;
+use super::wal::{HEADER_BYTES, WalHeader};
+use crate::types::PageSize;
+
+/// Oldest SQLite without the WAL-reset bug that a separate checkpointing process triggers (3.51.3).
+const SQLITE_MIN_VERSION: i32 = 3_051_003;
+/// Retries of reading WAL header and index until both belong to one life; a writer would have to restart the WAL each time.
+const OBSERVE_TRIES: u32 = 100;
+/// How long a barrier may hold the write lock for another's checkpoint to end: the app's writers wait meanwhile.
+const BARRIER_BUDGET: Duration = Duration::from_millis(40);
+/// How far capture is, and whether the next life of the WAL continues it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// End of the last capture.
+    pub position: WalPosition,
+    /// See invariant 3.
+    pub sealed: bool,
+}
+
+/// One consistent look at WAL header and WAL-index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// `None`: the WAL is empty.
+    pub header: Option<WalHeader>,
+    /// Last committed frame of this life; 0 if none.
+    pub max_frame: u32,
+    /// Frames already copied to the database file.
+    pub backfilled: u32,
+}
+
+/// What a barrier came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    /// Everything is captured and backfilled; the next writer restarts the WAL.
+    Sealed,
+    /// Some frames could not be backfilled (another reader needs them); the WAL goes on.
+    Partial,
+    /// A writer held the lock; try later.
+    Busy,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Guard {
+    read: Connection,
+    spare: Connection,
+    write: Connection,
+    check: Connection,
+    wal: File,
+    wal_id: (u64, u64),
+    path: PathBuf,
+    wal_path: PathBuf,
+    page_size: PageSize,
+    on_lock_zero: bool,
+    // Last: closed after every connection (invariant 6).
+    db: DbFile,
+}
+
+impl Guard {
+    /// Opens the database and its WAL and begins the read transaction that holds the WAL.
+    ///
+    /// `ensure_wal` turns WAL mode on in a database in rollback mode; otherwise that is an error.
+    pub fn attach(path: &Path, ensure_wal: bool) -> Result<(Self, bool), GuardError> {
+        if rusqlite::version_number() < SQLITE_MIN_VERSION {
+            return Err(GuardError::OldSqlite(rusqlite::version()));
+        }
+        let io_error = |source: io::Error| io_error(path, source);
+        let db = match DbFile::open(path) {
+            Ok(db) => db,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let holder =
+                    lock_holder(path).unwrap_or_else(|| "a process in another container".into());
+                return Err(GuardError::Held(path.to_owned(), holder));
+            }
+            Err(e) => return Err(io_error(e)),
+        };
+        let meta = db.metadata().map_err(io_error)?;
+        if meta.len() == 0 {
+            return Err(GuardError::Empty(path.to_owned()));
+        }
+        check_magic(&db, path)?;
+        let write = open(path)?;
+        let turned_on = require_wal(&write, path, ensure_wal)?;
+        let (read, spare, check) = (open(path)?, open(path)?, open(path)?);
+        begin_read(&read).map_err(|e| sqlite_error(path, e))?;
+        let page_size: u32 = check
+            .query_row("PRAGMA page_size", [], |r| r.get(0))
+            .map_err(|e| sqlite_error(path, e))?;
+        let page_size =
+            PageSize::new(page_size).ok_or_else(|| GuardError::NotADatabase(path.to_owned()))?;
+        let mut wal_path = path.as_os_str().to_owned();
+        wal_path.push("-wal");
+        let wal_path = PathBuf::from(wal_path);
+        let wal = File::open(&wal_path).map_err(io_error)?;
+        let wal_id = id(&wal.metadata().map_err(io_error)?);
+        let guard = Self {
+            read,
+            spare,
+            write,
+            check,
+            wal,
+            wal_id,
+            path: path.to_owned(),
+            wal_path,
+            page_size,
+            on_lock_zero: true,
+            db,
+        };
+        guard.check_files()?;
+        Ok((guard, turned_on))
+    }
+
+    /// The database's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Page size in force when the guard attached.
+    pub fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    /// Device and inode of the database file.
+    pub fn file_id(&self) -> (u64, u64) {
+        self.db.id()
+    }
+
+    /// Raw descriptor of the database file, for page reads beside SQLite.
+    pub fn db_file(&self) -> &DbFile {
+        &self.db
+    }
+
+    /// Raw descriptor of the WAL.
+    pub fn wal_file(&self) -> &File {
+        &self.wal
+    }
+
+    /// R may be on read lock 0: every commit past the app's autocheckpoint threshold pays for it.
+    pub fn on_lock_zero(&self) -> bool {
+        self.on_lock_zero
+    }
+
+    /// Bytes of the WAL file now.
+    pub fn wal_bytes(&self) -> u64 {
+        self.wal.metadata().map_or(0, |m| m.len())
+    }
+
+    /// Bytes of the database file now.
+    pub fn db_bytes(&self) -> u64 {
+        self.db.metadata().map_or(0, |m| m.len())
+    }
+
+    /// The paths still lead to the files that are open here.
+    pub fn check_files(&self) -> Result<(), GuardError> {
+        for (path, expected) in [(&self.path, self.db.id()), (&self.wal_path, self.wal_id)] {
+            match std::fs::metadata(path) {
+                Ok(meta) if id(&meta) == expected => {}
+                Ok(_) => return Err(GuardError::Replaced(path.clone())),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    return Err(GuardError::Replaced(path.clone()));
+                }
+                Err(e) => return Err(io_error(path, e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// One consistent look at WAL header and index.
+    ///
+    /// A writer that restarts the WAL first sets `mxFrame` to 0, then writes the header, then frames, then `mxFrame`. So an index read
+    /// between two equal headers belongs to that header's life or is 0.
+    pub fn observe(&self) -> Result<Index, GuardError> {
+        let mut before = self.wal_header()?;
+        for _ in 0..OBSERVE_TRIES {
+            let (max_frame, backfilled) = self
+                .check
+                .query_row("PRAGMA wal_checkpoint(NOOP)", [], |r| {
+                    Ok((r.get::<_, i64>(1)?, r.get::<_, i64>(2)?))
+                })
+                .map_err(|e| self.sqlite(e))?;
+            let after = self.wal_header()?;
+            if before == after && (after.is_some() || max_frame <= 0) {
+                let frames = |n: i64| u32::try_from(n).unwrap_or(0);
+                return Ok(Index {
+                    header: after,
+                    max_frame: frames(max_frame),
+                    backfilled: frames(backfilled),
+                });
+            }
+            before = after;
+        }
+        Err(GuardError::Locked(self.path.clone()))
+    }
+
+    /// Moves R to a fresh read transaction, so that checkpoints may copy everything up to now, and seals `cursor`. The caller must have
+    /// captured since the old R began, so that everything up to its mark is captured.
+    ///
+    /// Proof of the seal: the old R ends only after the new one began, so until then no more than its mark was backfilled, and all of that
+    /// is captured. If the new R is on a mark, the WAL cannot restart at all. If it is on lock 0, everything was backfilled when it began,
+    /// hence captured, and nothing is backfilled from then on: the WAL can restart only at the captured state.
+    pub fn renew(&mut self, cursor: &mut Cursor) -> Result<(), GuardError> {
+        self.swap_reader()?;
+        cursor.sealed = true;
+        Ok(())
+    }
+
+    fn swap_reader(&mut self) -> Result<(), GuardError> {
+        begin_read(&self.spare).map_err(|e| self.sqlite(e))?;
+        std::mem::swap(&mut self.read, &mut self.spare);
+        self.on_lock_zero = true;
+        end(&self.spare).map_err(|e| self.sqlite(e))
+    }
+
+    /// Seals without the write lock if everything is captured and backfilled, and R has been open since before this look.
+    ///
+    /// On lock 0 nothing can have been backfilled since R began, so equal counts mean that nothing was committed since; on a mark
+    /// the WAL cannot restart at all. Either way it can restart only at the captured state.
+    pub fn reseal(&self, cursor: &mut Cursor) -> Result<(), GuardError> {
+        let index = self.observe()?;
+        let at = match index.header {
+            None => cursor.sealed,
+            Some(header) => {
+                header.salt == cursor.position.salt
+                    && index.max_frame == cursor.position.frame
+                    && index.max_frame == index.backfilled
+                    && self.is_at(&header, &cursor.position)?
+            }
+        };
+        cursor.sealed |= at;
+        Ok(())
+    }
+
+    /// Leaves read lock 0 if frames exist that make a mark possible. `true` if R is on a mark now.
+    ///
+    /// While R is on lock 0 nothing can be backfilled, so with `mxFrame > nBackfill` a new read transaction gets a mark.
+    pub fn leave_lock_zero(&mut self) -> Result<bool, GuardError> {
+        if !self.on_lock_zero {
+            return Ok(true);
+        }
+        let index = self.observe()?;
+        if index.max_frame > index.backfilled {
+            self.swap_reader()?;
+            self.on_lock_zero = false;
+        }
+        Ok(!self.on_lock_zero)
+    }
+
+    /// Copies what may be copied into the database file without blocking anyone. `false`: another connection is checkpointing now.
+    pub fn checkpoint_passive(&self) -> Result<bool, GuardError> {
+        match self
+            .check
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |r| r.get::<_, i64>(0))
+        {
+            Ok(busy) => Ok(busy == 0),
+            Err(e) if is_busy(&e) => Ok(false),
+            Err(e) => Err(self.sqlite(e)),
+        }
+    }
+
+    /// The barrier: takes the write lock (waiting at most `patience`), captures the rest through `capture`, checkpoints, renews R
+    /// and lets go. `capture` must make durable locally what it captures and bring `cursor` to its end; what it returns as an
+    /// error ends the barrier without sealing.
+    pub fn barrier<E: From<GuardError>>(
+        &mut self,
+        cursor: &mut Cursor,
+        patience: Duration,
+        capture: impl FnOnce(&Guard, &mut Cursor) -> Result<(), E>,
+    ) -> Result<Barrier, E> {
+        self.write
+            .busy_timeout(patience)
+            .map_err(|e| self.sqlite(e))?;
+        match self.write.execute_batch("BEGIN IMMEDIATE") {
+            Ok(()) => {}
+            Err(e) if is_busy(&e) => return Ok(Barrier::Busy),
+            Err(e) => return Err(self.sqlite(e).into()),
+        }
+        let result = capture(self, cursor).and_then(|()| self.seal(cursor).map_err(E::from));
+        let ended = end(&self.write).map_err(|e| self.sqlite(e));
+        let outcome = result?;
+        ended?;
+        Ok(outcome)
+    }
+
+    /// Under the write lock, everything captured.
+    fn seal(&mut self, cursor: &mut Cursor) -> Result<Barrier, GuardError> {
+        cursor.sealed = false;
+        end(&self.read).map_err(|e| self.sqlite(e))?;
+        // An app's own autocheckpoint may be at work: it ends by itself, and soon, since the cheap part was done before.
+        let begun = std::time::Instant::now();
+        let mut checkpoint = self.checkpoint_passive();
+        while matches!(checkpoint, Ok(false)) && begun.elapsed() < BARRIER_BUDGET {
+            std::thread::sleep(Duration::from_millis(1));
+            checkpoint = self.checkpoint_passive();
+        }
+        begin_read(&self.read).map_err(|e| self.sqlite(e))?;
+        self.on_lock_zero = true;
+        checkpoint?;
+        let index = self.observe()?;
+        let captured_all = match index.header {
+            None => true,
+            Some(header) => {
+                index.max_frame == 0
+                    || (header.salt == cursor.position.salt
+                        && index.max_frame == cursor.position.frame)
+            }
+        };
+        let backfilled = index.max_frame == index.backfilled || index.max_frame == 0;
+        self.on_lock_zero = backfilled;
+        if !(captured_all && backfilled) {
+            return Ok(Barrier::Partial);
+        }
+        cursor.sealed = true;
+        Ok(Barrier::Sealed)
+    }
+
+    /// SQLite's schema cookie: it changes with every change of the schema.
+    pub fn schema_cookie(&self) -> Result<u32, GuardError> {
+        self.check
+            .query_row("PRAGMA schema_version", [], |r| r.get(0))
+            .map_err(|e| self.sqlite(e))
+    }
+
+    fn wal_header(&self) -> Result<Option<WalHeader>, GuardError> {
+        let mut bytes = [0; HEADER_BYTES];
+        match self.wal.read_exact_at(&mut bytes, 0) {
+            Ok(()) => Ok(WalHeader::parse(&bytes)),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(e) => Err(io_error(&self.wal_path, e)),
+        }
+    }
+
+    fn sqlite(&self, source: rusqlite::Error) -> GuardError {
+        sqlite_error(&self.path, source)
+    }
+}
+
+fn id(meta: &std::fs::Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
+}
