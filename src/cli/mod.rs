@@ -86,6 +86,8 @@ pub fn main() -> ExitCode {
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        // Each costs its stack and an arena. Long work is bounded by `fleet::HEAVY_JOBS`, so that what it waits for finds a thread.
+        .max_blocking_threads(32)
         .enable_all()
         .build()
     {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::state::StateDir;
 use super::target::{Command, Target};
+use super::watchdog::Watchdog;
 use crate::config::{Config, StoreConfig, TargetConfig};
 use crate::observe::facts::{Board, State, TargetFacts};
 use crate::sqlite::watch::Watcher;
@@ -21,6 +22,10 @@ use crate::types::{Millis, Txid};
 const OBJECTIVE_MIN: Duration = Duration::from_secs(30);
 /// Of the sync interval: so many missed uploads are an alarm.
 const OBJECTIVE_INTERVALS: u32 = 10;
+
+/// Bases uploaded and local states rebuilt at once, over all targets: each holds a blocking thread and a few MiB while it waits for a
+/// store.
+const HEAVY_JOBS: usize = 4;
 
 /// Why the targets could not be started or asked.
 #[derive(Debug, Error)]
@@ -92,6 +97,8 @@ pub struct Fleet {
     board: Arc<Board>,
     watcher: Option<Arc<Watcher>>,
     config: Arc<Config>,
+    heavy: Arc<Semaphore>,
+    watchdog: Arc<Watchdog>,
 }
 
 /// The clock of a running process.
@@ -167,6 +174,8 @@ impl Fleet {
             board,
             watcher,
             config: Arc::clone(&config),
+            watchdog: Watchdog::start(),
+            heavy: Arc::new(Semaphore::new(HEAVY_JOBS)),
         };
         for target in &config.targets {
             fleet.add(target).await?;
@@ -212,6 +221,8 @@ impl Fleet {
             durable,
             now: system_now,
             deferred: None,
+            heavy: Arc::clone(&self.heavy),
+            watchdog: Arc::clone(&self.watchdog),
         };
         let task = tokio::spawn(target_task.run(received));
         self.members.lock().await.insert(
@@ -301,14 +312,14 @@ impl Fleet {
     /// Last captures and uploads, then stops. `true` if everything was done within `timeout`.
     pub async fn stop(&self, timeout: Duration) -> bool {
         let members = std::mem::take(&mut *self.members.lock().await);
-        let mut tasks = Vec::new();
-        for (_, member) in members {
+        let aborts: Vec<_> = members.values().map(|m| m.task.abort_handle()).collect();
+        let stops = members.into_values().map(|member| async move {
             // A target that has ended needs no word.
             let _ = member.commands.send(Command::Stop).await;
-            tasks.push(member.task);
-        }
-        let aborts: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
-        let done = tokio::time::timeout(timeout, futures::future::join_all(tasks))
+            // It panicked: said by the panic itself.
+            let _ = member.task.await;
+        });
+        let done = tokio::time::timeout(timeout, futures::future::join_all(stops))
             .await
             .is_ok();
         aborts.iter().for_each(tokio::task::AbortHandle::abort);

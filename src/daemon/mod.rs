@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod state;
 pub mod target;
 pub mod uploader;
+mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::ltx;
@@ -68,6 +68,8 @@ pub struct Uploader {
     pub check_every: Duration,
     /// Between bases.
     pub base_every: Duration,
+    /// Bounds long work over all targets.
+    pub heavy: Arc<Semaphore>,
     /// What is kept.
     pub policy: Policy,
     /// The clock.
@@ -250,6 +252,9 @@ impl Uploader {
     }
 
     async fn send_base(&self, replica: &mut Replica) -> Result<Entry, UploadError> {
+        let heavy = Arc::clone(&self.heavy);
+        // Never closed. Before the view: it pins the WAL.
+        let _permit = heavy.acquire().await;
         replica.check_owner(true).await?;
         let (tx, rx) = oneshot::channel();
         let gone = || UploadError::Local(std::io::Error::other("the database is not attached"));

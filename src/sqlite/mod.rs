@@ -3,6 +3,7 @@
 //! Reading order: [`wal`] (format), [`files`] (descriptors), [`guard`] (protocol), [`pages`] (what was captured), [`view`] (the
 //! whole database at one moment), [`capture`] (LTX files out of all that).
 
+pub mod beat;
 pub mod capture;
 pub mod files;
 pub mod guard;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use rusqlite::Connection;
 
+use super::beat::Beat;
 use super::files::DbFile;
 use super::guard::{self, Guard, GuardError, Index};
 use super::pages::WalPosition;
@@ -37,6 +38,7 @@ pub struct View {
     complete: bool,
     path: PathBuf,
     held: Option<std::sync::Arc<()>>,
+    beat: Option<std::sync::Arc<Beat>>,
     // Last: closed after the connection.
     db: DbFile,
 }
@@ -70,6 +72,7 @@ impl View {
             complete: index.max_frame == index.backfilled,
             path: guard.path().to_owned(),
             held: None,
+            beat: Some(std::sync::Arc::clone(guard.beat())),
             db: guard.db_file().clone(),
         };
         if let Some(header) = index.header {
@@ -105,6 +108,8 @@ impl View {
     #[must_use]
     pub fn hold(mut self, token: std::sync::Arc<()>) -> Self {
         self.held = Some(token);
+        // Its reader waits for a store: that is no sign of the capture's life.
+        self.beat = None;
         self
     }
 
@@ -150,6 +155,9 @@ impl View {
         let lock_page = self.page_size.lock_page();
         let mut first = 1;
         while first <= self.commit {
+            if let Some(beat) = &self.beat {
+                beat.touch();
+            }
             let count = batch.min(self.commit - first + 1);
             let bytes = &mut buf[..count as usize * size];
             let at = u64::from(first - 1) * size as u64;

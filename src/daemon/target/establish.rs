@@ -141,8 +141,12 @@ impl Target {
             lineage: local.lineage,
             epoch: local.epoch,
         };
-        let capture =
-            blocking(move || Capture::begin(guard, &table, &spool, identity, now)).await??;
+        let capture = blocking(move || {
+            let capture = Capture::begin(guard, &table, &spool, identity, now)?;
+            capture.guard().beat().rest();
+            Ok::<_, Ended>(capture)
+        })
+        .await??;
         self.board.update(|f| {
             f.captured = Some(capture.txid());
             f.captured_at = Some(now);
@@ -172,6 +176,7 @@ impl Target {
             } else {
                 (1, 1)
             };
+            capture.guard().beat().rest();
             Ok((capture, gap, same, compared))
         })
         .await??;
@@ -196,6 +201,7 @@ impl Target {
         let mut capture = capture;
         let (capture, report) = blocking(move || {
             let report = capture.gap(&table_path, &spool, now);
+            capture.guard().beat().rest();
             (capture, report)
         })
         .await?;
@@ -231,6 +237,8 @@ impl Target {
             Some("rebuilding local state from the store".into()),
             None,
         );
+        // Never closed.
+        let _permit = self.heavy.acquire().await;
         let plan = restore::plan::plan(&catalog, Goal::Newest)
             .map_err(|e| Ended::Rebuild(e.to_string()))?;
         let open = restore::opener(store);

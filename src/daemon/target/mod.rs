@@ -12,11 +12,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::state::StateDir;
 use super::uploader::{Ask, Uploader};
+use super::watchdog::Watchdog;
 use crate::config::{MinFree, SqliteOptions};
 use crate::observe::facts::{State, TargetBoard};
 use crate::replica::owner::{Local, Refusal};
@@ -75,6 +76,10 @@ pub struct Target {
     pub now: fn() -> Millis,
     /// A sync that came during a pause: answered by the next session.
     pub deferred: Option<oneshot::Sender<Result<Txid, String>>>,
+    /// Ends the process if capture hangs.
+    pub watchdog: Arc<Watchdog>,
+    /// Bounds long work over all targets.
+    pub heavy: Arc<Semaphore>,
 }
 
 /// Why a session ended.
@@ -229,6 +234,7 @@ impl Target {
             Ok((guard, turned_on, spool))
         })
         .await??;
+        self.watchdog.watch(&self.name, guard.beat());
         if turned_on {
             tracing::warn!(
                 target_name = self.name,
@@ -311,6 +317,7 @@ impl Target {
                     ask: ask.clone(),
                     check_every: self.store_check,
                     base_every: self.options.snapshot_interval,
+                    heavy: Arc::clone(&self.heavy),
                     policy: policy(&self.options.retention),
                     now: self.now,
                 };

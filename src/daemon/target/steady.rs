@@ -289,7 +289,9 @@ impl Target {
         let mut capture = session.capture.take().ok_or(Ended::Lost)?;
         let spool = Arc::clone(&session.spool);
         let (capture, result) = blocking(move || {
+            capture.guard().beat().touch();
             let result = work(&mut capture, &spool);
+            capture.guard().beat().rest();
             (capture, result)
         })
         .await?;

@@ -48,6 +48,7 @@ pub(super) fn write_changes(
         Some(frame) => guard.frame_page(&changes.header, *frame, buf),
         None => guard.file_page(page, buf),
     };
+    guard.beat().touch();
     let entry = write_file(spool, &header, updates.iter().map(|u| u.0), read)?;
     table.apply(&updates, about)?;
     *cursor = Cursor {

@@ -154,6 +154,7 @@ impl Guard {
         let mut seen: std::collections::HashMap<u32, (u32, u64)> = std::collections::HashMap::new();
         let (mut frame, mut cksum, mut commit) = (start.frame, start.cksum, 0);
         while frame < last {
+            self.beat().touch();
             let count = batch.min((last - frame) as usize);
             let bytes = &mut buf[..count * frame_bytes];
             match self

@@ -27,6 +27,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -39,6 +40,7 @@ pub use self::error::{GapReason, GuardError};
 pub(super) use self::error::{io_error, sqlite_error};
 pub(super) use self::frames::read_or_zero;
 pub use self::frames::{ChangedPage, Changes, Look};
+use super::beat::Beat;
 use super::files::{DbFile, lock_holder};
 use super::pages::WalPosition;
 use super::wal::{HEADER_BYTES, WalHeader};
@@ -94,6 +96,7 @@ pub struct Guard {
     wal_path: PathBuf,
     page_size: PageSize,
     on_lock_zero: bool,
+    beat: Arc<Beat>,
     // Last: closed after every connection (invariant 6).
     db: DbFile,
 }
@@ -146,10 +149,16 @@ impl Guard {
             wal_path,
             page_size,
             on_lock_zero: true,
+            beat: Arc::default(),
             db,
         };
         guard.check_files()?;
         Ok((guard, turned_on))
+    }
+
+    /// Signs of life of work on this database.
+    pub fn beat(&self) -> &Arc<Beat> {
+        &self.beat
     }
 
     /// The database's path.
