@@ -22,9 +22,8 @@ fn three_writers_page_for_page() {
         if s.capture().is_some() {
             captures += 1;
         }
-        let capture = s.capture.as_mut().unwrap();
-        let was = capture.guard().on_lock_zero();
-        if was && capture.leave_lock_zero().unwrap() {
+        let was = s.capture.as_ref().unwrap().guard().on_lock_zero();
+        if was && s.leave_lock_zero() {
             lock_zero_left += 1;
         }
         if s.checkpoint(captures % 20 == 0) == Some(Barrier::Sealed) {
@@ -210,7 +209,7 @@ for i in range(3): assert c.execute('pragma wal_checkpoint(truncate)').fetchone(
 d=conn(); d.execute('update t set a=randomblob(20) where id=50'); os._exit(0)",
         );
         assert!(s.capture().is_some());
-        assert!(s.capture.as_mut().unwrap().leave_lock_zero().unwrap());
+        assert!(s.leave_lock_zero());
     }
     s.assert_equal();
 }
@@ -224,7 +223,7 @@ fn the_app_cannot_truncate_what_is_not_captured() {
         &s.db,
         "c=conn(); c.execute('update t set a=2 where id=7'); os._exit(0)",
     );
-    assert!(s.capture.as_mut().unwrap().leave_lock_zero().unwrap());
+    assert!(s.leave_lock_zero());
     python(
         &s.db,
         "c=conn(0); c.execute('update t set a=2 where id=8'); assert c.execute('pragma wal_checkpoint(truncate)').fetchone()[0]==1; os._exit(0)",
@@ -242,7 +241,7 @@ fn locks_survive_scans_of_the_folder() {
         &s.db,
         "c=conn(); c.execute('update t set a=2 where id=7'); os._exit(0)",
     );
-    s.capture.as_mut().unwrap().leave_lock_zero().unwrap();
+    s.leave_lock_zero();
     let folder = s.dir.path().to_owned();
     let pid = std::process::id().to_string();
     let locks = || {
@@ -289,13 +288,12 @@ fn never_rests_on_lock_zero() {
     assert_eq!(s.checkpoint(true), Some(Barrier::Sealed));
     let capture = s.capture.as_mut().unwrap();
     assert!(capture.guard().on_lock_zero());
-    assert!(!capture.leave_lock_zero().unwrap(), "nothing to hold yet");
+    assert!(!s.leave_lock_zero(), "nothing to hold yet");
     python(
         &s.db,
         "c=conn(); c.execute('update t set a=3 where id=7'); os._exit(0)",
     );
-    let capture = s.capture.as_mut().unwrap();
-    assert!(capture.leave_lock_zero().unwrap());
+    assert!(s.leave_lock_zero());
     // On a mark an app's passive checkpoint can copy frames; on lock 0 it could not.
     let copied = python(
         &s.db,

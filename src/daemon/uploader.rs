@@ -21,7 +21,7 @@ use crate::replica::spool::Spool;
 use crate::replica::upload::{Next, Replica, UploadError};
 use crate::retention::{self, Policy, PruneError};
 use crate::sqlite::capture::write_base;
-use crate::sqlite::view::View;
+use crate::sqlite::live::LiveView;
 use crate::store::{Piece, PutMode, Store};
 use crate::types::{Entry, Level, Millis, Span, Txid};
 
@@ -39,7 +39,7 @@ const BACKLOG_FILES: usize = 4;
 /// What an uploader asks of its target.
 pub enum Ask {
     /// The whole database at the last TXID, and the header of its base.
-    Base(oneshot::Sender<Result<(View, ltx::Header), String>>),
+    Base(oneshot::Sender<Result<(Arc<LiveView>, ltx::Header), String>>),
     /// Merge what waits.
     Squeeze(oneshot::Sender<()>),
 }

@@ -84,6 +84,11 @@ impl Spool {
         })
     }
 
+    /// The folder of all levels.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Starts a file.
     pub fn draft(&self, span: Span) -> io::Result<Draft> {
         let folder = self.dir.join(span.level().get().to_string());

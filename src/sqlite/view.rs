@@ -1,7 +1,8 @@
 //! The whole database at one moment, read beside the app: the file, overlaid with the committed frames of this life of the WAL.
 //!
 //! A view pins the WAL with a read transaction of its own, begun before the WAL-index was looked at. Until it drops, checkpoints
-//! copy at most what the overlay holds, and the WAL does not restart; it grows, so views must end.
+//! copy at most what the overlay holds, and the WAL does not restart; it grows, so a view that is read slowly is a
+//! [`LiveView`](super::live::LiveView).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,7 +15,7 @@ use super::beat::Beat;
 use super::files::DbFile;
 use super::guard::{self, Guard, GuardError, Index};
 use super::pages::WalPosition;
-use super::wal::{FRAME_HEADER_BYTES, WalHeader};
+use super::wal::{FRAME_HEADER_BYTES, HEADER_BYTES, WalHeader};
 use crate::types::{PageSize, Pgno, page_hash};
 
 /// Bytes of the database file read at once.
@@ -24,11 +25,7 @@ const READ_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct View {
     /// Held for its read transaction alone.
-    #[expect(
-        dead_code,
-        reason = "the open read transaction pins the WAL until the view drops"
-    )]
-    pin: Connection,
+    pin: Option<Connection>,
     wal: File,
     header: Option<WalHeader>,
     overlay: HashMap<u32, u32>,
@@ -37,7 +34,6 @@ pub struct View {
     position: WalPosition,
     complete: bool,
     path: PathBuf,
-    held: Option<std::sync::Arc<()>>,
     beat: Option<std::sync::Arc<Beat>>,
     // Last: closed after the connection.
     db: DbFile,
@@ -58,7 +54,7 @@ impl View {
             .try_clone()
             .map_err(|e| guard::io_error(guard.path(), e))?;
         let mut view = Self {
-            pin,
+            pin: Some(pin),
             wal,
             header: index.header,
             overlay: HashMap::new(),
@@ -71,7 +67,6 @@ impl View {
             },
             complete: index.max_frame == index.backfilled,
             path: guard.path().to_owned(),
-            held: None,
             beat: Some(std::sync::Arc::clone(guard.beat())),
             db: guard.db_file().clone(),
         };
@@ -104,13 +99,64 @@ impl View {
         Ok(Some(view))
     }
 
-    /// Holds a token while the view lives, so that its maker knows that the WAL is pinned.
+    /// The WAL may neither restart nor be backfilled behind the view.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.pin.is_some()
+    }
+
+    /// Lets the WAL go. From now on pages that changed must come from elsewhere.
+    pub(super) fn unpin(&mut self) {
+        self.pin = None;
+    }
+
+    /// No sign of the capture's life: the reader waits for a store.
     #[must_use]
-    pub fn hold(mut self, token: std::sync::Arc<()>) -> Self {
-        self.held = Some(token);
-        // Its reader waits for a store: that is no sign of the capture's life.
+    pub(super) fn without_beat(mut self) -> Self {
         self.beat = None;
         self
+    }
+
+    /// Reads pages in a row from `first`, `buf` full. Without the pin the WAL may have restarted, which needs all of it backfilled: then the
+    /// overlay is in the database file.
+    pub(super) fn run(&mut self, first: u32, buf: &mut [u8]) -> Result<(), GuardError> {
+        loop {
+            self.read_run(first, buf)?;
+            // The header changes before the first frame of a new life is written: unchanged after the read means that the frames were ours.
+            if self.overlay.is_empty() || self.is_pinned() || self.same_life()? {
+                return Ok(());
+            }
+            self.overlay.clear();
+        }
+    }
+
+    fn read_run(&self, first: u32, buf: &mut [u8]) -> Result<(), GuardError> {
+        let size = self.page_size.bytes();
+        let at = u64::from(first - 1) * size as u64;
+        guard::read_or_zero(&self.db, at, buf).map_err(|e| guard::io_error(&self.path, e))?;
+        if self.overlay.is_empty() {
+            return Ok(());
+        }
+        for (number, data) in (first..=u32::MAX).zip(buf.chunks_exact_mut(size)) {
+            if let (Some(page), true) = (Pgno::new(number), self.overlay.contains_key(&number)) {
+                match self.page(page, data) {
+                    // Truncated: a restart, which the caller sees.
+                    Err(GuardError::Io { source, .. })
+                        if source.kind() == std::io::ErrorKind::UnexpectedEof
+                            && !self.is_pinned() => {}
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn same_life(&self) -> Result<bool, GuardError> {
+        let mut bytes = [0; HEADER_BYTES];
+        match self.wal.read_exact_at(&mut bytes, 0) {
+            Ok(()) => Ok(WalHeader::parse(&bytes) == self.header),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(e) => Err(guard::io_error(&self.path, e)),
+        }
     }
 
     /// Database size in pages.
@@ -160,19 +206,12 @@ impl View {
             }
             let count = batch.min(self.commit - first + 1);
             let bytes = &mut buf[..count as usize * size];
-            let at = u64::from(first - 1) * size as u64;
-            guard::read_or_zero(&self.db, at, bytes).map_err(|e| guard::io_error(&self.path, e))?;
-            for (number, data) in (first..).zip(bytes.chunks_exact_mut(size)) {
-                let Some(page) = Pgno::new(number) else {
-                    continue;
-                };
-                if page == lock_page {
-                    continue;
+            self.read_run(first, bytes)?;
+            for (number, data) in (first..=u32::MAX).zip(bytes.chunks_exact(size)) {
+                match Pgno::new(number) {
+                    Some(page) if page != lock_page => each(page, data)?,
+                    _ => {}
                 }
-                if self.overlay.contains_key(&number) {
-                    self.page(page, data)?;
-                }
-                each(page, data)?;
             }
             first = match first.checked_add(count) {
                 Some(next) => next,

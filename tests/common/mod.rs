@@ -253,6 +253,13 @@ c.execute('begin'); c.executemany('insert into t(a) values(?)',((os.urandom(500)
             .0
     }
 
+    /// Whether the reader is on a mark now.
+    pub fn leave_lock_zero(&mut self) -> bool {
+        let now = self.now();
+        let capture = self.capture.as_mut().unwrap();
+        capture.leave_lock_zero(&self.spool, now).unwrap().0
+    }
+
     pub fn txid(&self) -> Txid {
         self.capture.as_ref().unwrap().txid()
     }

@@ -117,7 +117,6 @@ struct Session {
     last_capture: Instant,
     last_checkpoint: Instant,
     last_roll_up: Instant,
-    views: Arc<()>,
 }
 
 impl Target {
@@ -256,7 +255,6 @@ impl Target {
             last_capture: Instant::now() - self.options.sync_interval,
             last_checkpoint: Instant::now(),
             last_roll_up: Instant::now(),
-            views: Arc::new(()),
         };
         self.set(State::Steady, None, None);
         let result = self.follow(&mut session, commands).await;

@@ -157,8 +157,7 @@ impl Target {
     /// Leaves lock 0, captures if it is due (or `now`), checkpoints, rolls up.
     async fn step(&mut self, session: &mut Session, now: bool) -> Result<(), Ended> {
         let due = now || session.last_capture.elapsed() >= self.options.sync_interval;
-        let checkpoint = session.last_checkpoint.elapsed() >= CHECKPOINT_EVERY
-            && Arc::strong_count(&session.views) == 1;
+        let checkpoint = session.last_checkpoint.elapsed() >= CHECKPOINT_EVERY;
         let roll_up = session.last_roll_up.elapsed() >= Duration::from_secs(1);
         let pending = self.pending(session)?;
         let at = (self.now)();
@@ -246,11 +245,10 @@ impl Target {
         let at = (self.now)();
         match ask {
             Ask::Base(reply) => {
-                let views = Arc::clone(&session.views);
                 let result = self
                     .with_capture(session, move |capture, spool| {
                         let (view, captured) = capture.view(spool, at)?;
-                        Ok((view.hold(views), capture.base_header(at), captured))
+                        Ok((view, capture.base_header(at), captured))
                     })
                     .await;
                 match result {

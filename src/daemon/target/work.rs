@@ -84,7 +84,7 @@ pub(super) fn work(
     due: Due,
 ) -> Result<Done, Ended> {
     let mut done = Done::default();
-    capture.leave_lock_zero()?;
+    done.captured.extend(capture.leave_lock_zero(spool, now)?.1);
     if due.capture {
         done.looked = true;
         let outcome = match capture.capture(spool, now)? {

@@ -40,6 +40,7 @@ impl Capture {
         spool: &Spool,
         now: Millis,
     ) -> Result<GapReport, CaptureError> {
+        self.abandon_views("continuity was lost");
         let view = view_now(&self.guard)?;
         let created = now.max(self.last_created);
         let txid = self.txid().next();

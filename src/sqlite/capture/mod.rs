@@ -13,6 +13,7 @@ mod write;
 
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -22,7 +23,8 @@ use self::table::build_table;
 pub use self::table::open_table;
 pub use self::write::write_base;
 use self::write::write_changes;
-use super::guard::{Barrier, Cursor, GapReason, Guard, GuardError, Index, Look};
+use super::guard::{Barrier, Changes, Cursor, GapReason, Guard, GuardError, Index, Look};
+use super::live::LiveView;
 use super::pages::{Described, PageTable, WalPosition};
 use super::view::View;
 use crate::ltx;
@@ -60,6 +62,9 @@ pub enum CaptureError {
     /// The WAL kept changing under every attempt to read it whole.
     #[error("{0}: no consistent view of the database could be read")]
     NoView(std::path::PathBuf),
+    /// A base cannot be finished: what it still had to read is protected no more.
+    #[error("the view of the database was lost: {0}")]
+    ViewLost(String),
     /// A gap was found where no gap capture can run.
     #[error("continuity was lost ({})", .0.word())]
     Gap(GapReason),
@@ -117,6 +122,14 @@ pub struct Capture {
     cursor: Cursor,
     identity: Identity,
     last_created: Millis,
+    views: Vec<Weak<LiveView>>,
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // Before R ends.
+        self.abandon_views("the database was let go");
+    }
 }
 
 impl Capture {
@@ -141,6 +154,7 @@ impl Capture {
             cursor,
             identity,
             last_created: now,
+            views: Vec::new(),
         };
         capture.write_page_one(&view, spool, now)?;
         Ok(capture)
@@ -174,6 +188,7 @@ impl Capture {
             cursor,
             identity,
             last_created,
+            views: Vec::new(),
         };
         if gap.is_none() {
             gap = capture.find_gap(position)?;
@@ -273,6 +288,7 @@ impl Capture {
                     created,
                 )?;
                 self.last_created = created;
+                tell(&self.views, &changes);
                 Ok(Outcome::Captured(captured))
             }
         }
@@ -292,8 +308,48 @@ impl Capture {
     }
 
     /// Moves the read transaction off lock 0 as soon as that is possible. `false`: still on it, ask again soon after the next write.
-    pub fn leave_lock_zero(&mut self) -> Result<bool, CaptureError> {
-        Ok(self.guard.leave_lock_zero()?)
+    /// With what was captured on the way: see [`LiveView`], invariant 2.
+    pub fn leave_lock_zero(
+        &mut self,
+        spool: &Spool,
+        now: Millis,
+    ) -> Result<(bool, Option<Captured>), CaptureError> {
+        if !self.guard.can_leave_lock_zero()? {
+            return Ok((!self.guard.on_lock_zero(), None));
+        }
+        let captured = self.begin_renewal(spool, now)?;
+        self.guard.finish_leaving()?;
+        Ok((true, captured))
+    }
+
+    /// Moves R to now and seals.
+    fn renew(&mut self, spool: &Spool, now: Millis) -> Result<Option<Captured>, CaptureError> {
+        let captured = self.begin_renewal(spool, now)?;
+        self.guard.finish_renewal(&mut self.cursor)?;
+        Ok(captured)
+    }
+
+    fn begin_renewal(
+        &mut self,
+        spool: &Spool,
+        now: Millis,
+    ) -> Result<Option<Captured>, CaptureError> {
+        self.guard.begin_renewal()?;
+        self.views.retain(|v| v.strong_count() > 0);
+        if self.views.is_empty() {
+            return Ok(None);
+        }
+        let captured = self.capture_gapless(spool, now);
+        if captured.is_err() {
+            self.guard.cancel_renewal()?;
+        }
+        captured
+    }
+
+    pub(super) fn abandon_views(&mut self, reason: &str) {
+        for view in self.views.drain(..).filter_map(|v| v.upgrade()) {
+            view.abandon(reason);
+        }
     }
 
     /// Checkpoints if the WAL is large enough for it: the cheap part first, then the barrier for the rest.
@@ -309,7 +365,10 @@ impl Capture {
             return Ok((None, Vec::new()));
         }
         let mut captured = Vec::from_iter(self.capture_gapless(spool, now)?);
-        self.guard.renew(&mut self.cursor)?;
+        for view in self.views.iter().filter_map(Weak::upgrade) {
+            view.unpin();
+        }
+        captured.extend(self.renew(spool, now)?);
         captured.extend(self.capture_gapless(spool, now)?);
         self.guard.checkpoint_passive()?;
         let patience = if frames >= URGENT_FRAMES || force {
@@ -317,16 +376,18 @@ impl Capture {
         } else {
             BARRIER_PATIENCE
         };
-        let Self {
-            guard,
-            table,
-            cursor,
-            identity,
-            last_created,
-        } = self;
-        let created = now.max(*last_created);
         let mut outcome = Barrier::Busy;
         for _ in 0..BARRIER_TRIES {
+            let Self {
+                guard,
+                table,
+                cursor,
+                identity,
+                last_created,
+                views,
+            } = self;
+            let created = now.max(*last_created);
+            *last_created = created;
             outcome = guard.barrier(cursor, patience, |guard, cursor| {
                 match guard.look(cursor)? {
                     Look::Nothing => Ok(()),
@@ -335,6 +396,7 @@ impl Capture {
                         let one = write_changes(
                             guard, table, cursor, *identity, &changes, spool, created,
                         )?;
+                        tell(views, &changes);
                         captured.push(one);
                         Ok(())
                     }
@@ -343,18 +405,17 @@ impl Capture {
             if outcome != Barrier::Partial {
                 break;
             }
-            guard.renew(cursor)?;
+            captured.extend(self.renew(spool, now)?);
         }
-        *last_created = created;
         Ok((Some(outcome), captured))
     }
 
-    /// Everything committed so far captured, and the whole database at exactly that TXID. The WAL is pinned while the view lives.
+    /// Everything committed so far captured, and the whole database at exactly that TXID, to be read while captures go on.
     pub fn view(
         &mut self,
         spool: &Spool,
         now: Millis,
-    ) -> Result<(View, Option<Captured>), CaptureError> {
+    ) -> Result<(Arc<LiveView>, Option<Captured>), CaptureError> {
         let pin = View::pin(&self.guard)?;
         self.guard.check_files()?;
         let index = self.guard.observe()?;
@@ -364,7 +425,11 @@ impl Capture {
             Outcome::Nothing => None,
         };
         match View::at(&self.guard, pin, &index)? {
-            Some(view) => Ok((view, captured)),
+            Some(view) => {
+                let view = Arc::new(LiveView::new(view.without_beat(), spool.dir())?);
+                self.views.push(Arc::downgrade(&view));
+                Ok((view, captured))
+            }
             None => Err(CaptureError::NoView(self.guard.path().to_owned())),
         }
     }
@@ -386,6 +451,13 @@ impl Capture {
             post: Some(self.table.checksum()),
             epoch: self.identity.epoch,
         }
+    }
+}
+
+/// Tells the views which pages changed, before R moves on.
+fn tell(views: &[Weak<LiveView>], changes: &Changes) {
+    for view in views.iter().filter_map(Weak::upgrade) {
+        view.changed(changes.pages.iter().map(|p| p.page), changes.commit);
     }
 }
 

@@ -7,8 +7,8 @@ use super::{CaptureError, Captured, Identity};
 use crate::ltx;
 use crate::replica::spool::{Draft, Spool};
 use crate::sqlite::guard::{Changes, Cursor, Guard, GuardError};
+use crate::sqlite::live::LiveView;
 use crate::sqlite::pages::{Described, PageTable};
-use crate::sqlite::view::View;
 use crate::types::{DbChecksum, Entry, Level, Millis, Pgno, Span};
 
 /// Writes committed frames as the next TXID.
@@ -136,9 +136,13 @@ pub(super) fn write_file(
 }
 
 /// Streams a base to `out`.
-pub fn write_base<W: Write>(view: &View, header: &ltx::Header, out: W) -> Result<W, CaptureError> {
+pub fn write_base<W: Write>(
+    view: &LiveView,
+    header: &ltx::Header,
+    out: W,
+) -> Result<W, CaptureError> {
     let mut encoder = ltx::Encoder::new(out, header)?;
-    view.pages(|page, data| -> Result<(), CaptureError> { Ok(encoder.page(page, data)?) })?;
+    view.pages(|page, data| Ok(encoder.page(page, data)?))?;
     Ok(encoder.finish()?.0)
 }
 

@@ -8,10 +8,10 @@
 //! 1. Nothing is read past `mxFrame` of the WAL-index (`wal_checkpoint(NOOP)`): frames behind it may be phantoms.
 //! 2. R is open at every moment between attach and drop, but inside a barrier, while W holds the write lock.
 //! 3. [`Cursor::sealed`] is set under the write lock with everything captured, `nBackfill = mxFrame`, and R open again before W ends; or by
-//!    [`Guard::renew`] and [`Guard::reseal`], each with its proof. While that R is held, the next life of the WAL continues ours whatever its salts. Any captured frame clears it.
+//!    [`Guard::finish_renewal`] and [`Guard::reseal`], each with its proof. While that R is held, the next life of the WAL continues ours whatever its salts. Any captured frame clears it.
 //! 4. Salts that change while not sealed are a gap. So is a last captured frame that changed or lies past `mxFrame`, and a checksum
 //!    mismatch at or before `mxFrame`.
-//! 5. R does not rest on read lock 0: [`Guard::leave_lock_zero`] moves it to a mark at the first new frame.
+//! 5. R does not rest on read lock 0: `Capture::leave_lock_zero` moves it to a mark at the first new frame.
 //! 6. No descriptor of the database file is closed while a connection is open (POSIX would drop SQLite's locks), and -shm is
 //!    never opened. `db` is one raw descriptor that outlives the connections: fields drop in order of declaration.
 //!
@@ -243,20 +243,30 @@ impl Guard {
         Err(GuardError::Locked(self.path.clone()))
     }
 
-    /// Moves R to a fresh read transaction, so that checkpoints may copy everything up to now, and seals `cursor`. The caller must have
-    /// captured since the old R began, so that everything up to its mark is captured.
+    /// Begins a fresh read transaction beside R; [`Guard::finish_renewal`] makes it the new R. Until then both hold the WAL.
+    pub fn begin_renewal(&self) -> Result<(), GuardError> {
+        begin_read(&self.spare).map_err(|e| self.sqlite(e))
+    }
+
+    /// Back to the old R.
+    pub fn cancel_renewal(&self) -> Result<(), GuardError> {
+        end(&self.spare).map_err(|e| self.sqlite(e))
+    }
+
+    /// Makes the fresh read transaction the new R, so that checkpoints may copy everything up to its mark, and seals `cursor`. The caller must
+    /// have captured since the old R began, so that everything up to its mark is captured.
     ///
     /// Proof of the seal: the old R ends only after the new one began, so until then no more than its mark was backfilled, and all of that
     /// is captured. If the new R is on a mark, the WAL cannot restart at all. If it is on lock 0, everything was backfilled when it began,
-    /// hence captured, and nothing is backfilled from then on: the WAL can restart only at the captured state.
-    pub fn renew(&mut self, cursor: &mut Cursor) -> Result<(), GuardError> {
+    /// hence captured, and nothing is backfilled from then on: the WAL can restart only at the captured state. That more was captured since
+    /// changes nothing: in the first case there is no restart, in the second those frames are not backfilled.
+    pub fn finish_renewal(&mut self, cursor: &mut Cursor) -> Result<(), GuardError> {
         self.swap_reader()?;
         cursor.sealed = true;
         Ok(())
     }
 
     fn swap_reader(&mut self) -> Result<(), GuardError> {
-        begin_read(&self.spare).map_err(|e| self.sqlite(e))?;
         std::mem::swap(&mut self.read, &mut self.spare);
         self.on_lock_zero = true;
         end(&self.spare).map_err(|e| self.sqlite(e))
@@ -281,19 +291,22 @@ impl Guard {
         Ok(())
     }
 
-    /// Leaves read lock 0 if frames exist that make a mark possible. `true` if R is on a mark now.
+    /// R is on lock 0, and frames exist that make a mark possible for the next one.
     ///
     /// While R is on lock 0 nothing can be backfilled, so with `mxFrame > nBackfill` a new read transaction gets a mark.
-    pub fn leave_lock_zero(&mut self) -> Result<bool, GuardError> {
+    pub fn can_leave_lock_zero(&self) -> Result<bool, GuardError> {
         if !self.on_lock_zero {
-            return Ok(true);
+            return Ok(false);
         }
         let index = self.observe()?;
-        if index.max_frame > index.backfilled {
-            self.swap_reader()?;
-            self.on_lock_zero = false;
-        }
-        Ok(!self.on_lock_zero)
+        Ok(index.max_frame > index.backfilled)
+    }
+
+    /// After [`Guard::begin_renewal`]: the new R is on a mark.
+    pub fn finish_leaving(&mut self) -> Result<(), GuardError> {
+        self.swap_reader()?;
+        self.on_lock_zero = false;
+        Ok(())
     }
 
     /// Copies what may be copied into the database file without blocking anyone. `false`: another connection is checkpointing now.
