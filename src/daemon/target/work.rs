@@ -84,34 +84,14 @@ pub(super) fn work(
     due: Due,
 ) -> Result<Done, Ended> {
     let mut done = Done::default();
-    done.captured.extend(capture.leave_lock_zero(spool, now)?.1);
-    if due.capture {
-        done.looked = true;
-        let outcome = match capture.capture(spool, now)? {
-            Outcome::Gap(reason) => Err(reason),
-            Outcome::Captured(c) => {
-                done.captured.push(c);
-                Ok(())
-            }
-            Outcome::Nothing => Ok(()),
-        };
-        let outcome = match outcome {
-            Ok(()) if due.checkpoint => match capture.checkpoint(spool, now, false) {
-                Ok((barrier, captured)) => {
-                    done.barrier = barrier;
-                    done.captured.extend(captured);
-                    Ok(())
-                }
-                Err(CaptureError::Gap(reason)) => Err(reason),
-                Err(e) => return Err(e.into()),
-            },
-            other => other,
-        };
-        if let Err(reason) = outcome {
+    match follow(capture, spool, now, due, &mut done) {
+        Ok(()) => {}
+        Err(CaptureError::Gap(reason)) => {
             let report = capture.gap(table, spool, now)?;
             done.gap = Some((reason, report.captured.map_or(0, |c| c.pages)));
             done.captured.extend(report.captured);
         }
+        Err(e) => return Err(e.into()),
     }
     if due.roll_up {
         for merge in compact::due(&spool.entries(), &BTreeSet::new(), now) {
@@ -124,6 +104,32 @@ pub(super) fn work(
         }
     }
     Ok(done)
+}
+
+/// Capture and checkpoint, as far as they are due.
+fn follow(
+    capture: &mut Capture,
+    spool: &Spool,
+    now: Millis,
+    due: Due,
+    done: &mut Done,
+) -> Result<(), CaptureError> {
+    done.captured.extend(capture.leave_lock_zero(spool, now)?.1);
+    if !due.capture {
+        return Ok(());
+    }
+    done.looked = true;
+    match capture.capture(spool, now)? {
+        Outcome::Gap(reason) => return Err(CaptureError::Gap(reason)),
+        Outcome::Captured(c) => done.captured.push(c),
+        Outcome::Nothing => {}
+    }
+    if due.checkpoint {
+        let (barrier, captured) = capture.checkpoint(spool, now, false)?;
+        done.barrier = barrier;
+        done.captured.extend(captured);
+    }
+    Ok(())
 }
 
 /// Files of the highest level go once every store has them.

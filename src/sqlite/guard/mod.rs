@@ -222,7 +222,7 @@ impl Guard {
     /// between two equal headers belongs to that header's life or is 0.
     pub fn observe(&self) -> Result<Index, GuardError> {
         let mut before = self.wal_header()?;
-        for _ in 0..OBSERVE_TRIES {
+        for tried in 0..OBSERVE_TRIES {
             let (max_frame, backfilled) = self
                 .check
                 .query_row("PRAGMA wal_checkpoint(NOOP)", [], |r| {
@@ -230,15 +230,22 @@ impl Guard {
                 })
                 .map_err(|e| self.sqlite(e))?;
             let after = self.wal_header()?;
-            if before == after && (after.is_some() || max_frame <= 0) {
-                let frames = |n: i64| u32::try_from(n).unwrap_or(0);
+            // -1: the index was being written just then. Taken for 0 it would look like a WAL that went back.
+            if let (Ok(max_frame), Ok(backfilled)) =
+                (u32::try_from(max_frame), u32::try_from(backfilled))
+                && before == after
+                && (after.is_some() || max_frame == 0)
+            {
                 return Ok(Index {
                     header: after,
-                    max_frame: frames(max_frame),
-                    backfilled: frames(backfilled),
+                    max_frame,
+                    backfilled,
                 });
             }
             before = after;
+            if tried > OBSERVE_TRIES / 10 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         Err(GuardError::Locked(self.path.clone()))
     }
