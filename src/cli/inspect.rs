@@ -150,10 +150,22 @@ pub(super) async fn list(
     as_json: bool,
 ) -> Result<(), Failure> {
     let mut values = Vec::new();
+    let mut failed: Vec<Failure> = Vec::new();
     for target in chosen(&config, &Vec::from_iter(target))? {
         for store in &target.options.stores {
             let replica = open_replica(store, &target.name).await?;
-            let catalog = catalog(&replica, Goal::Newest).await?;
+            let catalog = match catalog(&replica, Goal::Newest).await {
+                Ok(catalog) => catalog,
+                // The other stores may be all that is left: they are listed first, then this is said.
+                Err(error) => {
+                    let failure = Failure::from(error);
+                    if as_json {
+                        values.push(json!({ "target": target.name, "store": replica.display(), "error": failure.message, "hint": failure.hint }));
+                    }
+                    failed.push(failure);
+                    continue;
+                }
+            };
             let points = catalog.points();
             let bytes: u64 = catalog.entries().iter().map(|e| e.size).sum();
             if as_json {
@@ -179,7 +191,7 @@ pub(super) async fn list(
     if as_json {
         println!("{}", Value::Array(values));
     }
-    Ok(())
+    failed.into_iter().next().map_or(Ok(()), Err)
 }
 
 pub(super) async fn verify(

@@ -4,6 +4,7 @@
 //! - A merged file holds a contiguous run of TXIDs of one page size, and never spans a cut: at a labelled TXID, a page-size change or
 //!   a change of owner a file ends.
 //! - Windows are aligned to the epoch and merged once they are over, so that every store holds the same files.
+//! - A database that is not written to is not rolled up for ever: the newest file moves up only in company.
 //! - Inputs are deleted only after their merge is durable locally. The newest capture stays at level 0 too.
 
 use std::collections::BTreeSet;
@@ -40,12 +41,25 @@ pub struct Merge {
 /// The merges that are due: for each level, each window that is over.
 pub fn due(entries: &[Entry], cuts: &BTreeSet<Txid>, now: Millis) -> Vec<Merge> {
     let mut merges = Vec::new();
+    let newest = entries.iter().map(|e| e.span.max()).max();
     for (number, window) in WINDOWS {
         let (Some(from), Some(into)) = (Level::new(number - 1), Level::new(number)) else {
             continue;
         };
         let width = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
-        let mut files: Vec<&Entry> = entries.iter().filter(|e| e.span.level() == from).collect();
+        // The newest capture stays at level 0 beside the file that it was merged into.
+        let merged = |e: &Entry| {
+            entries.iter().any(|m| {
+                m.span.level() > from
+                    && !m.span.is_base()
+                    && m.span.min() <= e.span.min()
+                    && m.span.max() >= e.span.max()
+            })
+        };
+        let mut files: Vec<&Entry> = entries
+            .iter()
+            .filter(|e| e.span.level() == from && !merged(e))
+            .collect();
         files.sort_unstable_by_key(|e| e.span.min());
         let slot = |e: &Entry| e.created.0.div_euclid(width);
         let over = |e: &Entry| slot(e) < now.0.div_euclid(width);
@@ -57,6 +71,10 @@ pub fn due(entries: &[Entry], cuts: &BTreeSet<Txid>, now: Millis) -> Vec<Merge> 
         for run in files.chunk_by(joins) {
             // Only the last file of a window tells that the window is over.
             if !run.last().is_some_and(|e| over(e)) {
+                continue;
+            }
+            // A file alone gains nothing by moving up, and a quiet database must cost nothing. It moves when the next one comes.
+            if run.len() == 1 && run.last().map(|e| e.span.max()) == newest {
                 continue;
             }
             for part in run.chunks(FANIN_MAX) {
@@ -166,10 +184,24 @@ mod tests {
         assert_eq!(merges.len(), 1);
         assert_eq!(merges[0].into, entry(1, 2, 3, 0).span);
         let merges = due(&files, &cuts(&[]), Millis(60_000));
+        assert_eq!(merges.len(), 1, "the newest file waits for company");
+        let mut more = files.to_vec();
+        more.push(entry(0, 5, 5, 61_000));
+        let merges = due(&more, &cuts(&[]), Millis(62_000));
         assert_eq!(
             merges.iter().map(|m| m.into).collect::<Vec<_>>(),
             [entry(1, 2, 3, 0).span, entry(1, 4, 4, 0).span]
         );
+    }
+
+    #[test]
+    fn a_quiet_database_is_rolled_up_once() {
+        let year = Millis(365 * 86_400_000);
+        let lone = [entry(0, 2, 2, 1_000)];
+        assert_eq!(due(&lone, &cuts(&[]), year), []);
+        // The newest capture stays beside its merge: it is not merged again.
+        let merged = [entry(1, 2, 3, 1_000), entry(0, 3, 3, 2_000)];
+        assert_eq!(due(&merged, &cuts(&[]), year), []);
     }
 
     #[test]
@@ -184,14 +216,7 @@ mod tests {
             .iter()
             .map(|m| m.into)
             .collect();
-        assert_eq!(
-            spans,
-            [
-                entry(1, 2, 3, 0).span,
-                entry(1, 4, 4, 0).span,
-                entry(1, 6, 6, 0).span
-            ]
-        );
+        assert_eq!(spans, [entry(1, 2, 3, 0).span, entry(1, 4, 4, 0).span,]);
     }
 
     #[test]

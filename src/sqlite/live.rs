@@ -7,7 +7,7 @@
 //! Invariants, given that [`Capture`](super::capture::Capture) tells of every change
 //! 1. While the pin is open, what the view reads is not overwritten (see [`View`]).
 //! 2. When the pin is gone, the guard's reader R ends no later than what was captured: no frame behind it is in the database file. R moves on
-//!    only after [`LiveView::changed`] has seen everything up to its new mark.
+//!    only after `LiveView::changed` has seen everything up to its new mark.
 //! 3. Hence a page that did not change is, in the WAL's own life, where the view's overlay says, and after a restart of the WAL (which needs all of it
 //!    backfilled) in the database file.
 //! 4. When nothing protects it any more (gap, end of the capture, no disk space), the view fails; it never gives other pages.

@@ -17,6 +17,8 @@ pub struct Site {
     pub env: Vec<(String, String)>,
     pub extra: String,
     pub store_extra: String,
+    /// `off`, or `{ listen: ... }`.
+    pub http: String,
 }
 
 /// A running daemon; killed when dropped.
@@ -71,6 +73,7 @@ c.execute('begin'); c.executemany('insert into t(a) values(?)',((os.urandom(500)
             env: Vec::new(),
             extra: String::new(),
             store_extra: String::new(),
+            http: "off".into(),
         }
     }
 
@@ -81,11 +84,12 @@ c.execute('begin'); c.executemany('insert into t(a) values(?)',((os.urandom(500)
     fn config(&self) -> PathBuf {
         let path = self.path(&format!("lifeboat-{}.yml", self.instance));
         let text = format!(
-            "store:\n  url: {}\n{}state-dir: {}\ninstance: {}\nhttp: off\nsqlite:\n  - path: {}\n    sync-interval: 50ms\n{}",
+            "store:\n  url: {}\n{}state-dir: {}\ninstance: {}\nhttp: {}\nsqlite:\n  - path: {}\n    sync-interval: 50ms\n{}",
             self.store,
             self.store_extra,
             self.path(&format!("state-{}", self.instance)).display(),
             self.instance,
+            self.http,
             self.db.display(),
             self.extra,
         );
@@ -167,6 +171,36 @@ c.execute('begin'); c.executemany('insert into t(a) values(?)',((os.urandom(500)
         let out = self.ok(&["sync", "--json"]);
         let answer: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
         u64::from_str_radix(answer["targets"][0]["txid"].as_str().unwrap(), 16).unwrap()
+    }
+
+    /// Serves HTTP on a free port.
+    pub fn with_http(mut self) -> Self {
+        self.http = format!("{{ listen: 127.0.0.1:{} }}", free_port());
+        self
+    }
+
+    /// Body of a page of the daemon.
+    pub fn get(&self, path: &str) -> String {
+        let address = self
+            .http
+            .trim_start_matches("{ listen: ")
+            .trim_end_matches(" }");
+        let out = Command::new("curl")
+            .args(["-s", "-m", "10", &format!("http://{address}{path}")])
+            .output()
+            .expect("curl is missing: run bin/install-dev");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// Sum of a metric over its series whose labels contain `labels`.
+    pub fn metric(&self, name: &str, labels: &str) -> f64 {
+        let text = self.get("/metrics");
+        let mine = text.lines().filter(|l| {
+            l.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels))
+        });
+        mine.filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
     }
 
     /// A sync that may be cut off.
