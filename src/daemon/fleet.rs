@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::state::StateDir;
-use super::target::{Command, Target};
+use super::target::{Command, Past, Target};
 use super::watchdog::Watchdog;
 use crate::config::{Config, StoreConfig, TargetConfig};
 use crate::observe::facts::{Board, State, TargetFacts};
@@ -223,6 +223,7 @@ impl Fleet {
             deferred: None,
             heavy: Arc::clone(&self.heavy),
             watchdog: Arc::clone(&self.watchdog),
+            past: Past::default(),
         };
         let task = tokio::spawn(target_task.run(received));
         self.members.lock().await.insert(
@@ -323,6 +324,8 @@ impl Fleet {
             .await
             .is_ok();
         aborts.iter().for_each(tokio::task::AbortHandle::abort);
-        done
+        // A target that was between two tries ends at once, with what it could not upload.
+        let waiting = |f: &TargetFacts| f.stores.iter().any(|s| s.oldest_pending.is_some());
+        done && !self.board.snapshot().iter().any(waiting)
     }
 }

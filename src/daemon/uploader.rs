@@ -4,8 +4,12 @@
 //! - The owner is read first, then the store is listed, then uploads begin.
 //! - A failure changes nothing: the file stays local, the task tries again with a growing pause, and the facts say since when and why.
 //! - A refusal (another owner) stops uploads until the owner says otherwise; nothing is overwritten.
+//! - A store that went on without this state (the host was set back, or the replica was claimed) is continued from its own newest point, once
+//!   for each epoch, and only if `owner.json` names this instance; otherwise that is a refusal too.
+//! - A base goes up only after every capture before it: their conditional creates show that no one else writes.
 //! - Nothing to send means no request, but for one cheap check an interval.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +46,8 @@ pub enum Ask {
     Base(oneshot::Sender<Result<(Arc<LiveView>, ltx::Header), String>>),
     /// Merge what waits.
     Squeeze(oneshot::Sender<()>),
+    /// Forget the local position and take up the one in the store, whose owner's epoch this is. `false`: that was done once already.
+    Rebase(u32, oneshot::Sender<bool>),
 }
 
 /// One uploader.
@@ -58,6 +64,8 @@ pub struct Uploader {
     pub local: Local,
     /// In `owner.json`.
     pub instance: String,
+    /// The last TXID when this session began. What is durable is told from there on: before, it may be another branch of the history.
+    pub from: Txid,
     /// Rises with every local change: the last captured TXID.
     pub captured: watch::Receiver<Txid>,
     /// Last durable TXID here.
@@ -120,6 +128,7 @@ impl Uploader {
             self.spool.acknowledge(*span, self.number);
         }
         self.publish(&replica);
+
         let mut checked = Instant::now();
         let mut pruned = Instant::now();
         loop {
@@ -127,11 +136,10 @@ impl Uploader {
                 pruned = Instant::now();
                 self.prune(&mut replica).await?;
             }
-            self.captured.mark_unchanged();
-            let next = if self.base_is_due(&replica) {
-                Next::Base
-            } else {
-                replica.next(&self.spool.entries())
+            let captured = *self.captured.borrow_and_update();
+            let next = match replica.next(&self.spool, captured)? {
+                Next::Nothing if self.base_is_due(&replica) => Next::Base,
+                next => next,
             };
             match next {
                 Next::File(span) => match replica.send(&self.spool, span).await {
@@ -175,41 +183,76 @@ impl Uploader {
     async fn open(&self) -> Result<Replica, UploadError> {
         let remote = owner::read(&self.store).await?.transpose()?;
         let catalog = Replica::list(&self.store).await?;
-        let owner = match owner::decide(
+        let verdict = owner::decide(
             Some(self.local),
             remote.as_ref(),
             !catalog.is_empty(),
             &self.instance,
-        ) {
-            Verdict::Continue(_) => match remote {
-                Some(owner) => owner,
-                None => return Err(Refusal::Damaged("it vanished".into()).into()),
-            },
-            Verdict::Fresh => {
-                let owner = Owner::new(
-                    self.local.lineage,
-                    &self.instance,
-                    self.local.epoch,
-                    (self.now)(),
-                );
-                owner::write(&self.store, &owner, PutMode::Create).await?;
-                owner
+        );
+        let (owner, adopt) = match (verdict, remote) {
+            (Verdict::Continue(_), Some(owner)) => (owner, false),
+            (Verdict::Continue(_), None) => {
+                return Err(Refusal::Damaged("it vanished".into()).into());
             }
-            Verdict::Refuse(refusal) => return Err(refusal.into()),
-            Verdict::Rebuild { .. } => {
-                return Err(Refusal::OtherHistory {
+            (Verdict::Fresh, remote) => {
+                let owner = self.owner();
+                let mode = match remote {
+                    None => PutMode::Create,
+                    Some(_) => PutMode::Overwrite,
+                };
+                owner::write(&self.store, &owner, mode).await?;
+                (owner, false)
+            }
+            (Verdict::Refuse(refusal), _) => return Err(refusal.into()),
+            // A second store that was not asked when the state was lost or claimed: the checksums decide.
+            (Verdict::Rebuild { .. }, Some(owner))
+                if owner.instance == self.instance
+                    && owner.lineage == self.local.lineage.to_string()
+                    && owner.epoch < self.local.epoch =>
+            {
+                (self.owner(), true)
+            }
+            (Verdict::Rebuild { epoch, .. }, remote) => {
+                let refusal = Refusal::OtherHistory {
                     local: self.local.lineage.to_string(),
                     remote: remote.map_or_else(|| "unknown".into(), |o| o.lineage),
-                }
-                .into());
+                };
+                return Err(self.rebase(epoch, refusal).await);
             }
         };
-        let replica = Replica::open(self.store.clone(), catalog, owner).await?;
+        let mine = owner.instance == self.instance;
+        let epoch = owner.epoch;
+        let mut replica = Replica::open(self.store.clone(), catalog, owner).await?;
         let captured = *self.captured.borrow();
-        match replica.durable() {
-            Some(durable) if durable > captured => Err(Refusal::Taken(captured.next()).into()),
-            _ => Ok(replica),
+        match replica.join(&self.spool, captured) {
+            Ok(_) => {}
+            Err(UploadError::Refused(refusal @ Refusal::Diverged { .. })) if mine => {
+                return Err(self.rebase(epoch, refusal).await);
+            }
+            Err(e) => return Err(e),
         }
+        if adopt {
+            owner::write(&self.store, &self.owner(), PutMode::Overwrite).await?;
+        }
+        Ok(replica)
+    }
+
+    fn owner(&self) -> Owner {
+        let Local { lineage, epoch } = self.local;
+        Owner::new(lineage, &self.instance, epoch, (self.now)())
+    }
+
+    /// Asks the target to take up the store's position; what to report until it did, or if it will not.
+    async fn rebase(&self, epoch: u32, refusal: Refusal) -> UploadError {
+        let (tx, rx) = oneshot::channel();
+        // A target that is stopping answers nothing.
+        if self.ask.send(Ask::Rebase(epoch, tx)).await.is_ok() && rx.await == Ok(true) {
+            tracing::warn!(
+                store = self.store.display(),
+                "{refusal}; going on from the replica's newest point"
+            );
+        }
+        refusal.into()
     }
 
     /// Costs no request if there is nothing to delete.
@@ -266,6 +309,18 @@ impl Uploader {
         let Some(span) = Span::new(Level::SNAPSHOT, header.min, header.max) else {
             return Err(gone());
         };
+        // What the view captured on the way goes first: see the module.
+        while replica.durable() < Some(header.max)
+            && let Next::File(file) = replica.next(&self.spool, header.max)?
+            && file.max() <= header.max
+        {
+            let entry = replica.send(&self.spool, file).await?;
+            self.sent(replica, entry);
+        }
+        if let Some(entry) = replica.base_is_there(&header, span).await? {
+            replica.record(entry);
+            return Ok(entry);
+        }
         let created = header.timestamp;
         // One piece in flight, one being filled, one part in the uploader: the bound on memory.
         let (pieces, received) = mpsc::channel(1);
@@ -281,7 +336,8 @@ impl Uploader {
                 .map_err(|e| e.to_string())
         });
         let key = replica.key(span);
-        let stored = self.store.put_stream(&key, received, Some(created)).await;
+        let stored = self.store.put_stream_new(&key, received, Some(created));
+        let stored = stored.await;
         let written = write.await.map_err(std::io::Error::other)?;
         match (stored, written) {
             (Ok(size), Ok(())) => {
@@ -303,6 +359,13 @@ impl Uploader {
 
     fn sent(&self, replica: &Replica, entry: Entry) {
         self.spool.acknowledge(entry.span, self.number);
+        if entry.span.is_base() {
+            // They would only wait for a store that never takes them.
+            let never = |e: &Entry| !replica.may_follow(e.span);
+            for file in self.spool.entries().into_iter().filter(never) {
+                self.spool.acknowledge(file.span, self.number);
+            }
+        }
         self.facts(|f| {
             f.uploads += 1;
             f.uploaded_bytes += entry.size;
@@ -314,12 +377,20 @@ impl Uploader {
         let durable = replica.durable();
         let local = self.spool.entries();
         let pending = |e: &&Entry| durable.is_none_or(|d| e.span.max() > d);
+        // The spool knows a capture before the target has told of it.
+        let told = *self.captured.borrow();
+        let captured = self.spool.last().map_or(told, |last| last.max(told));
+        let since = oldest_pending(replica.catalog(), &local, durable, captured);
         self.facts(|f| {
+            f.oldest_pending = match (since, f.oldest_pending) {
+                // A roll-up hides when its oldest change was made: what was known before holds while nothing became durable.
+                (Some(now), Some(known)) if f.durable == durable => Some(now.min(known)),
+                (since, _) => since,
+            };
             if f.durable != durable {
                 f.durable = durable;
                 f.durable_at = Some((self.now)());
             }
-            f.oldest_pending = local.iter().filter(pending).map(|e| e.created).min();
             f.pending_bytes = local.iter().filter(pending).map(|e| e.size).sum();
             f.base = replica.base();
             f.objects = replica.catalog().len() as u64;
@@ -329,7 +400,8 @@ impl Uploader {
             f.last_error = None;
             f.hint = None;
         });
-        self.durable.send_replace(durable);
+        self.durable
+            .send_replace(durable.filter(|d| *d >= self.from));
     }
 
     fn failed(&self, error: &UploadError) {
@@ -354,6 +426,31 @@ impl Uploader {
             .update_store(self.number as usize, change)
             .unwrap_or_default()
     }
+}
+
+/// Capture time of the oldest change that is not durable, or an earlier one; `None` if everything is.
+fn oldest_pending(
+    catalog: &BTreeMap<Span, Entry>,
+    local: &[Entry],
+    durable: Option<Txid>,
+    captured: Txid,
+) -> Option<Millis> {
+    let Some(at) = durable else {
+        return local.iter().map(|e| e.created).min();
+    };
+    if captured <= at {
+        return None;
+    }
+    let first = at.next();
+    let exact = local
+        .iter()
+        .find(|e| e.span.min() == first && e.span.max() == first);
+    // Inside a roll-up, or dropped: it came after the last durable one.
+    let durable_since = || {
+        let ends = catalog.values().filter(|e| e.span.max() == at);
+        ends.map(|e| e.created).min()
+    };
+    exact.map(|e| e.created).or_else(durable_since)
 }
 
 /// Hands what a blocking thread writes to an upload.

@@ -109,6 +109,16 @@ pub enum Refusal {
         /// The replica's.
         remote: String,
     },
+    /// The store holds another past of this history, or went further than this one.
+    #[error(
+        "the replica went on to TXID {top} with another past than this database's, which is at TXID {captured}; nothing was uploaded"
+    )]
+    Diverged {
+        /// Highest TXID there.
+        top: Txid,
+        /// Ours.
+        captured: Txid,
+    },
     /// Too few pages match.
     #[error(
         "only {same} of {compared} pages match the replica's newest state; nothing was uploaded"
@@ -178,11 +188,12 @@ pub fn decide(
             epoch: owner.epoch,
             proof: false,
         },
+        // Nothing is there that could be continued wrongly.
+        _ if ours && !has_files => Verdict::Fresh,
         Some(local) if local.lineage != lineage => Verdict::Refuse(Refusal::OtherHistory {
             local: local.lineage.to_string(),
             remote: owner.lineage.clone(),
         }),
-        _ if ours && !has_files => Verdict::Fresh,
         _ if ours => Verdict::Rebuild {
             lineage: Some(lineage),
             epoch: owner.epoch,
@@ -294,6 +305,11 @@ mod tests {
             rebuild(7, 4, true)
         );
 
+        assert_eq!(
+            decide(local(8, 1), Some(&owner), false, "web1"),
+            Verdict::Fresh,
+            "a first start that was cut short"
+        );
         assert!(
             is_refused(decide(None, Some(&owner), true, "web2")),
             "a fresh server or staging"

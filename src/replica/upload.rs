@@ -5,17 +5,23 @@
 //! - `durable` is the last TXID that is reachable from a complete base through acknowledged objects. Nothing less is reported.
 //! - Captures are conditional creates where the store honours them. A key that is taken is accepted only if it holds our very bytes
 //!   (an earlier upload whose acknowledgement was lost); otherwise nothing is overwritten and the replica refuses to go on.
-//! - Where conditional creates are ignored, the owner's epoch is read before an upload, at most every few seconds.
+//! - Where conditional creates are ignored, the owner's epoch is read before an upload, at most every few seconds, and with it
+//!   whether the key is taken.
+//! - Nothing is sent behind what the store has before [`super::join`] has proven that it is this history; only a base may be, above every
+//!   TXID that is there.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::join::{Edge, Join, join, witness};
 use super::layout::Layout;
 use super::owner::{self, Owner, Refusal};
-use super::spool::Spool;
+use super::spool::{Spool, read_header};
+use crate::ltx;
 use crate::store::{PutMode, Store, StoreError};
 use crate::types::{Entry, Level, Millis, Span, Txid};
 
@@ -23,6 +29,8 @@ use crate::types::{Entry, Level, Millis, Span, Txid};
 const EPOCH_TRUST: Duration = Duration::from_secs(5);
 /// Key of the probe object.
 const PROBE_KEY: &str = "lifeboat/probe";
+/// Bytes compared at once.
+const COMPARE_BYTES: usize = 64 << 10;
 
 /// Why an upload failed. The local file stays.
 #[derive(Debug, Error)]
@@ -70,6 +78,10 @@ pub struct Replica {
     conditional: bool,
     owner: Owner,
     owner_read: Instant,
+    // What local history must be shown to continue; `None` once it was, or if nothing is there.
+    edge: Option<Edge>,
+    // A base went up without that proof: local files that reach below it stay away from what was there before.
+    floor: Option<Txid>,
 }
 
 impl Replica {
@@ -102,7 +114,12 @@ impl Replica {
         catalog: BTreeMap<Span, Entry>,
         owner: Owner,
     ) -> Result<Self, StoreError> {
-        let conditional = store.probe_conditional_create(PROBE_KEY).await?;
+        let mut conditional = store.probe_conditional_create(PROBE_KEY).await?;
+        if !conditional {
+            // A command that probes at the same time looks like a store that ignores the condition.
+            let mine = format!("{PROBE_KEY}-{:016x}", rand::random::<u64>());
+            conditional = store.probe_conditional_create(&mine).await?;
+        }
         if !conditional {
             tracing::info!(store = %store.display(), "the store ignores conditional creates; the owner is read before uploads");
         }
@@ -111,7 +128,7 @@ impl Replica {
             store.remove_unfinished(&layout.level_prefix(level));
         }
         let durable = durable(catalog.keys());
-        Ok(Self {
+        let mut replica = Self {
             store,
             layout,
             catalog,
@@ -119,7 +136,69 @@ impl Replica {
             conditional,
             owner,
             owner_read: Instant::now(),
-        })
+            edge: None,
+            floor: None,
+        };
+        replica.edge = replica.find_edge().await?;
+        Ok(replica)
+    }
+
+    async fn find_edge(&self) -> Result<Option<Edge>, StoreError> {
+        let Some(durable) = self.durable else {
+            return Ok(None);
+        };
+        // By level: the capture itself before what it was merged into.
+        let last = self.catalog.keys().find(|s| (**s).max() == durable);
+        let checksum = match last {
+            Some(span) => self.header(*span).await?.and_then(|h| h.post),
+            None => None,
+        };
+        Ok(Some(Edge {
+            durable,
+            top: self.top().unwrap_or(durable),
+            checksum,
+        }))
+    }
+
+    /// The header of an object; `None` if it is none.
+    async fn header(&self, span: Span) -> Result<Option<ltx::Header>, StoreError> {
+        let range = 0..ltx::Header::LEN as u64;
+        let bytes = self.store.get_range(&self.key(span), range).await?;
+        Ok(ltx::Header::decode(&bytes).ok())
+    }
+
+    /// The highest TXID of any object, restorable or not.
+    pub fn top(&self) -> Option<Txid> {
+        self.catalog.keys().map(|s| (*s).max()).max()
+    }
+
+    /// Whether local history continues this replica. Once it was proven in a session every upload keeps it so.
+    ///
+    /// # Errors
+    /// [`Refusal::Diverged`]; reading a local header.
+    pub fn join(&mut self, spool: &Spool, captured: Txid) -> Result<Join, UploadError> {
+        let Some(edge) = self.edge else {
+            return Ok(Join::Proven);
+        };
+        let ours = match witness(&spool.entries(), edge.durable) {
+            None => None,
+            Some((entry, ends)) => {
+                let header = read_header(&spool.path(entry.span)).map_err(std::io::Error::other)?;
+                if ends { header.post } else { header.pre }
+            }
+        };
+        match join(edge, captured, ours) {
+            Join::Diverged => Err(Refusal::Diverged {
+                top: edge.top,
+                captured,
+            }
+            .into()),
+            Join::Proven => {
+                self.edge = None;
+                Ok(Join::Proven)
+            }
+            Join::Unknown => Ok(Join::Unknown),
+        }
     }
 
     /// The store, rooted at this replica.
@@ -152,14 +231,32 @@ impl Replica {
         self.catalog.remove(&span);
     }
 
-    /// What to send next, given the local files.
-    pub fn next(&self, local: &[Entry]) -> Next {
-        next(self.durable, &self.catalog, local)
+    /// What to send next, given the local files and the last captured TXID.
+    ///
+    /// # Errors
+    /// As [`Replica::join`].
+    pub fn next(&mut self, spool: &Spool, captured: Txid) -> Result<Next, UploadError> {
+        let joined = self.join(spool, captured)?;
+        let mut local = spool.entries();
+        local.retain(|e| self.may_follow(e.span));
+        let found = next(self.durable, captured, &self.catalog, &local);
+        Ok(match found {
+            Next::Nothing => Next::Nothing,
+            _ if joined == Join::Proven => found,
+            // A merge that spans the store's last point proves nothing about it. A base does, above whatever is there.
+            _ if self.top() < Some(captured) => Next::Base,
+            _ => Next::Nothing,
+        })
+    }
+
+    /// Whether a local file may ever be sent here.
+    pub fn may_follow(&self, span: Span) -> bool {
+        self.floor.is_none_or(|floor| span.min() > floor)
     }
 
     /// Sends one local file.
     pub async fn send(&mut self, spool: &Spool, span: Span) -> Result<Entry, UploadError> {
-        self.check_owner(span.level() != Level::CAPTURE).await?;
+        let asked = self.check_owner(span.level() != Level::CAPTURE).await?;
         let Some(entry) = spool.entries().into_iter().find(|e| e.span == span) else {
             return Err(UploadError::Local(std::io::ErrorKind::NotFound.into()));
         };
@@ -170,23 +267,69 @@ impl Replica {
         };
         let key = self.layout.key(span);
         let path = spool.path(span);
+        if asked && !self.conditional && self.exists(&key).await? {
+            self.accept_only_ours(&key, &path, entry).await?;
+            self.record(entry);
+            return Ok(entry);
+        }
         match self
             .store
             .put_file(&key, &path, mode, Some(entry.created))
             .await
         {
             Ok(_) => {}
-            Err(e) if e.is_exists() => self.accept_only_ours(&key, &path, span).await?,
+            Err(e) if e.is_exists() => self.accept_only_ours(&key, &path, entry).await?,
             Err(e) => return Err(e.into()),
         }
         self.record(entry);
         Ok(entry)
     }
 
-    /// Records a base that was streamed to [`Replica::key`].
+    async fn exists(&self, key: &str) -> Result<bool, StoreError> {
+        match self.store.head(key).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Before a base is streamed, and after its key was found taken: `Some` if this very base is there already, because the answer to an
+    /// earlier upload was lost.
+    ///
+    /// # Errors
+    /// [`Refusal::Taken`] if another one is.
+    pub async fn base_is_there(
+        &self,
+        header: &ltx::Header,
+        span: Span,
+    ) -> Result<Option<Entry>, UploadError> {
+        let info = match self.store.head(&self.key(span)).await {
+            Ok(info) => info,
+            Err(e) if e.is_not_found() => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let same = |h: &ltx::Header| {
+            let what = |h: &ltx::Header| (h.lineage, h.max, h.page_size, h.commit, h.post);
+            what(h) == what(header) && h.post.is_some()
+        };
+        match self.header(span).await? {
+            Some(found) if same(&found) => Ok(Some(Entry {
+                span,
+                size: info.size,
+                created: found.timestamp,
+            })),
+            _ => Err(Refusal::Taken(span.max()).into()),
+        }
+    }
+
+    /// Records a base that was streamed to [`Replica::key`]. Whatever was there before, this history begins anew with it.
     pub fn record(&mut self, entry: Entry) {
         self.catalog.insert(entry.span, entry);
         self.durable = durable(self.catalog.keys());
+        if let (true, Some(edge)) = (entry.span.is_base(), self.edge) {
+            self.edge = None;
+            self.floor = Some(edge.top);
+        }
     }
 
     /// Key of a file.
@@ -195,13 +338,13 @@ impl Replica {
     }
 
     /// Reads the owner again, unless that was done a moment ago and the store refuses second writers by itself.
-    /// `always`: before compaction uploads, bases and deletes.
-    pub async fn check_owner(&mut self, always: bool) -> Result<(), UploadError> {
+    /// `always`: before compaction uploads, bases and deletes. `true`: it was read now.
+    pub async fn check_owner(&mut self, always: bool) -> Result<bool, UploadError> {
         let trusted = self.owner_read.elapsed() < EPOCH_TRUST;
         if trusted || (self.conditional && !always) {
-            return Ok(());
+            return Ok(false);
         }
-        self.read_owner().await
+        self.read_owner().await.map(|()| true)
     }
 
     async fn read_owner(&mut self) -> Result<(), UploadError> {
@@ -226,24 +369,42 @@ impl Replica {
         }
     }
 
-    /// A taken key is fine only if it holds the bytes of our file.
+    /// A taken key is fine only if it holds the bytes of our file. Compared piece by piece: either may be as large as the database.
     async fn accept_only_ours(
         &mut self,
         key: &str,
         path: &Path,
-        span: Span,
+        ours: Entry,
     ) -> Result<(), UploadError> {
         self.read_owner().await?;
-        let theirs = self.store.get(key).await?;
+        let theirs = self.store.head(key).await?;
+        let taken = || UploadError::from(Refusal::Taken(ours.span.max()));
+        if theirs.size != ours.size {
+            return Err(taken());
+        }
+        let runtime = tokio::runtime::Handle::current();
+        let theirs = crate::store::reader(&self.store, key, theirs.size, &runtime);
         let path = path.to_owned();
         let same =
-            tokio::task::spawn_blocking(move || std::fs::read(path).map(|ours| ours == theirs))
+            tokio::task::spawn_blocking(move || same_bytes(std::fs::File::open(path)?, theirs))
                 .await
                 .map_err(std::io::Error::other)??;
-        if same {
-            Ok(())
-        } else {
-            Err(Refusal::Taken(span.max()).into())
+        if same { Ok(()) } else { Err(taken()) }
+    }
+}
+
+fn same_bytes(mut a: impl Read, mut b: impl Read) -> std::io::Result<bool> {
+    let (mut left, mut right) = (vec![0; COMPARE_BYTES], vec![0; COMPARE_BYTES]);
+    loop {
+        let n = a.read(&mut left)?;
+        if n == 0 {
+            return Ok(b.read(&mut right)? == 0);
+        }
+        match b.read_exact(&mut right[..n]) {
+            Ok(()) if left[..n] == right[..n] => {}
+            Ok(()) => return Ok(false),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(e) => return Err(e),
         }
     }
 }
@@ -264,19 +425,17 @@ pub fn durable<'a>(spans: impl Iterator<Item = &'a Span>) -> Option<Txid> {
     reached
 }
 
-/// Pure part of [`Replica::next`].
-pub fn next(durable: Option<Txid>, catalog: &BTreeMap<Span, Entry>, local: &[Entry]) -> Next {
-    let Some(newest) = local.iter().map(|e| e.span.max()).max() else {
-        return if durable.is_none() {
-            Next::Base
-        } else {
-            Next::Nothing
-        };
-    };
+/// Pure part of [`Replica::next`]. `captured` may be ahead of every local file: the spool was dropped, or the page size changed.
+pub fn next(
+    durable: Option<Txid>,
+    captured: Txid,
+    catalog: &BTreeMap<Span, Entry>,
+    local: &[Entry],
+) -> Next {
     let Some(durable) = durable else {
         return Next::Base;
     };
-    if newest > durable {
+    if captured > durable {
         let continues = local
             .iter()
             .filter(|e| e.span.min() <= durable.next() && e.span.max() > durable);
@@ -350,30 +509,38 @@ mod tests {
     fn sends_the_chain_first_then_the_rest() {
         let store = catalog(&[entry(9, 1, 1), entry(0, 2, 2)]);
         let at = Txid::new(2);
-        assert_eq!(next(None, &catalog(&[]), &[entry(0, 2, 2)]), Next::Base);
-        assert_eq!(next(at, &store, &[entry(0, 2, 2)]), Next::Nothing);
+        let next = |at, captured, store: &_, local: &[Entry]| {
+            super::next(at, Txid::new(captured).unwrap(), store, local)
+        };
+        assert_eq!(next(None, 2, &catalog(&[]), &[entry(0, 2, 2)]), Next::Base);
+        assert_eq!(next(at, 2, &store, &[entry(0, 2, 2)]), Next::Nothing);
         assert_eq!(
-            next(at, &store, &[entry(0, 3, 3)]),
+            next(at, 5, &store, &[]),
+            Next::Base,
+            "the spool was dropped: what was captured is nowhere"
+        );
+        assert_eq!(
+            next(at, 3, &store, &[entry(0, 3, 3)]),
             Next::File(entry(0, 3, 3).span)
         );
         assert_eq!(
-            next(at, &store, &[entry(0, 4, 4)]),
+            next(at, 4, &store, &[entry(0, 4, 4)]),
             Next::Base,
             "TXID 3 is nowhere"
         );
         // After an outage the merge goes up, then the newest capture beside it.
         let local = [entry(1, 2, 9), entry(0, 9, 9)];
         assert_eq!(
-            next(at, &store, &local),
+            next(at, 9, &store, &local),
             Next::File(local[0].span),
             "only the merge continues TXID 2"
         );
         let store = catalog(&[entry(9, 1, 1), entry(1, 2, 9)]);
         assert_eq!(
-            next(Txid::new(9), &store, &local),
+            next(Txid::new(9), 9, &store, &local),
             Next::File(entry(0, 9, 9).span)
         );
         let store = catalog(&[entry(9, 1, 1), entry(1, 2, 9), entry(0, 9, 9)]);
-        assert_eq!(next(Txid::new(9), &store, &local), Next::Nothing);
+        assert_eq!(next(Txid::new(9), 9, &store, &local), Next::Nothing);
     }
 }

@@ -162,6 +162,19 @@ impl Store {
             .await
     }
 
+    /// [`Store::put_stream`] that refuses a key that is taken, as [`Store::put_file`] does with [`PutMode::Create`].
+    ///
+    /// # Errors
+    /// As [`Store::put_stream`]; [`Class::Exists`].
+    pub async fn put_stream_new(
+        &self,
+        key: &str,
+        rx: mpsc::Receiver<Piece>,
+        created: Option<Millis>,
+    ) -> Result<u64, StoreError> {
+        self.upload(key, rx, PutMode::Create, created, None).await
+    }
+
     /// [`Store::put_stream`] with an upper bound of the size, which makes all parts equal.
     ///
     /// # Errors

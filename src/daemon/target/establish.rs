@@ -1,19 +1,29 @@
 //! Who owns the replica, what is already there, and where capture goes on.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Ended, Target, blocking};
+use tokio::time::Instant;
+
+use super::{About, Ended, GaveUp, GaveUpWhy, Target, blocking};
 use crate::observe::facts::{State, StoreFacts};
 use crate::replica::owner::{self, Local, Owner, Refusal, Verdict};
 use crate::replica::spool::Spool;
-use crate::replica::upload::Replica;
+use crate::replica::upload::{Replica, durable};
 use crate::restore::plan::{Catalog, Goal};
 use crate::restore::{self, apply};
 use crate::sqlite::capture::{Capture, Identity, open_table};
 use crate::sqlite::guard::{GapReason, Guard};
 use crate::sqlite::pages::{Described, PageTable};
 use crate::store::{PutMode, Store};
-use crate::types::Lineage;
+use crate::types::{Entry, Lineage, Span, Txid};
+
+/// First pause before a replica that could not be gone on from is read again, whole.
+const REREAD_MIN: Duration = Duration::from_secs(60 * 60);
+/// Longest.
+const REREAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Target {
     /// Who owns the replica, and where capture goes on. With trusted local state no store is asked.
@@ -54,73 +64,161 @@ impl Target {
             Some("asking the store who owns the replica".into()),
             None,
         );
-        let store = self.stores[0].clone();
-        let remote = owner::read(&store).await?.transpose()?;
-        let entries = Replica::list(&store).await?;
-        let verdict = match owner::decide(
-            remembered,
-            remote.as_ref(),
-            !entries.is_empty(),
-            &self.instance,
-        ) {
-            Verdict::Continue(local) if entries.is_empty() => {
-                // Our owner.json, no file: the first base never arrived.
-                return self.begin(guard, spool, local).await;
-            }
-            Verdict::Continue(local) => Verdict::Rebuild {
-                lineage: Some(local.lineage),
-                epoch: local.epoch,
-                proof: true,
-            },
-            other => other,
+        let mut found = self.ask_stores(remembered).await?;
+        // TXIDs are free above everything that any store holds of this history.
+        let top = found.iter().filter_map(|f| f.top).max();
+        let epoch = found.iter().map(|f| f.epoch).max().unwrap_or(1);
+        // Of several stores the one that went furthest: the others are then behind this history, not beside it.
+        found.sort_by_key(|f| f.durable);
+        let Some(best) = found.pop() else {
+            return Err(Ended::Lost);
         };
-        match verdict {
-            Verdict::Refuse(refusal) => Err(refusal.into()),
-            Verdict::Fresh | Verdict::Continue(_) => {
-                let fresh = Local {
-                    lineage: new_lineage(),
-                    epoch: 1,
-                };
-                let local = remote
-                    .as_ref()
-                    .and_then(|o| {
-                        Some(Local {
-                            lineage: o.lineage()?,
-                            epoch: o.epoch,
-                        })
-                    })
-                    .unwrap_or(fresh);
-                if remote.is_none() {
-                    let owner =
-                        Owner::new(local.lineage, &self.instance, local.epoch, (self.now)());
-                    owner::write(&store, &owner, PutMode::Create).await?;
-                }
-                self.begin(guard, spool, local).await
-            }
-            Verdict::Rebuild {
-                lineage,
-                epoch,
-                proof,
-            } => {
+        match best.rebuild {
+            None => self.begin_anew(guard, spool, best).await,
+            Some((lineage, proof)) => {
                 let local = Local {
                     lineage: lineage.unwrap_or_else(new_lineage),
                     epoch,
                 };
-                let table = self
-                    .rebuild(
-                        &store,
-                        Catalog::new(entries.into_values()),
-                        guard.file_id(),
-                        local,
-                    )
-                    .await?;
+                let about = About {
+                    owner: best.remote.clone(),
+                    objects: best.entries.len(),
+                    newest: best.top,
+                    file_id: guard.file_id(),
+                };
+                self.gave_up(&about)?;
+                let store = self.stores[best.number].clone();
+                let durable = best.durable;
+                let catalog = Catalog::new(best.entries.into_values());
+                let result = self.rebuild(&store, catalog, guard.file_id(), local).await;
+                let mut table = self.remember(about.clone(), result)?;
+                if top > durable
+                    && let Some(top) = top
+                {
+                    // What lies there has no content that is known: no file follows it, and a base does.
+                    let above = Described {
+                        txid: top.next(),
+                        ..*table.about()
+                    };
+                    table.describe(above)?;
+                }
                 spool.clear()?;
-                let result = self.resume(guard, table, local, spool, Some(proof)).await?;
+                let result = self.resume(guard, table, local, spool, Some(proof)).await;
+                let result = self.remember(about, result)?;
                 let owner = Owner::new(local.lineage, &self.instance, local.epoch, (self.now)());
                 owner::write(&store, &owner, PutMode::Overwrite).await?;
                 Ok(result)
             }
         }
+    }
+
+    /// Every store that answers, as far as this instance may go on there. An error if none does.
+    async fn ask_stores(&self, remembered: Option<Local>) -> Result<Vec<Found>, Ended> {
+        let mut found = Vec::new();
+        let mut failed = None;
+        for (number, store) in self.stores.iter().enumerate() {
+            match self.ask_store(number, store, remembered).await {
+                Ok(one) => found.push(one),
+                Err(error) => {
+                    tracing::warn!(target_name = self.name, store = store.display(), %error, "this store cannot be gone on from");
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        match failed {
+            Some(error) if found.is_empty() => Err(error),
+            _ => Ok(found),
+        }
+    }
+
+    async fn ask_store(
+        &self,
+        number: usize,
+        store: &Store,
+        remembered: Option<Local>,
+    ) -> Result<Found, Ended> {
+        let remote = owner::read(store).await?.transpose()?;
+        let entries = Replica::list(store).await?;
+        let has_files = !entries.is_empty();
+        let verdict = owner::decide(remembered, remote.as_ref(), has_files, &self.instance);
+        let (rebuild, epoch) = match verdict {
+            Verdict::Refuse(refusal) => return Err(refusal.into()),
+            // Our owner.json, no file: the first base never arrived.
+            Verdict::Continue(local) if !has_files => (None, local.epoch),
+            Verdict::Continue(local) => (Some((Some(local.lineage), true)), local.epoch),
+            Verdict::Fresh => (None, remote.as_ref().map_or(0, |o| o.epoch)),
+            Verdict::Rebuild {
+                lineage,
+                epoch,
+                proof,
+            } => (Some((lineage, proof)), epoch),
+        };
+        Ok(Found {
+            number,
+            durable: durable(entries.keys()),
+            top: entries.keys().map(|s| (*s).max()).max(),
+            remote,
+            entries,
+            rebuild,
+            epoch,
+        })
+    }
+
+    /// A history of its own: TXIDs begin again, so nothing that any store has of an older one may be continued.
+    async fn begin_anew(
+        &self,
+        guard: Guard,
+        spool: &Arc<Spool>,
+        found: Found,
+    ) -> Result<(Capture, Local), Ended> {
+        let local = Local {
+            lineage: new_lineage(),
+            epoch: found.epoch.saturating_add(1),
+        };
+        let owner = Owner::new(local.lineage, &self.instance, local.epoch, (self.now)());
+        let mode = match found.remote {
+            None => PutMode::Create,
+            Some(_) => PutMode::Overwrite,
+        };
+        owner::write(&self.stores[found.number], &owner, mode).await?;
+        self.begin(guard, spool, local).await
+    }
+
+    /// An error if this was looked at before, and found wanting, and nothing changed since.
+    fn gave_up(&self, about: &About) -> Result<(), Ended> {
+        match &self.past.gave_up {
+            Some(g) if g.about == *about && Instant::now() < g.until => Err(g.why.clone().into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes what took reading a whole replica to find out, and says when it is tried again.
+    fn remember<T>(&mut self, about: About, result: Result<T, Ended>) -> Result<T, Ended> {
+        let why = match &result {
+            Err(Ended::Refused(refusal @ Refusal::TooDifferent { .. })) => {
+                GaveUpWhy::Different(refusal.clone())
+            }
+            Err(Ended::Unusable(reason)) => GaveUpWhy::Unusable(reason.clone()),
+            Ok(_) => {
+                self.past.gave_up = None;
+                return result;
+            }
+            Err(_) => return result,
+        };
+        let before = self.past.gave_up.take().filter(|g| g.about == about);
+        let wait = before.map_or(REREAD_MIN, |g| (g.wait * 2).min(REREAD_MAX));
+        tracing::warn!(
+            target_name = self.name,
+            next_comparison_s = wait.as_secs(),
+            "the whole replica was read for this; it is read again when the database file, the owner or the replica changes, or after a pause that doubles"
+        );
+        self.past.gave_up = Some(GaveUp {
+            about,
+            until: Instant::now() + wait,
+            wait,
+            why,
+        });
+        result
     }
 
     async fn begin(
@@ -183,6 +281,12 @@ impl Target {
         if same.saturating_mul(2) < compared {
             return Err(Refusal::TooDifferent { same, compared }.into());
         }
+        if proof.is_some() {
+            // Only now may the next start trust it.
+            let rebuilt = rebuilt_table(&self.state.table());
+            capture.sync_table()?;
+            std::fs::rename(rebuilt, self.state.table())?;
+        }
         self.state.record(local)?;
         let reason = if proof.is_some() {
             Some(GapReason::StateRebuilt)
@@ -240,9 +344,9 @@ impl Target {
         // Never closed.
         let _permit = self.heavy.acquire().await;
         let plan = restore::plan::plan(&catalog, Goal::Newest)
-            .map_err(|e| Ended::Rebuild(e.to_string()))?;
+            .map_err(|e| Ended::Unusable(e.to_string()))?;
         let open = restore::opener(store);
-        let path = self.state.table();
+        let path = rebuilt_table(&self.state.table());
         let table = blocking(move || -> Result<PageTable, Ended> {
             let mut table: Option<PageTable> = None;
             let mut batch = Vec::new();
@@ -283,13 +387,16 @@ impl Target {
                     Ok(())
                 },
             )
-            .map_err(|e| Ended::Rebuild(e.to_string()))?;
+            .map_err(|e| match e.source.is_corrupt() {
+                true => Ended::Unusable(e.to_string()),
+                false => Ended::Rebuild(e.to_string()),
+            })?;
             let (Some(mut table), Some(about)) = (table, current.get()) else {
                 return Err(Ended::Rebuild("the plan is empty".into()));
             };
             table.apply(&batch, about)?;
             if applied.expected.is_some_and(|e| e != table.checksum()) {
-                return Err(Ended::Rebuild(
+                return Err(Ended::Unusable(
                     "the replica's database checksum does not match its pages".into(),
                 ));
             }
@@ -298,6 +405,23 @@ impl Target {
         .await??;
         Ok(table)
     }
+}
+
+/// What a store holds and allows.
+struct Found {
+    number: usize,
+    remote: Option<Owner>,
+    entries: BTreeMap<Span, Entry>,
+    durable: Option<Txid>,
+    top: Option<Txid>,
+    /// Go on from what is there: lineage, and whether pages must prove it. `None`: nothing is there.
+    rebuild: Option<(Option<Lineage>, bool)>,
+    epoch: u32,
+}
+
+/// Where a table is rebuilt: under its own name only once its pages were compared.
+fn rebuilt_table(table: &Path) -> PathBuf {
+    table.with_extension("rebuilt")
 }
 
 fn new_lineage() -> Lineage {

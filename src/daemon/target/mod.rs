@@ -10,6 +10,7 @@ mod work;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -20,7 +21,7 @@ use super::uploader::{Ask, Uploader};
 use super::watchdog::Watchdog;
 use crate::config::{MinFree, SqliteOptions};
 use crate::observe::facts::{State, TargetBoard};
-use crate::replica::owner::{Local, Refusal};
+use crate::replica::owner::{Local, Owner, Refusal};
 use crate::replica::spool::Spool;
 use crate::retention::Policy;
 use crate::sqlite::capture::{Capture, CaptureError, Captured};
@@ -80,6 +81,52 @@ pub struct Target {
     pub watchdog: Arc<Watchdog>,
     /// Bounds long work over all targets.
     pub heavy: Arc<Semaphore>,
+    /// What local history did that a second time would be a fight.
+    pub past: Past,
+}
+
+/// What a target remembers across sessions, so that nothing costly or contested is repeated for ever.
+#[derive(Debug, Default)]
+pub struct Past {
+    // The highest owner's epoch under which local state was given up for the store's. Epochs start at 1.
+    rebased: AtomicU32,
+    gave_up: Option<GaveUp>,
+}
+
+/// A comparison or rebuild that failed: it reads the whole replica, so it is repeated only when something changed or much later.
+#[derive(Debug)]
+struct GaveUp {
+    /// What was looked at.
+    about: About,
+    /// Not before.
+    until: Instant,
+    /// The pause that ends then.
+    wait: Duration,
+    /// What was found.
+    why: GaveUpWhy,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct About {
+    owner: Option<Owner>,
+    objects: usize,
+    newest: Option<Txid>,
+    file_id: (u64, u64),
+}
+
+#[derive(Clone, Debug)]
+enum GaveUpWhy {
+    Different(Refusal),
+    Unusable(String),
+}
+
+impl From<GaveUpWhy> for Ended {
+    fn from(why: GaveUpWhy) -> Self {
+        match why {
+            GaveUpWhy::Different(refusal) => Self::Refused(refusal),
+            GaveUpWhy::Unusable(reason) => Self::Unusable(reason),
+        }
+    }
 }
 
 /// Why a session ended.
@@ -93,6 +140,13 @@ enum Ended {
     Refused(#[from] Refusal),
     #[error("rebuilding local state from the store: {0}")]
     Rebuild(String),
+    #[error(
+        "local state is lost and the replica cannot be read back: {0}; nothing was uploaded or changed"
+    )]
+    Unusable(String),
+    /// The store went on without this state.
+    #[error("going on from the replica's newest point")]
+    Rebased,
     #[error("local state: {0}")]
     Local(#[from] std::io::Error),
     #[error("a capture step was lost")]
@@ -145,8 +199,11 @@ impl Target {
                 let _ = reply.send(Err(ended.to_string()));
             }
             let pause_now = match &ended {
-                Ended::Refused(Refusal::TooDifferent { .. }) => PAUSE_DIFFERENT,
+                Ended::Refused(Refusal::TooDifferent { .. }) | Ended::Unusable(_) => {
+                    PAUSE_DIFFERENT
+                }
                 Ended::Refused(_) => PAUSE_REFUSED,
+                Ended::Rebased => Duration::ZERO,
                 _ => pause,
             };
             tokio::select! {
@@ -192,6 +249,11 @@ impl Target {
             Ended::Capture(e) => (State::Failed, e.hint()),
             Ended::Store(e) => (State::Stalled, e.hint()),
             Ended::Refused(e) => (State::NotOwner, Some(e.hint())),
+            Ended::Rebased => (State::Gap, None),
+            Ended::Unusable(_) => (
+                State::Failed,
+                Some("`lifeboat verify` names the damaged object; move the replica away, and a new one begins with a full copy".into()),
+            ),
             Ended::Rebuild(_) | Ended::Local(_) | Ended::Lost | Ended::Released(..) => {
                 (State::Failed, None)
             }
@@ -282,9 +344,9 @@ impl Target {
             tokio::select! {
                 () = &mut done => return,
                 Some(ask) = session.asks.recv() => {
+                    // Not done: whoever waits for the end is told so by the clock.
                     if let Err(error) = self.answer(session, ask).await {
                         tracing::warn!(target_name = self.name, %error, "the last upload needs the database");
-                        return;
                     }
                 }
             }
@@ -303,6 +365,8 @@ impl Target {
             .zip(&self.durable)
             .zip(0..)
             .map(|((store, durable), number)| {
+                // Each session finds out anew: a history that began anew must not inherit the old one's position.
+                durable.send_replace(None);
                 let uploader = Uploader {
                     number,
                     store: store.clone(),
@@ -310,6 +374,7 @@ impl Target {
                     board: Arc::clone(&self.board),
                     local,
                     instance: self.instance.clone(),
+                    from: *captured.borrow(),
                     captured: captured.clone(),
                     durable: durable.clone(),
                     ask: ask.clone(),

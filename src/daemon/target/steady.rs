@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -262,6 +263,16 @@ impl Target {
                         let _ = reply.send(Err(e.to_string()));
                         return Err(e);
                     }
+                }
+            }
+            Ask::Rebase(epoch, reply) => {
+                let first = self.past.rebased.fetch_max(epoch, Ordering::Relaxed) < epoch;
+                // The uploader may be gone.
+                let _ = reply.send(first);
+                if first {
+                    // Only the position is given up: the identity says that this is the owner.
+                    std::fs::remove_file(self.state.table())?;
+                    return Err(Ended::Rebased);
                 }
             }
             Ask::Squeeze(reply) => {

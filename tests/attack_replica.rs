@@ -1,0 +1,285 @@
+//! Sequences after which a careless sidecar reports as safe what it cannot restore, mixes histories, or deletes what is needed.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::daemon::{Site, assert_same_pages, wait_for};
+use common::python;
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for item in std::fs::read_dir(from).unwrap() {
+        let item = item.unwrap();
+        let target = to.join(item.file_name());
+        if item.file_type().unwrap().is_dir() {
+            copy_all(&item.path(), &target);
+        } else if item.file_type().unwrap().is_file() {
+            std::fs::copy(item.path(), target).unwrap();
+        }
+    }
+}
+
+/// What a snapshot of the host would hold: database, its WAL, the state directory.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn of(site: &Site, name: &str) -> Self {
+        let disk = site.path(name);
+        std::fs::create_dir_all(&disk).unwrap();
+        for suffix in ["", "-wal", "-shm"] {
+            let file = PathBuf::from(format!("{}{suffix}", site.db.display()));
+            if file.exists() {
+                std::fs::copy(&file, disk.join(format!("db{suffix}"))).unwrap();
+            }
+        }
+        copy_all(&site.path("state-web1"), &disk.join("state"));
+        Self(disk)
+    }
+
+    fn put_back(&self, site: &Site) {
+        for suffix in ["", "-wal", "-shm"] {
+            let file = PathBuf::from(format!("{}{suffix}", site.db.display()));
+            let kept = self.0.join(format!("db{suffix}"));
+            let _ = std::fs::remove_file(&file);
+            if kept.exists() {
+                std::fs::copy(&kept, &file).unwrap();
+            }
+        }
+        std::fs::remove_dir_all(site.path("state-web1")).unwrap();
+        copy_all(&self.0.join("state"), &site.path("state-web1"));
+    }
+}
+
+fn writes(site: &Site, word: &str, n: u32) {
+    let first = 1 + 150 * (word.len() as u32 % 16);
+    for i in 0..n {
+        let id = first + 20 * i;
+        site.write(&format!("update t set a='{word} {i}' where id={id}"));
+        std::thread::sleep(Duration::from_millis(70));
+    }
+}
+
+fn bases(store: &Path) -> usize {
+    std::fs::read_dir(store.join("app/ltx/9")).map_or(0, Iterator::count)
+}
+
+fn durable_or_refused(site: &Site) -> bool {
+    site.run(&["sync", "--timeout", "8s"]).status.success()
+}
+
+/// The host is set back to an older snapshot (database and state directory alike) while the store went on. The branch must not be sent
+/// behind what the store has from the other branch, not even when its TXIDs have caught up.
+#[test]
+fn a_host_set_back_does_not_mix_its_branches() {
+    let site = Site::new();
+    let daemon = site.start();
+    writes(&site, "common", 3);
+    site.sync();
+    assert_eq!(daemon.stop(), 0);
+    let old = Disk::of(&site, "old");
+    let daemon = site.start();
+    writes(&site, "lost", 6);
+    let txid = site.sync();
+    let lost = site.copy_now("lost.db");
+    assert_eq!(daemon.stop(), 0);
+
+    old.put_back(&site);
+    // The store is away until the TXIDs of the new branch have caught up.
+    std::fs::rename(site.path("store"), site.path("away")).unwrap();
+    std::fs::write(site.path("store"), b"").unwrap();
+    let daemon = site.start();
+    writes(&site, "branch", 14);
+    daemon.kill();
+    std::fs::remove_file(site.path("store")).unwrap();
+    std::fs::rename(site.path("away"), site.path("store")).unwrap();
+    let daemon = site.start();
+    site.write("update t set a='last' where id=2000");
+    let safe = durable_or_refused(&site);
+    assert!(safe, "the owner goes on by itself\n{}", daemon.log());
+    let now = site.copy_now("now.db");
+    assert_same_pages(&now, &site.restore("r.db", &[]), "the new branch");
+    let hex = format!("{txid:x}");
+    assert_same_pages(
+        &lost,
+        &site.restore("l.db", &["--txid", &hex]),
+        "the old branch",
+    );
+    for point in site.points() {
+        site.restore(
+            "p.db",
+            &["--txid", &format!("{point:x}"), "--verify", "full"],
+        );
+    }
+    drop(daemon);
+}
+
+/// Without its checksum table an instance must prove its pages, and a refusal must not leave behind what passes for proof next time.
+#[test]
+fn a_refused_database_is_refused_again() {
+    let site = Site::new();
+    let daemon = site.start();
+    let mine = site.sync();
+    assert_eq!(daemon.stop(), 0);
+    std::fs::remove_file(site.path("state-web1/app/pages")).unwrap();
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", site.db.display()));
+    }
+    std::fs::copy(Site::new().db, &site.db).unwrap();
+    for round in 0..2 {
+        let daemon = site.start();
+        site.write("update t set a='impostor' where id=1");
+        site.fails(1, &["sync", "--timeout", "3s"]);
+        assert!(
+            daemon.log().contains("pages match"),
+            "round {round}: {}",
+            daemon.log()
+        );
+        assert_eq!(
+            site.points().last(),
+            Some(&mine),
+            "round {round}: nothing was uploaded"
+        );
+    }
+}
+
+/// `claim` must also work where the local state is whole: the usual case after a failover and back.
+#[test]
+fn claimed_back_with_the_state_intact() {
+    let site = Site::new();
+    let daemon = site.start();
+    site.sync();
+    let mut other = Site::new();
+    other.store.clone_from(&site.store);
+    other.instance = "web2".into();
+    other.ok(&["claim", "app"]);
+    let second = other.start();
+    let theirs = other.sync();
+    assert_eq!(second.stop(), 0);
+    site.write("update t set a='mine again' where id=1");
+    wait_for(&daemon, "the refusal", || {
+        daemon.log().contains("belongs to web2")
+    });
+    site.ok(&["claim", "app"]);
+    drop(daemon);
+    let daemon = site.start();
+    let again = site.sync();
+    assert!(again > theirs);
+    assert_same_pages(
+        &site.copy_now("o.db"),
+        &site.restore("r.db", &[]),
+        "claimed back",
+    );
+    let before = other.copy_now("theirs.db");
+    let hex = format!("{theirs:x}");
+    assert_same_pages(&before, &site.restore("t.db", &["--txid", &hex]), "theirs");
+    drop(daemon);
+}
+
+fn two_stores(site: &mut Site) -> [PathBuf; 2] {
+    let stores = [site.path("s0"), site.path("s1")];
+    site.extra = format!(
+        "    stores:\n      - url: file://{}\n      - url: file://{}\n",
+        stores[0].display(),
+        stores[1].display()
+    );
+    stores
+}
+
+fn take_away(store: &Path) {
+    std::fs::rename(store, store.with_extension("away")).unwrap();
+    std::fs::write(store, b"").unwrap();
+}
+
+fn bring_back(store: &Path) {
+    std::fs::remove_file(store).unwrap();
+    std::fs::rename(store.with_extension("away"), store).unwrap();
+}
+
+/// Two stores at different positions, and the state is lost: what is rebuilt from one must not be sent behind another past of the other.
+#[test]
+fn state_lost_with_stores_at_different_positions() {
+    let mut site = Site::new();
+    let [s0, s1] = two_stores(&mut site);
+    let daemon = site.start();
+    site.sync();
+    take_away(&s0);
+    writes(&site, "only in the second", 5);
+    let _ = durable_or_refused(&site);
+    daemon.kill();
+    std::fs::remove_dir_all(site.path("state-web1")).unwrap();
+    bring_back(&s0);
+    take_away(&s1);
+    let daemon = site.start();
+    writes(&site, "after", 12);
+    let _ = durable_or_refused(&site);
+    daemon.kill();
+    bring_back(&s1);
+    let daemon = site.start();
+    site.write("update t set a='end' where id=900");
+    let _ = durable_or_refused(&site);
+    drop(daemon);
+    assert!(site.ok(&["verify"]).contains("lifeboat: ok verify"));
+    let daemon = site.start();
+    let _ = durable_or_refused(&site);
+    drop(daemon);
+    assert!(site.ok(&["verify"]).contains("lifeboat: ok verify"));
+}
+
+#[test]
+fn state_lost_goes_on_behind_the_furthest_store() {
+    let mut site = Site::new();
+    let [s0, s1] = two_stores(&mut site);
+    let daemon = site.start();
+    site.sync();
+    take_away(&s0);
+    writes(&site, "only in the second", 5);
+    let _ = durable_or_refused(&site);
+    daemon.kill();
+    std::fs::remove_dir_all(site.path("state-web1")).unwrap();
+    bring_back(&s0);
+    let daemon = site.start();
+    site.write("update t set a='end' where id=900");
+    assert!(durable_or_refused(&site), "{}", daemon.log());
+    drop(daemon);
+    assert_eq!(
+        bases(&s1),
+        1,
+        "the store that was ahead needs no second base"
+    );
+    assert!(site.ok(&["verify"]).contains("lifeboat: ok verify"));
+}
+
+/// Nothing is committed: after the roll-ups that are due, no local file is written any more.
+#[test]
+fn an_idle_database_rolls_up_once() {
+    let mut side = common::Sidecar::new();
+    side.begin();
+    for i in 0..3 {
+        python(
+            &side.db,
+            &format!(
+                "c=conn(); c.execute('update t set a=1 where id={}'); os._exit(0)",
+                i + 1
+            ),
+        );
+        side.capture();
+    }
+    let later = lifeboat::types::Millis(side.clock + 48 * 3_600_000);
+    let (newest, spool) = (side.txid(), &side.spool);
+    let mut runs = 0;
+    loop {
+        let due = lifeboat::replica::compact::due(&spool.entries(), &BTreeSet::new(), later);
+        if due.is_empty() {
+            break;
+        }
+        runs += 1;
+        assert!(runs < 10, "still due: {due:?}");
+        for merge in due {
+            lifeboat::replica::compact::run(spool, &merge, newest, || Ok(())).unwrap();
+        }
+    }
+}
