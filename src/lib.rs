@@ -16,6 +16,8 @@ pub mod restore;
 
 pub mod sqlite;
 
+pub mod files;
+
 pub mod observe;
 
 pub mod config;

@@ -16,6 +16,7 @@ use super::checked::{
 use super::discover::discover;
 use super::error::{ConfigError, Place};
 use super::expand::{Resolver, Text};
+use super::files::{self, FilesConfig};
 use super::load::CONFIG_VARIABLES;
 use super::paths;
 use super::raw::{Loose, RawConfig, RawHttp, RawRetention, ScalarOr};
@@ -34,6 +35,7 @@ pub(super) struct Builder<'r, 'a> {
     pub(super) fallback_store: Option<StoreConfig>,
     pub(super) targets: Vec<TargetConfig>,
     pub(super) dirs: Vec<DirConfig>,
+    pub(super) files: Vec<FilesConfig>,
     state_dir: Option<PathBuf>,
     store_check: Option<Duration>,
     min_free: Option<MinFree>,
@@ -56,6 +58,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             fallback_store: None,
             targets: Vec::new(),
             dirs: Vec::new(),
+            files: Vec::new(),
             state_dir: None,
             store_check: None,
             min_free: None,
@@ -117,6 +120,10 @@ impl<'r, 'a> Builder<'r, 'a> {
         self.min_free = raw.min_free.map(|t| min_free(v, &t)).transpose()?;
         self.time_zone = raw.time_zone.map(|t| time_zone(v, &t)).transpose()?;
         self.instance = raw.instance.map(|t| v.text("instance", &t)).transpose()?;
+        for entry in raw.files.unwrap_or_default() {
+            let place = v.at(&entry);
+            self.files_target(entry.value, &place)?;
+        }
         match raw.sqlite {
             Some(entries) => {
                 for entry in entries {
@@ -132,11 +139,10 @@ impl<'r, 'a> Builder<'r, 'a> {
     }
 
     fn refuse_unsupported(&self, raw: &RawConfig) -> Result<(), ConfigError> {
-        let keys: [(&str, &Option<Loose>); 6] = [
+        let keys: [(&str, &Option<Loose>); 5] = [
             ("postgres", &raw.postgres),
             ("drill", &raw.drill),
             ("notify", &raw.notify),
-            ("files", &raw.files),
             ("redis", &raw.redis),
             ("probes", &raw.probes),
         ];
@@ -241,8 +247,9 @@ impl<'r, 'a> Builder<'r, 'a> {
             self.targets.extend(found.taken);
         }
         check_unique(&self.targets)?;
+        files::check_unique(&self.files, &self.targets)?;
         self.dirs.retain(|dir| dir.watch);
-        if self.targets.is_empty() && self.dirs.is_empty() {
+        if self.targets.is_empty() && self.dirs.is_empty() && self.files.is_empty() {
             return Err(ConfigError::NoTargets {
                 place: self.values.line(0),
             });
@@ -264,6 +271,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             source,
             targets: self.targets,
             dirs: self.dirs,
+            files: self.files,
             state_dir: self.state_dir.map(|dir| paths::resolved(&dir, host)),
             http: self.http.unwrap_or(Some(DEFAULT_HTTP_LISTEN)),
             shutdown_timeout: self.shutdown_timeout.unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT),

@@ -151,7 +151,7 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
-    fn check_stores(
+    pub(super) fn check_stores(
         &self,
         stores: &[StoreConfig],
         what: &Path,
@@ -184,7 +184,7 @@ impl Builder<'_, '_> {
         self.targets.iter().any(|t| t.name == name)
     }
 
-    fn shared_stores(&self) -> Vec<StoreConfig> {
+    pub(super) fn shared_stores(&self) -> Vec<StoreConfig> {
         if self.stores.is_empty() {
             self.fallback_store.iter().cloned().collect()
         } else {

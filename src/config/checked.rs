@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
+use super::files::{FilesConfig, show_files};
 use super::store::StoreConfig;
 use super::units::format_duration;
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub targets: Vec<TargetConfig>,
     /// Folders to watch for databases that appear later; see [`discover`](super::discover).
     pub dirs: Vec<DirConfig>,
+    /// Folders of files.
+    pub files: Vec<FilesConfig>,
     /// The one place for local state; beside each database if `None`.
     pub state_dir: Option<PathBuf>,
     /// Address of metrics, health and status; `None` if off.
@@ -188,6 +191,7 @@ impl Config {
             "source": source,
             "targets": self.targets.iter().map(show_target).collect::<Vec<_>>(),
             "dirs": self.dirs.iter().map(show_dir).collect::<Vec<_>>(),
+            "files": self.files.iter().map(show_files).collect::<Vec<_>>(),
             "state-dir": self.state_dir.as_deref().map(show_path),
             "http": self.http.map_or("off".into(), |a| a.to_string()),
             "shutdown-timeout": format_duration(self.shutdown_timeout),
@@ -203,7 +207,7 @@ impl Config {
     }
 }
 
-fn show_path(path: &Path) -> String {
+pub(super) fn show_path(path: &Path) -> String {
     path.display().to_string()
 }
 
@@ -229,19 +233,23 @@ fn show_options(options: &SqliteOptions) -> Value {
         "stores": options.stores.iter().map(show_store).collect::<Vec<_>>(),
         "sync-interval": format_duration(options.sync_interval),
         "snapshot-interval": format_duration(options.snapshot_interval),
-        "retention": {
-            "point-in-time": format_duration(retention.point_in_time),
-            "hourly": retention.hourly,
-            "daily": retention.daily,
-            "weekly": retention.weekly,
-            "monthly": retention.monthly,
-            "yearly": retention.yearly,
-        },
+        "retention": show_retention(retention),
         "ensure-wal": options.ensure_wal,
     })
 }
 
-fn show_store(store: &StoreConfig) -> Value {
+pub(super) fn show_retention(retention: RetentionConfig) -> Value {
+    json!({
+        "point-in-time": format_duration(retention.point_in_time),
+        "hourly": retention.hourly,
+        "daily": retention.daily,
+        "weekly": retention.weekly,
+        "monthly": retention.monthly,
+        "yearly": retention.yearly,
+    })
+}
+
+pub(super) fn show_store(store: &StoreConfig) -> Value {
     let mut shown = json!({ "url": store.url.as_str(), "prefix-is-exact": store.prefix_is_exact });
     for (key, value) in [
         ("endpoint", &store.endpoint),

@@ -12,11 +12,13 @@ use super::litestream;
 use super::raw::{self, RawConfig};
 
 /// Variables that give values of a configuration.
-pub(super) const CONFIG_VARIABLES: [&str; 13] = [
+pub(super) const CONFIG_VARIABLES: [&str; 15] = [
     "LIFEBOAT_ACCESS_KEY_ID",
     "LIFEBOAT_ACCESS_KEY_ID_FILE",
     "LIFEBOAT_DATABASES",
     "LIFEBOAT_ENDPOINT",
+    "LIFEBOAT_FILES_PASSWORD",
+    "LIFEBOAT_FILES_PASSWORD_FILE",
     "LIFEBOAT_HTTP_LISTEN",
     "LIFEBOAT_INSTANCE",
     "LIFEBOAT_REGION",

@@ -11,6 +11,7 @@ mod checked;
 mod discover;
 mod error;
 mod expand;
+mod files;
 mod litestream;
 mod litestream_replica;
 mod load;
@@ -35,6 +36,7 @@ pub use checked::{
 pub use discover::{Discovery, discover};
 pub use error::{ConfigError, Place};
 pub use expand::Environment;
+pub use files::FilesConfig;
 pub use load::{LoadArgs, known_variables, load};
 pub use schema::schema;
 pub use store::{Secret, StoreConfig, StoreKind};

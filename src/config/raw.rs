@@ -100,7 +100,7 @@ raw!(
         postgres: Loose,
         drill: Loose,
         notify: Loose,
-        files: Loose,
+        files: Vec<Spanned<RawFiles>>,
         redis: Loose,
         probes: Loose,
     }
@@ -120,6 +120,23 @@ raw!(
         snapshot_interval: Text,
         retention: Spanned<ScalarOr<RawRetention>>,
         ensure_wal: Text,
+    }
+);
+
+raw!(
+    /// An entry of `files`.
+    RawFiles {
+        name: Text,
+        paths: Vec<Text>,
+        exclude: Vec<Text>,
+        schedule: Text,
+        retention: Spanned<ScalarOr<RawRetention>>,
+        password: Text,
+        password_file: Text,
+        create: Text,
+        allow_empty: Text,
+        store: Spanned<ScalarOr<RawStore>>,
+        stores: Vec<Spanned<ScalarOr<RawStore>>>,
     }
 );
 

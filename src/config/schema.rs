@@ -38,6 +38,10 @@ pub fn schema() -> Value {
                 json!({ "type": "array", "description": "SQLite databases.", "items": sqlite() }),
             ),
             (
+                "files",
+                json!({ "type": "array", "description": "Folders of files, kept as restic repositories.", "items": files() }),
+            ),
+            (
                 "sync-interval",
                 value(
                     "Default for every target: at most one upload per interval under load. Default 1s.",
@@ -125,6 +129,29 @@ fn sqlite() -> Value {
             (
                 "ensure-wal",
                 value("Turn WAL mode on. Default true for path; never done for dir."),
+            ),
+        ],
+    )
+}
+
+fn files() -> Value {
+    let list = |description: &str| json!({ "type": "array", "description": description, "items": { "type": "string" } });
+    object(
+        "Folders of files, kept together as one restic repository.",
+        &[
+            ("name", value("Unique name.")),
+            ("paths", list("Folders or files.")),
+            ("exclude", list("What is left out, in .gitignore's patterns.")),
+            ("schedule", value("Cron, five fields, or @hourly, @daily and so on. Default @daily.")),
+            ("retention", reference("retention")),
+            ("password", value("Password of the repository.")),
+            ("password-file", value("File that holds the password.")),
+            ("create", value("Make the repository at the first backup. Default false.")),
+            ("allow-empty", value("Record an empty folder after a full one. Default false.")),
+            ("store", reference("store")),
+            (
+                "stores",
+                json!({ "type": "array", "description": "Several stores.", "items": reference("store") }),
             ),
         ],
     )

@@ -250,6 +250,20 @@ impl Store {
         self.put_payload(key, body.into(), mode, created).await
     }
 
+    /// [`Store::put`] of an object that is in pieces, which are not copied together.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub async fn put_pieces(
+        &self,
+        key: &str,
+        pieces: impl IntoIterator<Item = Bytes>,
+        mode: PutMode,
+    ) -> Result<(), StoreError> {
+        let payload = pieces.into_iter().collect();
+        self.put_payload(key, payload, mode, None).await
+    }
+
     async fn put_payload(
         &self,
         key: &str,

@@ -1,0 +1,163 @@
+//! Everything that can go wrong with files.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::backend::{Asked, Backend};
+use crate::store::StoreError;
+
+/// Why something with files was not done.
+#[derive(Debug, Error)]
+pub enum FilesError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no repository, and none may be made.
+    #[error("there is no repository in {0}")]
+    NoRepository(String),
+    /// The password opens none of the repository's keys.
+    #[error("the password does not open the repository in {0}; nothing was changed")]
+    Password(String),
+    /// Somebody holds a lock that excludes this.
+    #[error("the repository in {store} is locked by {holder} since {since}; nothing was changed")]
+    Locked {
+        /// Where.
+        store: String,
+        /// Host and process.
+        holder: String,
+        /// RFC 3339.
+        since: String,
+    },
+    /// A folder that was full is empty or away.
+    #[error(
+        "{} is {now}, and the last backup of it holds files; nothing was recorded, the earlier snapshots are as they were", path.display()
+    )]
+    Emptied {
+        /// Which.
+        path: PathBuf,
+        /// `empty` or `not there`.
+        now: &'static str,
+    },
+    /// No path is there, and none was.
+    #[error("{} is not there; nothing was recorded", .0.display())]
+    Missing(PathBuf),
+    /// Another folder lies at a path than at the start.
+    #[error(
+        "{} was replaced or unmounted during the backup; nothing was recorded, and the next run goes on from what was uploaded", .0.display()
+    )]
+    Replaced(PathBuf),
+    /// Nothing to restore.
+    #[error("{0}")]
+    NoPoint(String),
+    /// A refusal to overwrite.
+    #[error("{0}")]
+    Refused(String),
+    /// What is in the repository is not what was put there.
+    #[error("the repository in {store} is damaged: {what}")]
+    Damaged {
+        /// Where.
+        store: String,
+        /// The first findings.
+        what: String,
+    },
+    /// The run was stopped.
+    #[error(
+        "stopped; nothing was recorded, and the next run goes on from what was uploaded"
+    )]
+    Stopped,
+    /// A local file or folder.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// rustic_core says.
+    #[error("{doing} the repository in {store}: {reason}")]
+    Repository {
+        /// What was being done.
+        doing: &'static str,
+        /// Where.
+        store: String,
+        /// Its words.
+        reason: String,
+    },
+}
+
+impl FilesError {
+    /// The next step for a person.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Store(e) => return e.hint(),
+            Self::NoRepository(_) => {
+                "set `create: true` for this target, or run `lifeboat files init NAME` once".into()
+            }
+            Self::Password(_) => {
+                "give the password that the repository was made with (`password`, `password-file`, LIFEBOAT_FILES_PASSWORD); without it nobody reads the files".into()
+            }
+            Self::Locked { .. } => {
+                "wait for it to end; a lock that nobody renews is ignored after 30 minutes, and `restic unlock` removes it".into()
+            }
+            Self::Emptied { .. } => {
+                "look whether the volume is mounted; if it is meant to be empty, set `allow-empty: true`".into()
+            }
+            Self::Missing(_) => "check `paths`, and whether the volume is mounted".into(),
+            Self::Replaced(_) => "look whether the volume is mounted".into(),
+            Self::NoPoint(_) => "`lifeboat list` shows what there is".into(),
+            Self::Damaged { .. } => {
+                "keep the store as it is; `restic check --read-data` says more, and the next backup after `restic repair index` uploads again what is still here".into()
+            }
+            Self::Refused(_) | Self::Stopped | Self::Io { .. } | Self::Repository { .. } => return None,
+        })
+    }
+
+    /// Of the process: see the design.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoPoint(_) | Self::NoRepository(_) => 3,
+            Self::Locked { .. } | Self::Emptied { .. } | Self::Replaced(_) | Self::Refused(_) => 4,
+            Self::Damaged { .. } => 5,
+            Self::Store(_)
+            | Self::Password(_)
+            | Self::Missing(_)
+            | Self::Stopped
+            | Self::Io { .. }
+            | Self::Repository { .. } => 1,
+        }
+    }
+
+    /// The plainest words for a failure of rustic_core: the store's own where it was the store.
+    pub(super) fn of(
+        doing: &'static str,
+        backend: &Backend,
+        error: &rustic_core::RusticError,
+    ) -> Self {
+        if error.is_incorrect_password() {
+            return Self::Password(backend.store().display());
+        }
+        if let Some(failure) = backend.failure() {
+            return Self::Store(failure);
+        }
+        if backend.is_over() {
+            return Self::Stopped;
+        }
+        let reason = error.display_log();
+        let reason = reason.trim_start_matches("Error: ");
+        Self::Repository {
+            doing,
+            store: backend.store().display(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+impl From<Asked> for FilesError {
+    fn from(asked: Asked) -> Self {
+        match asked {
+            Asked::Stopped => Self::Stopped,
+            Asked::Store(e) => Self::Store(e),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Folders of files, kept as a restic repository in each store. The chunks, packs and index are rustic_core's; the requests are ours.
+//!
+//! Invariants
+//! 1. A snapshot is written last, once, after the run was looked at: it is complete, or it carries the tag `partial` and the names of what is
+//!    missing. A killed run leaves data without a snapshot, which the next run finds and uses.
+//! 2. A folder that was full is not recorded as empty, and nothing is recorded for a folder that was swapped away during the run.
+//! 3. Data is deleted only under an exclusive lock, and only what no kept snapshot needs.
+//! 4. Blocking: everything here runs on threads that may block, never on an async worker.
+
+mod attributes;
+mod backend;
+mod backup;
+mod error;
+mod lock;
+mod place;
+mod points;
+mod repository;
+mod restore;
+mod source;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use backend::Backend;
+pub use backup::{Backup, backup};
+pub use error::FilesError;
+pub use points::{Goal, Point, find, list};
+pub use restore::{Output, Restored, restore};
+pub use source::LeftOut;
+
+use crate::config::FilesConfig;
+use crate::store::Store;
+
+/// A request of a backup is tried this long: an outage of minutes does not end a run of hours.
+pub const PATIENCE_BACKUP: Duration = Duration::from_secs(5 * 60);
+/// A request that a person waits for.
+pub const PATIENCE_PERSON: Duration = Duration::from_secs(20);
+
+/// One target in one store.
+#[derive(Clone)]
+pub struct Target {
+    /// How it is kept.
+    pub config: Arc<FilesConfig>,
+    /// Where: the repository's own place.
+    pub store: Store,
+    /// Who we are, as snapshots name their host.
+    pub instance: String,
+    /// What is left out besides the patterns.
+    pub left_out: LeftOut,
+    /// For requests.
+    pub runtime: tokio::runtime::Handle,
+}
+
+impl Target {
+    fn backend(&self, patience: Duration) -> Backend {
+        Backend::new(self.store.clone(), self.runtime.clone(), patience)
+    }
+}
+
+/// Makes the repository; `false` if it was there.
+///
+/// # Errors
+/// As [`repository::open_or_create`].
+pub fn create(target: &Target) -> Result<bool, FilesError> {
+    let backend = target.backend(PATIENCE_PERSON);
+    repository::open_or_create(&backend, &target.config.password).map(|(_, made)| made)
+}
+
+/// The words of a panic inside rustic_core.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    text.and_then(|t| t.lines().next()).unwrap_or("no reason given").to_owned()
+}
+
+/// Durations in JSON are seconds.
+fn seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(took.as_secs_f64())
+}

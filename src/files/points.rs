@@ -1,0 +1,123 @@
+//! Snapshots as restore points.
+
+use jiff::Timestamp;
+use rustic_core::repofile::SnapshotFile;
+
+use super::error::FilesError;
+use super::repository::{self, Repo};
+use super::{Backend, PATIENCE_PERSON, Target};
+
+/// A tag on what could not be read in full.
+pub(super) const PARTIAL: &str = "partial";
+/// Before the name of a label in a tag.
+pub(super) const LABEL: &str = "label=";
+
+/// A snapshot of a target.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Point {
+    /// Its id in the repository, 64 hexadecimal digits.
+    pub id: String,
+    /// When the run began.
+    pub time: Timestamp,
+    /// Host that made it.
+    pub host: String,
+    /// What it holds.
+    pub paths: Vec<String>,
+    /// Files and bytes; 0 in snapshots of an old restic, which does not say.
+    pub files: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Bytes that were uploaded for it.
+    pub added: u64,
+    /// Something could not be read.
+    pub partial: bool,
+    /// Labels that pin it.
+    pub labels: Vec<String>,
+}
+
+impl Point {
+    pub(super) fn of(snapshot: &SnapshotFile) -> Self {
+        let summary = snapshot.summary.as_ref();
+        let tags = || snapshot.tags.iter();
+        Self {
+            id: snapshot.id.to_hex().to_string(),
+            time: snapshot.time.timestamp(),
+            host: snapshot.hostname.clone(),
+            paths: snapshot.paths.iter().cloned().collect(),
+            files: summary.map_or(0, |s| s.total_files_processed),
+            bytes: summary.map_or(0, |s| s.total_bytes_processed),
+            added: summary.map_or(0, |s| s.data_added_packed),
+            partial: tags().any(|t| t == PARTIAL),
+            labels: tags()
+                .filter_map(|t| t.strip_prefix(LABEL).map(str::to_owned))
+                .collect(),
+        }
+    }
+
+    /// The short id that restic prints.
+    pub fn short(&self) -> &str {
+        self.id.get(..8).unwrap_or(&self.id)
+    }
+}
+
+/// Which snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// The newest complete one; the newest at all if none is complete.
+    Newest,
+    /// The newest at or before this time.
+    At(Timestamp),
+    /// The one that a label pins.
+    Label(String),
+    /// By the beginning of its id.
+    Id(String),
+}
+
+/// All snapshots, by time.
+///
+/// # Errors
+/// As [`repository::open`].
+pub fn list(target: &Target) -> Result<Vec<Point>, FilesError> {
+    let backend = target.backend(PATIENCE_PERSON);
+    let repo = repository::open(&backend, &target.config.password)?;
+    Ok(snapshots(&backend, &repo)?.iter().map(Point::of).collect())
+}
+
+pub(super) fn snapshots(backend: &Backend, repo: &Repo) -> Result<Vec<SnapshotFile>, FilesError> {
+    let mut all = repo
+        .get_all_snapshots()
+        .map_err(|e| FilesError::of("listing the snapshots of", backend, &e))?;
+    all.sort_by(|a, b| (a.time.timestamp(), a.id).cmp(&(b.time.timestamp(), b.id)));
+    Ok(all)
+}
+
+/// The position of the snapshot that is meant. `points` are by time.
+///
+/// # Errors
+/// [`FilesError::NoPoint`], also if an id is ambiguous.
+pub fn find(points: &[Point], goal: &Goal) -> Result<usize, FilesError> {
+    let none = |what: String| FilesError::NoPoint(what);
+    match goal {
+        Goal::Newest => points
+            .iter()
+            .rposition(|p| !p.partial)
+            .or(points.len().checked_sub(1))
+            .ok_or_else(|| none("the repository holds no snapshot".into())),
+        Goal::At(at) => points
+            .iter()
+            .rposition(|p| p.time <= *at)
+            .ok_or_else(|| none(format!("no snapshot is as old as {at}"))),
+        Goal::Label(label) => points
+            .iter()
+            .rposition(|p| p.labels.contains(label))
+            .ok_or_else(|| none(format!("no snapshot has the label \"{label}\""))),
+        Goal::Id(id) => {
+            let mut matching = points.iter().enumerate().filter(|(_, p)| p.id.starts_with(id));
+            match (matching.next(), matching.next()) {
+                (Some((found, _)), None) => Ok(found),
+                (None, _) => Err(none(format!("no snapshot has an id that begins with \"{id}\""))),
+                (Some(_), Some(_)) => Err(none(format!("several ids begin with \"{id}\""))),
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Opening and making the restic repository of a target.
+
+use std::sync::Arc;
+
+use aes256ctr_poly1305aes::Aes256CtrPoly1305Aes;
+use aes256ctr_poly1305aes::aead::{Aead, Nonce};
+use bytes::Bytes;
+use rand::Rng;
+use rustic_core::repofile::{KeyFile, MasterKey};
+use rustic_core::{
+    ConfigOptions, Credentials, KeyOptions, OpenStatus, Repository, RepositoryBackends,
+    RepositoryOptions,
+};
+use sha2::{Digest, Sha256};
+
+use super::backend::Backend;
+use super::error::FilesError;
+use crate::config::Secret;
+use crate::store::PutMode;
+
+/// scrypt's cost for new keys, as restic chooses it: 32 MiB for each try. rustic_core's own choice takes 128 MiB at every start.
+const SCRYPT_LOG_N: u8 = 15;
+const SCRYPT_R: u32 = 8;
+const SCRYPT_P: u32 = 4;
+/// Size at which a pack is uploaded: half of restic's, because several are in memory at once.
+const DATA_PACK: &str = "8MiB";
+/// The same for folders.
+const TREE_PACK: &str = "4MiB";
+
+/// An open repository.
+pub type Repo = Repository<OpenStatus>;
+
+/// Opens the repository.
+///
+/// # Errors
+/// [`FilesError::NoRepository`], [`FilesError::Password`], and the store's.
+pub fn open(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
+    let unopened = unopened(backend)?;
+    let failed = |e: Box<rustic_core::RusticError>| FilesError::of("opening", backend, &e);
+    if unopened.config_id().map_err(failed)?.is_none() {
+        return Err(FilesError::NoRepository(backend.store().display()));
+    }
+    unopened
+        .open(&Credentials::password(password.reveal()))
+        .map_err(failed)
+}
+
+/// Opens the repository, or makes it if there is none. `true` if it was made.
+///
+/// # Errors
+/// As [`open`], without [`FilesError::NoRepository`].
+pub fn open_or_create(backend: &Backend, password: &Secret) -> Result<(Repo, bool), FilesError> {
+    match open(backend, password) {
+        Err(FilesError::NoRepository(_)) => create(backend, password).map(|repo| (repo, true)),
+        other => other.map(|repo| (repo, false)),
+    }
+}
+
+fn unopened(backend: &Backend) -> Result<Repository<()>, FilesError> {
+    let backends = RepositoryBackends::new(Arc::new(backend.clone()), None);
+    // No cache: a container starts without one, and local state has a stated bound.
+    let options = RepositoryOptions::default().no_cache(true);
+    Repository::new(&options, &backends).map_err(|e| FilesError::of("opening", backend, &e))
+}
+
+/// The key goes first, so that no repository is ever without one.
+fn create(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
+    let master = MasterKey::new();
+    let key = key_file(&master, password).map_err(|reason| FilesError::Repository {
+        doing: "making",
+        store: backend.store().display(),
+        reason,
+    })?;
+    let name = format!("keys/{}", hex(&Sha256::digest(&key)));
+    let key = Bytes::from(key);
+    backend.ask(|| {
+        backend
+            .store()
+            .put(&name, key.clone(), PutMode::Overwrite, None)
+    })?;
+    let mut options = ConfigOptions::default();
+    options.set_datapack_size = DATA_PACK.parse().ok();
+    options.set_datapack_growfactor = Some(0);
+    options.set_treepack_size = TREE_PACK.parse().ok();
+    options.set_treepack_growfactor = Some(0);
+    let made = unopened(backend)?.init(
+        &Credentials::Masterkey(master),
+        &KeyOptions::default(),
+        &options,
+    );
+    match made {
+        Ok(repo) => Ok(repo),
+        // Another one was faster: its repository is as good.
+        Err(_) if backend.failure().is_some_and(|e| e.is_exists()) => Err(FilesError::Locked {
+            store: backend.store().display(),
+            holder: "another process that makes it".into(),
+            since: jiff::Timestamp::now().to_string(),
+        }),
+        Err(e) => Err(FilesError::of("making", backend, &e)),
+    }
+}
+
+/// restic's key file: the master key, encrypted with a key that scrypt makes of the password.
+fn key_file(master: &MasterKey, password: &Secret) -> Result<Vec<u8>, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let params =
+        scrypt::Params::new(SCRYPT_LOG_N, SCRYPT_R, SCRYPT_P).map_err(|e| text(&e))?;
+    let mut salt = vec![0; 64];
+    rand::rng().fill_bytes(&mut salt);
+    let mut user = [0; 64];
+    scrypt::scrypt(password.reveal().as_bytes(), &salt, &params, &mut user)
+        .map_err(|e| text(&e))?;
+    let plain = serde_json::to_vec(master).map_err(|e| text(&e))?;
+    let file = KeyFile {
+        hostname: None,
+        username: Some("lifeboat".into()),
+        created: Some(jiff::Zoned::now()),
+        kdf: "scrypt".into(),
+        n: 1 << SCRYPT_LOG_N,
+        r: SCRYPT_R,
+        p: SCRYPT_P,
+        data: seal(&user, &plain)?,
+        salt,
+    };
+    serde_json::to_vec(&file).map_err(|e| text(&e))
+}
+
+/// restic's encryption: nonce, text, tag.
+pub(super) fn seal(key: &[u8; 64], plain: &[u8]) -> Result<Vec<u8>, String> {
+    let cipher = Aes256CtrPoly1305Aes::new(key.into());
+    let mut nonce = Nonce::<Aes256CtrPoly1305Aes>::default();
+    rand::rng().fill_bytes(&mut nonce);
+    let sealed = cipher.encrypt(&nonce, plain).map_err(|e| e.to_string())?;
+    Ok([nonce.as_slice(), &sealed].concat())
+}
+
+/// The text of what [`seal`] or restic made; `None` if it is damaged or of another key.
+pub(super) fn unseal(key: &[u8; 64], sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, rest) = sealed.split_at_checked(16)?;
+    let cipher = Aes256CtrPoly1305Aes::new(key.into());
+    cipher
+        .decrypt(Nonce::<Aes256CtrPoly1305Aes>::from_slice(nonce), rest)
+        .ok()
+}
+
+/// The repository's master key as one piece.
+pub(super) fn master_key(repo: &Repo) -> Option<[u8; 64]> {
+    let key = repo.key();
+    [key.encrypt, key.mac.k, key.mac.r].concat().try_into().ok()
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut out, b| {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{b:02x}");
+        out
+    })
+}
