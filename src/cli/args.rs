@@ -77,6 +77,23 @@ pub enum Command {
         #[arg(long, env = "LIFEBOAT_TIMEOUT", default_value = "60s")]
         timeout: String,
     },
+    /// Make everything up to now durable: databases first, then files
+    Snapshot {
+        /// Targets [default: all]
+        targets: Vec<String>,
+        /// A name that pins this point
+        #[arg(long, env = "LIFEBOAT_LABEL", value_name = "LABEL")]
+        label: Option<String>,
+        /// Longest wait for each database
+        #[arg(long, env = "LIFEBOAT_TIMEOUT", default_value = "60s")]
+        timeout: String,
+    },
+    /// Repositories of files
+    Files {
+        /// What to do with them
+        #[command(subcommand)]
+        action: FilesAction,
+    },
     /// What is safe now, as the running daemon says
     Status {
         /// Address of the daemon's HTTP [default: from the configuration]
@@ -129,6 +146,16 @@ pub enum Command {
     },
 }
 
+/// What to do with repositories of files.
+#[derive(Clone, Debug, Subcommand)]
+pub enum FilesAction {
+    /// Make the repository of a target, once
+    Init {
+        /// Targets [default: all]
+        targets: Vec<String>,
+    },
+}
+
 /// What to do with the configuration.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum ConfigAction {
@@ -160,6 +187,20 @@ pub struct RestoreArgs {
         env = "LIFEBOAT_TXID"
     )]
     pub txid: Option<String>,
+    /// Files: the snapshot whose id begins like this
+    #[arg(
+        long,
+        value_name = "ID",
+        conflicts_with_all = ["at", "txid", "label"],
+        env = "LIFEBOAT_SNAPSHOT_ID"
+    )]
+    pub snapshot: Option<String>,
+    /// Files: the snapshot that this label pins
+    #[arg(long, conflicts_with_all = ["at", "txid"], env = "LIFEBOAT_LABEL", value_name = "LABEL")]
+    pub label: Option<String>,
+    /// Files: only this folder or file
+    #[arg(long, value_name = "PATH", env = "LIFEBOAT_PATH")]
+    pub path: Option<PathBuf>,
     /// Where to (with --all: a folder)
     #[arg(short, long, value_name = "PATH", env = "LIFEBOAT_OUTPUT")]
     pub output: Option<PathBuf>,

@@ -2,6 +2,7 @@
 
 mod args;
 mod compat;
+mod files;
 mod inspect;
 mod restore;
 mod run;
@@ -13,6 +14,7 @@ use clap::Parser;
 
 use crate::config::{Config, ConfigError, Environment, LoadArgs};
 pub use args::{Cli, Command, Global};
+use files::Rest;
 
 /// What a command that failed says.
 #[derive(Debug)]
@@ -50,6 +52,12 @@ impl From<crate::store::StoreError> for Failure {
 
 impl From<crate::restore::RestoreError> for Failure {
     fn from(error: crate::restore::RestoreError) -> Self {
+        Self::new(error.exit_code(), &error, error.hint())
+    }
+}
+
+impl From<crate::files::FilesError> for Failure {
+    fn from(error: crate::files::FilesError) -> Self {
         Self::new(error.exit_code(), &error, error.hint())
     }
 }
@@ -120,11 +128,27 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Sync { targets, timeout } => {
             run::sync(load(global, Vec::new())?, targets, &timeout, global.json).await
         }
+        Command::Snapshot {
+            targets,
+            label,
+            timeout,
+        } => {
+            let config = load(global, Vec::new())?;
+            files::snapshot(config, targets, label, &timeout, global.json).await
+        }
+        Command::Files { action } => files::run(load(global, Vec::new())?, action).await,
         Command::Status { address } => {
             inspect::status(load(global, Vec::new())?, address, global.json).await
         }
         Command::List { target } => {
-            inspect::list(load(global, Vec::new())?, target, global.json).await
+            let config = load(global, Vec::new())?;
+            match files::split(&config, &Vec::from_iter(target.clone()))? {
+                (mine, Rest::None) => files::list(&config, &mine, global.json).await,
+                (mine, _) => {
+                    files::list(&config, &mine, global.json).await?;
+                    inspect::list(config, target, global.json).await
+                }
+            }
         }
         Command::Verify { targets } => {
             inspect::verify(load(global, Vec::new())?, targets, global.json).await
@@ -165,7 +189,7 @@ fn start_log(global: &Global) -> Result<(), Failure> {
         global.log_level.as_str()
     };
     let filter = EnvFilter::try_new(format!(
-        "{level},aws_config=error,aws_smithy_runtime=error,object_store=warn,hyper=warn"
+        "{level},aws_config=error,aws_smithy_runtime=error,object_store=warn,hyper=warn,rustic_core=error"
     ))
     .map_err(|e| {
         Failure::new(

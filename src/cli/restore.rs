@@ -30,6 +30,11 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
     let tz = config
         .as_ref()
         .map_or(jiff::tz::TimeZone::UTC, |c| c.time_zone.clone());
+    if let (Some(config), Some(source)) = (&config, &args.source)
+        && let Some(files) = config.files.iter().find(|f| f.name == *source)
+    {
+        return super::files::restore(global, config, files, &args).await;
+    }
     let goal = goal(&args, tz)?;
     let mut jobs = Vec::new();
     match (&config, &args.source) {

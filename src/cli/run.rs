@@ -34,6 +34,18 @@ pub(super) async fn sync(
     timeout: &str,
     json: bool,
 ) -> Result<(), Failure> {
+    let synced = make_durable(config, targets, timeout, json).await?;
+    ok(&format!("sync targets={synced} durable"));
+    Ok(())
+}
+
+/// [`sync`] without its last line; returns how many databases are durable.
+pub(super) async fn make_durable(
+    config: Config,
+    targets: Vec<String>,
+    timeout: &str,
+    json: bool,
+) -> Result<usize, Failure> {
     let timeout = parse_duration(timeout).map_err(|e| {
         Failure::new(
             2,
@@ -66,8 +78,7 @@ pub(super) async fn sync(
     };
     show(&answer, json);
     if answer.ok {
-        ok(&format!("sync targets={} durable", answer.targets.len()));
-        return Ok(());
+        return Ok(answer.targets.len());
     }
     let failed: Vec<_> = answer
         .targets

@@ -141,13 +141,25 @@ fn files() -> Value {
         &[
             ("name", value("Unique name.")),
             ("paths", list("Folders or files.")),
-            ("exclude", list("What is left out, in .gitignore's patterns.")),
-            ("schedule", value("Cron, five fields, or @hourly, @daily and so on. Default @daily.")),
+            (
+                "exclude",
+                list("What is left out, in .gitignore's patterns."),
+            ),
+            (
+                "schedule",
+                value("Cron, five fields, or @hourly, @daily and so on. Default @daily."),
+            ),
             ("retention", reference("retention")),
             ("password", value("Password of the repository.")),
             ("password-file", value("File that holds the password.")),
-            ("create", value("Make the repository at the first backup. Default false.")),
-            ("allow-empty", value("Record an empty folder after a full one. Default false.")),
+            (
+                "create",
+                value("Make the repository at the first backup. Default false."),
+            ),
+            (
+                "allow-empty",
+                value("Record an empty folder after a full one. Default false."),
+            ),
             ("store", reference("store")),
             (
                 "stores",

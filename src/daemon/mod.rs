@@ -4,6 +4,7 @@
 //! [`control`] (the socket), [`run`] (the process).
 
 pub mod control;
+pub mod files;
 pub mod fleet;
 pub mod state;
 pub mod target;

@@ -44,14 +44,21 @@ pub(super) fn differences(node: &Node, path: &Path) -> Vec<String> {
         NodeType::File => (kind.is_file(), false),
         NodeType::Dir => (kind.is_dir(), false),
         NodeType::Symlink { .. } => (kind.is_symlink(), true),
-        _ => (!kind.is_file() && !kind.is_dir() && !kind.is_symlink(), false),
+        _ => (
+            !kind.is_file() && !kind.is_dir() && !kind.is_symlink(),
+            false,
+        ),
     };
     if !same_kind {
         return vec!["is of another kind".into()];
     }
     let mut out = Vec::new();
     if kind.is_file() && found.size() != node.meta.size {
-        out.push(format!("has {} bytes instead of {}", found.size(), node.meta.size));
+        out.push(format!(
+            "has {} bytes instead of {}",
+            found.size(),
+            node.meta.size
+        ));
     }
     if is_link && std::fs::read_link(path).is_ok_and(|to| to != node.node_type.to_link()) {
         out.push("leads elsewhere".into());
@@ -60,7 +67,10 @@ pub(super) fn differences(node: &Node, path: &Path) -> Vec<String> {
     if !is_link && mode(node).is_some_and(|m| m != found.mode() & 0o7777) {
         out.push(format!("has mode {:o}", found.mode() & 0o7777));
     }
-    let modified = found.modified().ok().and_then(|t| jiff::Timestamp::try_from(t).ok());
+    let modified = found
+        .modified()
+        .ok()
+        .and_then(|t| jiff::Timestamp::try_from(t).ok());
     if node.meta.mtime.is_some() && node.meta.mtime != modified {
         out.push("has another time of change".into());
     }

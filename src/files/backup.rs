@@ -72,9 +72,8 @@ pub fn backup(
     };
     let lock = Lock::take(&backend, &target.runtime, &repo, Mode::Shared)?;
     let earlier = snapshots(&backend, &repo)?;
-    let resumed = (lock.others || earlier.is_empty())
-        && !created
-        && index_unfinished(&backend, &repo)?;
+    let resumed =
+        (lock.others || earlier.is_empty()) && !created && index_unfinished(&backend, &repo)?;
     let repo = repo
         .to_indexed_ids()
         .map_err(|e| FilesError::of("reading the index of", &backend, &e))?;
@@ -96,11 +95,19 @@ pub fn backup(
     }
     let mut snapshot = archive(target, &backend, &repo, &source, latest, label)?;
     roots.still_there()?;
-    let arrived = snapshot.summary.as_ref().map_or(0, |s| s.total_files_processed);
+    let arrived = snapshot
+        .summary
+        .as_ref()
+        .map_or(0, |s| s.total_files_processed);
     if let Some(lost) = record.expected().checked_sub(arrived).filter(|n| *n > 0) {
-        record.fail(Path::new(""), format!("{lost} entries did not reach the snapshot"));
+        record.fail(
+            Path::new(""),
+            format!("{lost} entries did not reach the snapshot"),
+        );
     }
-    let before = latest.and_then(|l| l.summary.as_ref()).map_or(0, |s| s.total_files_processed);
+    let before = latest
+        .and_then(|l| l.summary.as_ref())
+        .map_or(0, |s| s.total_files_processed);
     if arrived == 0 && before > 0 && !config.allow_empty {
         return Err(FilesError::Emptied {
             path: config.paths[0].clone(),
@@ -111,11 +118,15 @@ pub fn backup(
     if record.unreadable() > 0 {
         snapshot.tags.add(PARTIAL.into());
         let names = unreadable.iter().take(NAMES_IN_SNAPSHOT);
-        let names: Vec<String> = names.map(|(p, why)| format!("{}: {why}", p.display())).collect();
+        let names: Vec<String> = names
+            .map(|(p, why)| format!("{}: {why}", p.display()))
+            .collect();
         snapshot.description = Some(format!("not in this snapshot:\n{}", names.join("\n")));
     }
     if lock.is_lost() || backend.is_over() {
-        return Err(backend.failure().map_or(FilesError::Stopped, FilesError::Store));
+        return Err(backend
+            .failure()
+            .map_or(FilesError::Stopped, FilesError::Store));
     }
     repo.save_snapshots(vec![snapshot.clone()])
         .map_err(|e| FilesError::of("recording the snapshot in", &backend, &e))?;
@@ -184,7 +195,8 @@ fn archive<S: rustic_core::IndexedIds>(
 /// Puts packs into the index that an unfinished run uploaded. Does nothing to a repository with missing packs: that is for a person.
 fn index_unfinished(backend: &Backend, repo: &Repo) -> Result<bool, FilesError> {
     use rustic_core::repofile::IndexFile;
-    let failed = |e: Box<rustic_core::RusticError>| FilesError::of("reading the index of", backend, &e);
+    let failed =
+        |e: Box<rustic_core::RusticError>| FilesError::of("reading the index of", backend, &e);
     let mut missing = 0_u64;
     let mut packs: std::collections::HashMap<rustic_core::Id, bool> =
         rustic_core::ReadBackend::list(backend, rustic_core::FileType::Pack)
@@ -202,14 +214,20 @@ fn index_unfinished(backend: &Backend, repo: &Repo) -> Result<bool, FilesError> 
         }
     }
     if missing > 0 {
-        tracing::warn!(missing, "the index names packs that are not in the store; `lifeboat verify` says which files are damaged");
+        tracing::warn!(
+            missing,
+            "the index names packs that are not in the store; `lifeboat verify` says which files are damaged"
+        );
         return Ok(false);
     }
     let unindexed = packs.values().filter(|indexed| !**indexed).count();
     if unindexed == 0 {
         return Ok(false);
     }
-    tracing::info!(packs = unindexed, "an earlier run was not finished; what it uploaded is used");
+    tracing::info!(
+        packs = unindexed,
+        "an earlier run was not finished; what it uploaded is used"
+    );
     repo.repair_index(&RepairIndexOptions::default(), false)
         .map_err(failed)?;
     Ok(true)
@@ -274,7 +292,9 @@ impl Roots {
     }
 
     fn still_there(&self) -> Result<(), FilesError> {
-        let swapped = |p: &Path, id| p.is_dir() && identity(p) != id || p.symlink_metadata().is_err() && id.is_some();
+        let swapped = |p: &Path, id| {
+            p.is_dir() && identity(p) != id || p.symlink_metadata().is_err() && id.is_some()
+        };
         match self.0.iter().find(|(p, id)| swapped(p, *id)) {
             Some((path, _)) => Err(FilesError::Replaced(path.clone())),
             None => Ok(()),

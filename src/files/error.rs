@@ -62,9 +62,7 @@ pub enum FilesError {
         what: String,
     },
     /// The run was stopped.
-    #[error(
-        "stopped; nothing was recorded, and the next run goes on from what was uploaded"
-    )]
+    #[error("stopped; nothing was recorded, and the next run goes on from what was uploaded")]
     Stopped,
     /// A local file or folder.
     #[error("{}: {source}", path.display())]

@@ -27,7 +27,7 @@ const RENEW_EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// Whether others may work at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(super) enum Mode {
     /// With others that share.
     Shared,
     /// Alone.
@@ -52,13 +52,13 @@ struct LockFile {
 }
 
 /// A held lock. Dropping it removes it from the store; so must be dropped on a thread that may block.
-pub struct Lock {
+pub(super) struct Lock {
     backend: Backend,
     key: Arc<std::sync::Mutex<String>>,
     ended: watch::Sender<bool>,
     renewer: tokio::task::JoinHandle<()>,
     /// A lock of another run of ours was there: it is still at work, or it was killed.
-    pub others: bool,
+    pub(super) others: bool,
     /// The lock could not be renewed in time: others may believe that it is stale.
     lost: Arc<AtomicBool>,
 }
@@ -68,7 +68,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`FilesError::Locked`] if somebody holds one that excludes it; the store's.
-    pub fn take(
+    pub(super) fn take(
         backend: &Backend,
         runtime: &tokio::runtime::Handle,
         repo: &Repo,
@@ -83,7 +83,10 @@ impl Lock {
         let me = LockFile {
             time: Timestamp::now(),
             exclusive: mode == Mode::Alone,
-            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            hostname: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
             username: process_space(),
             pid: i64::from(std::process::id()),
             uid: rustix::process::getuid().as_raw(),
@@ -118,7 +121,7 @@ impl Lock {
     }
 
     /// Whether others may believe by now that the lock is stale.
-    pub fn is_lost(&self) -> bool {
+    pub(super) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 }
@@ -193,7 +196,8 @@ fn meet(
             Err(super::backend::Asked::Store(e)) if e.is_not_found() => continue,
             Err(e) => return Err(e.into()),
         };
-        let plain = unseal(key, &body).and_then(|text| serde_json::from_slice(plain_json(&text)?).ok());
+        let plain =
+            unseal(key, &body).and_then(|text| serde_json::from_slice(plain_json(&text)?).ok());
         let Some(other): Option<LockFile> = plain else {
             return Err(FilesError::Locked {
                 store: store.display(),
@@ -205,7 +209,12 @@ fn meet(
         let gone = (&other.hostname, &other.username) == (&me.hostname, &me.username)
             && !std::path::Path::new(&format!("/proc/{}", other.pid)).exists();
         if gone || me.time.duration_since(other.time) > STALE_AFTER {
-            tracing::info!(lock = object.key, host = other.hostname, pid = other.pid, "removing a stale lock");
+            tracing::info!(
+                lock = object.key,
+                host = other.hostname,
+                pid = other.pid,
+                "removing a stale lock"
+            );
             backend.ask(|| store.delete(&object.key))?;
         } else if other.exclusive || me.exclusive {
             return Err(FilesError::Locked {
@@ -246,7 +255,9 @@ async fn renew(
             Ok(()) => {
                 renewed = lock.time;
                 let old = std::mem::replace(
-                    &mut *name.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+                    &mut *name
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner),
                     next,
                 );
                 if let Err(error) = store.delete(&old).await {

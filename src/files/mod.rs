@@ -72,7 +72,9 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied());
-    text.and_then(|t| t.lines().next()).unwrap_or("no reason given").to_owned()
+    text.and_then(|t| t.lines().next())
+        .unwrap_or("no reason given")
+        .to_owned()
 }
 
 /// Durations in JSON are seconds.

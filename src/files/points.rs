@@ -87,7 +87,7 @@ pub(super) fn snapshots(backend: &Backend, repo: &Repo) -> Result<Vec<SnapshotFi
     let mut all = repo
         .get_all_snapshots()
         .map_err(|e| FilesError::of("listing the snapshots of", backend, &e))?;
-    all.sort_by(|a, b| (a.time.timestamp(), a.id).cmp(&(b.time.timestamp(), b.id)));
+    all.sort_by_key(|s| (s.time.timestamp(), s.id));
     Ok(all)
 }
 
@@ -112,10 +112,15 @@ pub fn find(points: &[Point], goal: &Goal) -> Result<usize, FilesError> {
             .rposition(|p| p.labels.contains(label))
             .ok_or_else(|| none(format!("no snapshot has the label \"{label}\""))),
         Goal::Id(id) => {
-            let mut matching = points.iter().enumerate().filter(|(_, p)| p.id.starts_with(id));
+            let mut matching = points
+                .iter()
+                .enumerate()
+                .filter(|(_, p)| p.id.starts_with(id));
             match (matching.next(), matching.next()) {
                 (Some((found, _)), None) => Ok(found),
-                (None, _) => Err(none(format!("no snapshot has an id that begins with \"{id}\""))),
+                (None, _) => Err(none(format!(
+                    "no snapshot has an id that begins with \"{id}\""
+                ))),
                 (Some(_), Some(_)) => Err(none(format!("several ids begin with \"{id}\""))),
             }
         }

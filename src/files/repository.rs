@@ -28,13 +28,13 @@ const DATA_PACK: &str = "8MiB";
 const TREE_PACK: &str = "4MiB";
 
 /// An open repository.
-pub type Repo = Repository<OpenStatus>;
+pub(super) type Repo = Repository<OpenStatus>;
 
 /// Opens the repository.
 ///
 /// # Errors
 /// [`FilesError::NoRepository`], [`FilesError::Password`], and the store's.
-pub fn open(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
+pub(super) fn open(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
     let unopened = unopened(backend)?;
     let failed = |e: Box<rustic_core::RusticError>| FilesError::of("opening", backend, &e);
     if unopened.config_id().map_err(failed)?.is_none() {
@@ -49,7 +49,10 @@ pub fn open(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
 ///
 /// # Errors
 /// As [`open`], without [`FilesError::NoRepository`].
-pub fn open_or_create(backend: &Backend, password: &Secret) -> Result<(Repo, bool), FilesError> {
+pub(super) fn open_or_create(
+    backend: &Backend,
+    password: &Secret,
+) -> Result<(Repo, bool), FilesError> {
     match open(backend, password) {
         Err(FilesError::NoRepository(_)) => create(backend, password).map(|repo| (repo, true)),
         other => other.map(|repo| (repo, false)),
@@ -103,8 +106,7 @@ fn create(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
 /// restic's key file: the master key, encrypted with a key that scrypt makes of the password.
 fn key_file(master: &MasterKey, password: &Secret) -> Result<Vec<u8>, String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
-    let params =
-        scrypt::Params::new(SCRYPT_LOG_N, SCRYPT_R, SCRYPT_P).map_err(|e| text(&e))?;
+    let params = scrypt::Params::new(SCRYPT_LOG_N, SCRYPT_R, SCRYPT_P).map_err(|e| text(&e))?;
     let mut salt = vec![0; 64];
     rand::rng().fill_bytes(&mut salt);
     let mut user = [0; 64];

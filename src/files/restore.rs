@@ -178,7 +178,9 @@ impl<S: IndexedFull> Run<'_, S> {
             source,
         };
         let text = to.to_str().ok_or_else(|| {
-            io(std::io::Error::other("a restore needs a path of valid UTF-8"))
+            io(std::io::Error::other(
+                "a restore needs a path of valid UTF-8",
+            ))
         })?;
         if let Some(parent) = to.parent() {
             std::fs::create_dir_all(parent).map_err(io)?;
@@ -232,7 +234,9 @@ impl<S: IndexedFull> Run<'_, S> {
             self.done.differences_count += found.len() as u64;
             for what in found {
                 if self.done.differences.len() < NAMED {
-                    self.done.differences.push(format!("{}: {what}", path.display()));
+                    self.done
+                        .differences
+                        .push(format!("{}: {what}", path.display()));
                 }
             }
         };
@@ -244,7 +248,11 @@ impl<S: IndexedFull> Run<'_, S> {
         for item in nodes {
             let (path, node_below) =
                 item.map_err(|e| FilesError::of("restoring from", self.backend, &e))?;
-            let path = if node.is_dir() { to.join(path) } else { to.into() };
+            let path = if node.is_dir() {
+                to.join(path)
+            } else {
+                to.into()
+            };
             if matches!(node_below.node_type, NodeType::File) {
                 self.done.files += 1;
                 self.done.bytes += node_below.meta.size;

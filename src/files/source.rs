@@ -40,7 +40,7 @@ pub struct LeftOut {
 
 /// What a run could not take, or took with a remark.
 #[derive(Debug, Default)]
-pub struct Record {
+pub(super) struct Record {
     entries: AtomicU64,
     lost: AtomicU64,
     unreadable: AtomicU64,
@@ -51,33 +51,33 @@ pub struct Record {
 
 impl Record {
     /// Files that could not be read or changed meanwhile, with the reason: the first of them.
-    pub fn names(&self) -> BTreeMap<PathBuf, String> {
+    pub(super) fn names(&self) -> BTreeMap<PathBuf, String> {
         hold(&self.names).clone()
     }
 
     /// How many of them there are.
-    pub fn unreadable(&self) -> u64 {
+    pub(super) fn unreadable(&self) -> u64 {
         self.unreadable.load(Ordering::Relaxed)
     }
 
     /// Files that were deleted between listing and reading.
-    pub fn vanished(&self) -> u64 {
+    pub(super) fn vanished(&self) -> u64 {
         self.vanished.load(Ordering::Relaxed)
     }
 
     /// Databases that were left out.
-    pub fn databases(&self) -> BTreeSet<PathBuf> {
+    pub(super) fn databases(&self) -> BTreeSet<PathBuf> {
         hold(&self.databases).clone()
     }
 
     /// Entries other than folders that the snapshot must hold.
-    pub fn expected(&self) -> u64 {
+    pub(super) fn expected(&self) -> u64 {
         let lost = self.lost.load(Ordering::Relaxed);
         self.entries.load(Ordering::Relaxed).saturating_sub(lost)
     }
 
     /// One that could not be read.
-    pub fn fail(&self, path: &Path, reason: impl ToString) {
+    pub(super) fn fail(&self, path: &Path, reason: impl ToString) {
         self.unreadable.fetch_add(1, Ordering::Relaxed);
         let mut names = hold(&self.names);
         if names.len() < NAMES_KEPT {
@@ -102,7 +102,7 @@ fn hold<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The configured paths as a [`ReadSource`].
-pub struct Source {
+pub(super) struct Source {
     paths: Vec<PathBuf>,
     exclude: Vec<String>,
     left_out: LeftOut,
@@ -112,7 +112,7 @@ pub struct Source {
 
 impl Source {
     /// `paths` exist and are sorted. Patterns were checked by the configuration.
-    pub fn new(
+    pub(super) fn new(
         paths: Vec<PathBuf>,
         exclude: Vec<String>,
         left_out: LeftOut,
@@ -128,7 +128,7 @@ impl Source {
     }
 
     /// What could not be taken.
-    pub fn record(&self) -> Arc<Record> {
+    pub(super) fn record(&self) -> Arc<Record> {
         Arc::clone(&self.record)
     }
 
@@ -184,7 +184,10 @@ impl Filter {
             return false;
         }
         if is_dir {
-            let ours = path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(super::place::OURS));
+            let ours = path
+                .file_name()
+                .and_then(|n| n.to_str())
+                .is_some_and(|n| n.starts_with(super::place::OURS));
             return !ours && !self.left_out.folders.iter().any(|f| path.starts_with(f));
         }
         match self.database_of(path) {
@@ -230,7 +233,12 @@ impl ReadSource for Source {
     }
 
     fn entries(&self) -> Entries {
-        let walks: Vec<Walk> = self.paths.iter().rev().map(|root| self.walk(root)).collect();
+        let walks: Vec<Walk> = self
+            .paths
+            .iter()
+            .rev()
+            .map(|root| self.walk(root))
+            .collect();
         Entries {
             walks,
             record: Arc::clone(&self.record),
@@ -240,7 +248,7 @@ impl ReadSource for Source {
 }
 
 /// Everything below the paths, by path.
-pub struct Entries {
+pub(super) struct Entries {
     walks: Vec<Walk>,
     record: Arc<Record>,
     backend: Backend,
@@ -328,7 +336,7 @@ fn path_of(error: &ignore::Error) -> Option<PathBuf> {
 }
 
 /// A file that is about to be read.
-pub struct Open {
+pub(super) struct Open {
     path: PathBuf,
     size: u64,
     modified: Option<jiff::Timestamp>,
@@ -369,7 +377,7 @@ impl ReadSourceOpen for Open {
 
 /// Reads exactly as many bytes as the file had when it was listed: what is appended meanwhile belongs to the next run, and a file that
 /// became shorter is an error.
-pub struct Reader {
+pub(super) struct Reader {
     file: File,
     left: u64,
     of: Open,
@@ -413,9 +421,10 @@ impl Reader {
             .ok()
             .and_then(|t| jiff::Timestamp::try_from(t).ok());
         if now.size() == self.of.size && modified != self.of.modified {
-            self.of
-                .record
-                .fail(&self.of.path, "changed while it was read; the next run reads it again");
+            self.of.record.fail(
+                &self.of.path,
+                "changed while it was read; the next run reads it again",
+            );
         }
     }
 }

@@ -1,0 +1,332 @@
+//! Commands on folders of files.
+
+use serde_json::json;
+
+use super::args::{FilesAction, Global, RestoreArgs};
+use super::{Failure, ok, run};
+use crate::config::{Config, FilesConfig, parse_time};
+use crate::daemon::files::open;
+use crate::files::{self, Backup, FilesError, Goal, Output, Restored, Target};
+
+/// Files named in a report on one screen.
+const NAMED: usize = 20;
+
+/// Targets that are no files.
+pub(super) enum Rest {
+    /// There are none, or none was meant.
+    None,
+    /// All of them.
+    All,
+    /// These.
+    Named(Vec<String>),
+}
+
+/// Which of the targets that were named (all, if none was) are files, and which are not.
+pub(super) fn split(
+    config: &Config,
+    names: &[String],
+) -> Result<(Vec<FilesConfig>, Rest), Failure> {
+    if names.is_empty() {
+        let others = !config.targets.is_empty() || !config.dirs.is_empty();
+        let rest = if others { Rest::All } else { Rest::None };
+        return Ok((config.files.clone(), rest));
+    }
+    let is_files = |name: &&String| config.files.iter().any(|f| f.name == **name);
+    let (mine, rest): (Vec<_>, Vec<_>) = names.iter().partition(is_files);
+    let mine = config.files.iter().filter(|f| mine.contains(&&f.name));
+    let rest = match rest.is_empty() {
+        true => Rest::None,
+        false => Rest::Named(rest.into_iter().cloned().collect()),
+    };
+    Ok((mine.cloned().collect(), rest))
+}
+
+/// Work that blocks, on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(Failure::new(
+            1,
+            format!("the work broke off: {error}"),
+            None,
+        )),
+    }
+}
+
+pub(super) async fn run(config: Config, action: FilesAction) -> Result<(), Failure> {
+    let FilesAction::Init { targets } = action;
+    let (mine, rest) = split(&config, &targets)?;
+    if let Rest::Named(names) = rest {
+        return Err(Failure::new(
+            2,
+            format!("no target of files is named \"{}\"", names.join("\", \"")),
+            Some("`lifeboat config show` lists the targets".into()),
+        ));
+    }
+    let mut made = 0;
+    for files in &mine {
+        for target in open(&config, files).await? {
+            let place = target.store.display();
+            let new = blocking(move || files::create(&target)).await?;
+            made += usize::from(new);
+            let word = if new { "made" } else { "was there" };
+            println!("{}: the repository in {place} {word}", files.name);
+        }
+    }
+    ok(&format!("files init targets={} made={made}", mine.len()));
+    Ok(())
+}
+
+/// Databases first, then files: no row points at a file that is missing.
+pub(super) async fn snapshot(
+    config: Config,
+    targets: Vec<String>,
+    label: Option<String>,
+    timeout: &str,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let (mine, rest) = split(&config, &targets)?;
+    let names = match rest {
+        Rest::None => None,
+        Rest::All => Some(Vec::new()),
+        Rest::Named(names) => Some(names),
+    };
+    if names.is_some() && label.is_some() {
+        return Err(Failure::new(
+            2,
+            "labels are for files only in this version; nothing was done",
+            Some("name the targets of files, or leave the label out".into()),
+        ));
+    }
+    let mut count = mine.len();
+    if let Some(names) = names {
+        count += run::make_durable(config.clone(), names, timeout, as_json).await?;
+    }
+    let mut partial = 0;
+    for files in &mine {
+        for target in open(&config, files).await? {
+            let backup = one(target, label.clone()).await?;
+            partial += u64::from(backup.point.partial);
+            show(&files.name, &backup, as_json);
+        }
+    }
+    if partial > 0 {
+        return Err(Failure::new(
+            1,
+            format!("{partial} snapshots are partial: the files above are not in them"),
+            Some("make them readable for this process, or exclude them".into()),
+        ));
+    }
+    let label = label.map_or(String::new(), |l| format!(" label={l}"));
+    ok(&format!("snapshot{label} targets={count} durable"));
+    Ok(())
+}
+
+/// One backup; an interrupt ends it in order.
+async fn one(target: Target, label: Option<String>) -> Result<Backup, Failure> {
+    let (started, backend) = tokio::sync::oneshot::channel();
+    let work = blocking(move || {
+        files::backup(&target, label.as_deref(), |backend| {
+            // Nobody waits for it after an interrupt.
+            let _ = started.send(backend);
+        })
+    });
+    let stop = async move {
+        let backend = backend.await;
+        if tokio::signal::ctrl_c().await.is_ok()
+            && let Ok(backend) = backend
+        {
+            tracing::info!("interrupted: ending the backup");
+            backend.stop();
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        result = work => result,
+        () = stop => Err(Failure::new(1, "interrupted", None)),
+    }
+}
+
+fn show(name: &str, backup: &Backup, as_json: bool) {
+    if as_json {
+        println!(
+            "{}",
+            json!({ "target": name, "kind": "files", "backup": backup })
+        );
+        return;
+    }
+    let point = &backup.point;
+    println!(
+        "{name}: snapshot {} of {} files, {} bytes ({} new, {} changed; {} bytes uploaded in {:.1} s){}",
+        point.short(),
+        point.files,
+        point.bytes,
+        backup.new,
+        backup.changed,
+        backup.uploaded,
+        backup.took.as_secs_f64(),
+        if point.partial { ": PARTIAL" } else { "" },
+    );
+    for (path, why) in backup.unreadable.iter().take(NAMED) {
+        println!("    not in it: {}: {why}", path.display());
+    }
+    if backup.unreadable_count > NAMED as u64 {
+        println!(
+            "    and {} more; --json names them",
+            backup.unreadable_count - NAMED as u64
+        );
+    }
+    for (path, replicated) in &backup.databases {
+        let note = if *replicated {
+            "it is a target of its own"
+        } else {
+            "a copy of an open database is no backup: list it under `sqlite:`"
+        };
+        println!("    left out the database {}: {note}", path.display());
+    }
+}
+
+pub(super) async fn list(
+    config: &Config,
+    mine: &[FilesConfig],
+    as_json: bool,
+) -> Result<(), Failure> {
+    for files in mine {
+        for target in open(config, files).await? {
+            let store = target.store.display();
+            let points = blocking(move || files::list(&target)).await?;
+            if as_json {
+                println!(
+                    "{}",
+                    json!({ "target": files.name, "kind": "files", "store": store, "points": points })
+                );
+                continue;
+            }
+            println!("{} in {store}: {} snapshots", files.name, points.len());
+            for p in &points {
+                println!(
+                    "  {}  {:.0}  {:>9} files  {:>14} bytes{}{}",
+                    p.short(),
+                    p.time,
+                    p.files,
+                    p.bytes,
+                    if p.partial { "  PARTIAL" } else { "" },
+                    p.labels
+                        .iter()
+                        .map(|l| format!("  {l}"))
+                        .collect::<String>(),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn restore(
+    global: &Global,
+    config: &Config,
+    files: &FilesConfig,
+    args: &RestoreArgs,
+) -> Result<(), Failure> {
+    let usage = |text: String, hint: &str| Failure::new(2, text, Some(hint.into()));
+    let goal = match (&args.at, &args.label, &args.snapshot) {
+        (Some(at), _, _) => {
+            let at = parse_time(at, jiff::Timestamp::now(), &config.time_zone)
+                .map_err(|e| usage(format!("--at: {e}"), "`lifeboat list` shows what there is"))?;
+            let at = jiff::Timestamp::from_millisecond(at.0)
+                .map_err(|e| usage(format!("--at: {e}"), "`lifeboat list` shows what there is"))?;
+            Goal::At(at)
+        }
+        (_, Some(label), _) => Goal::Label(label.clone()),
+        (_, _, Some(id)) => Goal::Id(id.clone()),
+        (None, None, None) => Goal::Newest,
+    };
+    let output = match (&args.output, args.in_place) {
+        (Some(folder), _) => {
+            Output::Folder(std::path::absolute(folder).unwrap_or_else(|_| folder.clone()))
+        }
+        (None, true) => Output::InPlace,
+        (None, false) => {
+            return Err(usage(
+                format!("where should \"{}\" be restored?", files.name),
+                "add -o FOLDER, or --in-place, which keeps the old content aside",
+            ));
+        }
+    };
+    let Some(target) = open(config, files).await?.into_iter().next() else {
+        return Ok(());
+    };
+    if args.dry_run {
+        let points = blocking(move || files::list(&target)).await?;
+        let point = &points[files::find(&points, &goal)?];
+        println!(
+            "{}: would restore snapshot {} of {:.0}: {} files, {} bytes",
+            files.name,
+            point.short(),
+            point.time,
+            point.files,
+            point.bytes
+        );
+        return Ok(());
+    }
+    let path = args.path.clone();
+    let done = blocking(move || files::restore(&target, &goal, path.as_deref(), &output)).await?;
+    told(global, &files.name, &done)
+}
+
+fn told(global: &Global, name: &str, done: &Restored) -> Result<(), Failure> {
+    if global.json {
+        println!(
+            "{}",
+            json!({ "target": name, "kind": "files", "restore": done })
+        );
+    } else {
+        for path in &done.paths {
+            println!(
+                "{name}: {} is as in snapshot {} of {:.0}",
+                path.display(),
+                done.point.short(),
+                done.point.time
+            );
+        }
+        println!(
+            "{name}: {} files, {} bytes in {:.1} s",
+            done.files,
+            done.bytes,
+            done.took.as_secs_f64()
+        );
+        for kept in &done.kept {
+            println!(
+                "{name}: the old content is in {}; delete it when it is not needed",
+                kept.display()
+            );
+        }
+        for line in done.differences.iter().take(NAMED) {
+            println!("    {line}");
+        }
+    }
+    if done.point.partial {
+        tracing::warn!(
+            snapshot = done.point.short(),
+            "this snapshot is partial: some files could not be read when it was made"
+        );
+    }
+    if done.differences_count > 0 {
+        return Err(Failure::new(
+            5,
+            format!(
+                "{} things are not as in the snapshot (the content is restored); see above",
+                done.differences_count
+            ),
+            Some("owners can be set by root only: restore as root".into()),
+        ));
+    }
+    ok(&format!(
+        "restore target={name} snapshot={} files={} checked",
+        done.point.short(),
+        done.files
+    ));
+    Ok(())
+}

@@ -1,0 +1,463 @@
+//! Files, with stock restic as referee.
+#![allow(missing_docs)]
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const PASSWORD: &str = "correct horse";
+
+struct Site {
+    dir: tempfile::TempDir,
+    /// More keys of the target.
+    extra: String,
+    /// More keys of the file.
+    top: String,
+    password: String,
+    command: Vec<String>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        Self {
+            dir,
+            extra: "    create: true\n".into(),
+            top: String::new(),
+            password: PASSWORD.into(),
+            command: Vec::new(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn data(&self, name: &str) -> PathBuf {
+        self.path("data").join(name)
+    }
+
+    fn repository(&self) -> PathBuf {
+        self.path("store/uploads")
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.data(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn prepared(&self, args: &[&str]) -> Command {
+        let text = format!(
+            "store: file://{}\nstate-dir: {}\nhttp: off\n{}files:\n  - name: uploads\n    paths: [{}]\n    password: {}\n{}",
+            self.path("store").display(),
+            self.path("state").display(),
+            self.top,
+            self.path("data").display(),
+            self.password,
+            self.extra,
+        );
+        let config = self.path("lifeboat.yml");
+        std::fs::write(&config, text).unwrap();
+        let program = env!("CARGO_BIN_EXE_lifeboat").to_owned();
+        let words: Vec<String> = self.command.iter().cloned().chain([program]).collect();
+        let mut command = Command::new(&words[0]);
+        command
+            .args(&words[1..])
+            .args(args)
+            .arg("--config")
+            .arg(config)
+            .current_dir(self.dir.path());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.prepared(args).output().unwrap()
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let out = self.run(args);
+        let text = words(&out);
+        assert!(out.status.success(), "{args:?}: {text}");
+        let stdout = String::from_utf8(out.stdout).unwrap();
+        if !args.contains(&"--json") && args[0] != "list" {
+            assert!(
+                stdout
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+                    .starts_with("lifeboat: ok"),
+                "{text}"
+            );
+        }
+        stdout
+    }
+
+    /// Runs a command that must fail with this exit code; returns what it said.
+    fn refused(&self, args: &[&str], code: i32) -> String {
+        let out = self.run(args);
+        let text = words(&out);
+        assert_eq!(out.status.code(), Some(code), "{args:?}: {text}");
+        assert!(!text.contains("lifeboat: ok"), "{text}");
+        assert!(!text.contains(PASSWORD), "{text}");
+        text
+    }
+
+    fn backup(&self) -> Value {
+        let text = self.ok(&["snapshot", "uploads", "--json"]);
+        let value: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        value["backup"].clone()
+    }
+
+    fn points(&self) -> Vec<Value> {
+        let text = self.ok(&["list", "uploads", "--json"]);
+        let value: Value = serde_json::from_str(text.trim()).unwrap();
+        value["points"].as_array().unwrap().clone()
+    }
+
+    fn restic(&self, args: &[&str]) -> String {
+        let out = self.restic_output(args);
+        assert!(out.status.success(), "restic {args:?}: {}", words(&out));
+        words(&out)
+    }
+
+    fn restic_output(&self, args: &[&str]) -> Output {
+        Command::new("restic")
+            .args(["--no-cache", "-r"])
+            .arg(self.repository())
+            .args(args)
+            .env("RESTIC_PASSWORD", PASSWORD)
+            .output()
+            .expect("restic is missing: apt-get install restic")
+    }
+}
+
+fn words(out: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    )
+}
+
+/// Everything below a folder: name, kind, mode, owner, size, time, links, target, content.
+fn picture(root: &Path) -> Vec<String> {
+    fn look(root: &Path, path: &Path, out: &mut Vec<String>) {
+        let m = path.symlink_metadata().unwrap();
+        let kind = m.file_type();
+        let content = if kind.is_file() {
+            use sha2::Digest;
+            sha2::Sha256::digest(std::fs::read(path).unwrap()).to_vec()
+        } else if kind.is_symlink() {
+            use std::os::unix::ffi::OsStrExt;
+            std::fs::read_link(path)
+                .unwrap()
+                .as_os_str()
+                .as_bytes()
+                .to_vec()
+        } else {
+            Vec::new()
+        };
+        let size = if kind.is_dir() { 0 } else { m.size() };
+        let links = if kind.is_dir() { 0 } else { m.nlink() };
+        out.push(format!(
+            "{:?} {:o} {}:{} {size} {}.{} {links} {content:x?}",
+            path.strip_prefix(root).unwrap(),
+            m.mode(),
+            m.uid(),
+            m.gid(),
+            m.mtime(),
+            m.mtime_nsec(),
+        ));
+        if kind.is_dir() {
+            let mut below: Vec<_> = std::fs::read_dir(path)
+                .unwrap()
+                .map(|e| e.unwrap().path())
+                .collect();
+            below.sort();
+            below.iter().for_each(|p| look(root, p, out));
+        }
+    }
+    let mut out = Vec::new();
+    look(root, root, &mut out);
+    out
+}
+
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..bytes.div_ceil(8))
+        .flat_map(|_| next())
+        .take(bytes)
+        .collect()
+}
+
+/// A tree with everything that file systems have.
+fn odd_tree(site: &Site) {
+    use std::os::unix::ffi::OsStrExt;
+    site.write("a", b"hello");
+    site.write("sub/big", &noise(1, 3_000_000));
+    site.write("sub/deep/er/empty", b"");
+    std::fs::create_dir(site.data("nothing")).unwrap();
+    std::os::unix::fs::symlink("a", site.data("link")).unwrap();
+    std::os::unix::fs::symlink("/not/there", site.data("dangling")).unwrap();
+    std::fs::hard_link(site.data("a"), site.data("sub/hard")).unwrap();
+    std::fs::File::create(site.data("sparse"))
+        .unwrap()
+        .set_len(6 << 20)
+        .unwrap();
+    for name in [
+        &b"new\nline"[..],
+        b"not \xff utf8",
+        b"\"quoted\\",
+        "schön ☃".as_bytes(),
+        b"-rf",
+        b" ",
+    ] {
+        std::fs::write(
+            site.path("data").join(std::ffi::OsStr::from_bytes(name)),
+            name,
+        )
+        .unwrap();
+    }
+    let mode = |name, mode| {
+        std::fs::set_permissions(site.data(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("a", 0o4750);
+    mode("sub", 0o2770);
+    mode("nothing", 0o1777);
+    let old = std::time::UNIX_EPOCH + std::time::Duration::new(978_307_200, 123_456_789);
+    for name in ["a", "sub/deep", "nothing", ""] {
+        std::fs::File::open(site.data(name))
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
+    }
+}
+
+#[test]
+fn restic_reads_ours() {
+    let site = Site::new();
+    odd_tree(&site);
+    let before = picture(&site.path("data"));
+    site.ok(&["snapshot", "uploads", "--label", "v1"]);
+    let check = site.restic(&["check", "--read-data"]);
+    assert!(check.contains("no errors were found"), "{check}");
+    assert!(site.restic(&["snapshots"]).contains("label=v1"));
+    site.restic(&[
+        "restore",
+        "latest",
+        "--target",
+        site.path("theirs").to_str().unwrap(),
+    ]);
+    let theirs = site
+        .path("theirs")
+        .join(site.path("data").strip_prefix("/").unwrap());
+    assert_eq!(before, picture(&theirs));
+    site.ok(&["restore", "uploads", "-o", "ours"]);
+    assert_eq!(before, picture(&site.path("ours")));
+    let blocks = |p: PathBuf| p.metadata().unwrap().blocks();
+    assert!(blocks(site.path("ours/sparse")) < 64, "holes stay holes");
+}
+
+#[test]
+fn ours_reads_restic_and_both_go_on() {
+    let site = Site::new();
+    odd_tree(&site);
+    site.restic(&["init"]);
+    site.restic(&["backup", site.path("data").to_str().unwrap()]);
+    let before = picture(&site.path("data"));
+    site.ok(&["restore", "uploads", "-o", "ours"]);
+    assert_eq!(before, picture(&site.path("ours")));
+    site.write("more", b"later");
+    let second = site.backup();
+    assert!(
+        second["uploaded"].as_u64().unwrap() < 100_000,
+        "deduplicated: {second}"
+    );
+    assert_eq!(second["new"], 1, "{second}");
+    site.restic(&["backup", site.path("data").to_str().unwrap()]);
+    site.restic(&["check", "--read-data"]);
+    assert_eq!(site.points().len(), 3);
+}
+
+#[test]
+fn one_path_labels_ids_and_times() {
+    let site = Site::new();
+    site.write("dir/one", b"1");
+    site.write("two", b"2");
+    site.ok(&["snapshot", "uploads", "--label", "v1"]);
+    site.write("dir/one", b"changed");
+    let newest = site.backup();
+    site.ok(&["restore", "uploads", "--path", "dir", "-o", "new"]);
+    assert_eq!(std::fs::read(site.path("new/one")).unwrap(), b"changed");
+    site.ok(&[
+        "restore", "uploads", "--label", "v1", "--path", "dir/one", "-o", "old",
+    ]);
+    assert_eq!(std::fs::read(site.path("old/one")).unwrap(), b"1");
+    let id = &newest["point"]["id"].as_str().unwrap()[..8];
+    site.ok(&["restore", "uploads", "--snapshot", id, "-o", "by-id"]);
+    assert_eq!(
+        std::fs::read(site.path("by-id/dir/one")).unwrap(),
+        b"changed"
+    );
+    site.refused(&["restore", "uploads", "--label", "nope", "-o", "x"], 3);
+    site.refused(&["restore", "uploads", "--path", "nope", "-o", "x"], 3);
+    site.refused(
+        &["restore", "uploads", "--at", "1990-01-01T00:00", "-o", "x"],
+        3,
+    );
+    let full = site.refused(&["restore", "uploads", "-o", "new"], 4);
+    assert!(full.contains("not empty"), "{full}");
+}
+
+#[test]
+fn passwords_and_creation_are_opt_in() {
+    let mut site = Site::new();
+    site.write("a", b"a");
+    site.extra.clear();
+    let none = site.refused(&["snapshot", "uploads"], 3);
+    assert!(none.contains("lifeboat files init"), "{none}");
+    assert!(!site.path("store").exists(), "nothing was made");
+    site.ok(&["files", "init"]);
+    site.ok(&["snapshot", "uploads"]);
+    assert!(site.ok(&["files", "init"]).contains("was there"));
+    site.password = "wrong".into();
+    for args in [
+        &["snapshot", "uploads"][..],
+        &["list", "uploads"],
+        &["restore", "uploads", "-o", "x"],
+    ] {
+        let text = site.refused(args, 1);
+        assert!(text.contains("password does not open"), "{text}");
+    }
+    site.password = PASSWORD.into();
+    assert_eq!(site.points().len(), 1);
+}
+
+#[test]
+fn an_unmounted_volume_is_not_recorded() {
+    let mut site = Site::new();
+    site.write("a", b"a");
+    site.backup();
+    std::fs::remove_file(site.data("a")).unwrap();
+    let text = site.refused(&["snapshot", "uploads"], 4);
+    assert!(
+        text.contains("is empty") && text.contains("allow-empty"),
+        "{text}"
+    );
+    std::fs::create_dir(site.data("lost+found")).unwrap();
+    site.refused(&["snapshot", "uploads"], 4);
+    std::fs::remove_dir_all(site.path("data")).unwrap();
+    site.refused(&["snapshot", "uploads"], 1);
+    assert_eq!(site.points().len(), 1);
+    std::fs::create_dir(site.path("data")).unwrap();
+    site.extra += "    allow-empty: true\n";
+    site.backup();
+    assert_eq!(site.points().len(), 2);
+}
+
+#[test]
+fn databases_and_excluded_files_are_left_out_and_unreadable_ones_named() {
+    let mut site = Site::new();
+    site.write("keep/file", b"x");
+    site.write("cache/file", b"x");
+    site.write("keep/a.tmp", b"x");
+    site.write(
+        "blob-without-name",
+        b"SQLite format 3\0 uploaded by somebody",
+    );
+    site.write("secret", b"x");
+    let made = Command::new("sqlite3")
+        .arg(site.data("app.sqlite3"))
+        .arg("create table t(a)")
+        .status()
+        .expect("sqlite3 is missing: apt-get install sqlite3");
+    assert!(made.success());
+    site.write("app.sqlite3-wal", b"x");
+    site.extra += "    exclude: ['*.tmp', 'cache/']\n";
+    // Root reads everything: go as somebody else.
+    let out = Command::new("chown")
+        .args(["-R", "65534:65534"])
+        .arg(site.dir.path())
+        .status()
+        .unwrap();
+    assert!(out.success(), "the tests of files need root");
+    let go = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+    site.command = go.split(' ').map(str::to_owned).collect();
+    std::fs::set_permissions(site.data("secret"), std::fs::Permissions::from_mode(0o0)).unwrap();
+    std::fs::create_dir(site.data("closed")).unwrap();
+    std::fs::set_permissions(site.data("closed"), std::fs::Permissions::from_mode(0o0)).unwrap();
+    let text = site.refused(&["snapshot", "uploads"], 1);
+    for word in [
+        "PARTIAL",
+        "secret",
+        "closed",
+        "app.sqlite3",
+        "list it under `sqlite:`",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let points = site.points();
+    assert_eq!(points[0]["partial"], true);
+    let names = site.restic(&["ls", "latest"]);
+    for (name, there) in [
+        ("keep/file", true),
+        ("blob-without-name", true),
+        ("cache", false),
+        ("a.tmp", false),
+        ("app.sqlite3", false),
+        ("secret", false),
+    ] {
+        assert_eq!(names.contains(name), there, "{name}: {names}");
+    }
+    std::fs::remove_file(site.data("secret")).unwrap();
+    std::fs::remove_dir(site.data("closed")).unwrap();
+    site.ok(&["snapshot", "uploads"]);
+    assert_eq!(site.points()[1]["partial"], false);
+}
+
+#[test]
+fn in_place_keeps_the_old_content_and_leaves_databases() {
+    let site = Site::new();
+    site.write("dir/file", b"old");
+    site.write("gone", b"gone");
+    let before = picture(&site.path("data"));
+    site.backup();
+    site.write("dir/file", b"new");
+    std::fs::remove_file(site.data("gone")).unwrap();
+    site.write("extra", b"extra");
+    let database = site.write("dir/live.sqlite3", b"SQLite format 3\0live");
+    let text = site.ok(&["restore", "uploads", "--in-place"]);
+    assert_eq!(std::fs::read(site.data("dir/file")).unwrap(), b"old");
+    assert_eq!(std::fs::read(site.data("gone")).unwrap(), b"gone");
+    assert!(!site.data("extra").exists());
+    assert!(database.exists(), "a database stays where it is");
+    let kept = std::fs::read_dir(site.path("data"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.to_str().unwrap().contains(".lifeboat-old-"))
+        .unwrap();
+    assert!(text.contains(kept.to_str().unwrap()), "{text}");
+    assert_eq!(std::fs::read(kept.join("dir/file")).unwrap(), b"new");
+    assert_eq!(std::fs::read(kept.join("extra")).unwrap(), b"extra");
+    // The next backup leaves both out.
+    let next = site.backup();
+    assert_eq!(next["point"]["files"], 2, "{next}");
+    std::fs::remove_dir_all(kept).unwrap();
+    std::fs::remove_file(database).unwrap();
+    let after = picture(&site.path("data"));
+    let count = |lines: &[String]| lines.len();
+    assert_eq!(count(&before), count(&after));
+    site.ok(&["restore", "uploads", "--path", "gone", "--in-place"]);
+    assert_eq!(std::fs::read(site.data("gone")).unwrap(), b"gone");
+}
