@@ -395,7 +395,10 @@ pub(super) fn config(global: &Global, action: ConfigAction) -> Result<(), Failur
         ConfigAction::Check => {
             let config = load(global, Vec::new())?;
             config.notices.iter().for_each(|n| println!("{n}"));
-            ok(&format!("config targets={}", config.targets.len()));
+            ok(&format!(
+                "config targets={}",
+                config.targets.len() + config.files.len()
+            ));
         }
     }
     Ok(())

@@ -57,7 +57,7 @@ const BAD_FILES: &[(&str, &str, &str)] = &[
     ("store: s3://b\nfiles: [{name: f, paths: [/a]}]", "`password` is missing", "password"),
     ("store: s3://b\nfiles: [{name: f, paths: [/], password: hidden}]", "name folders below the root", ""),
     ("store: s3://b\nfiles: [{name: f, paths: [/a], password: hidden, exclude: ['!b']}]", "`exclude`: cannot begin with `!`", ""),
-    ("store: s3://b\nfiles: [{name: f, paths: [/a], password: hidden, exclude: ['a[']}]", "`exclude`:", ""),
+    ("store: s3://b\nfiles: [{name: f, paths: [/a], password: hidden, exclude: ['{a']}]", "`exclude`:", ""),
     ("store: s3://b\nfiles: [{name: f, paths: [/a], pasword: hidden}]", "unknown key `pasword`", "did you mean `password`?"),
     ("store: s3://b\nfiles: [{name: f, paths: [/a], password: ''}]", "`password` is empty", ""),
     ("store: s3://b\nsqlite: [{path: f.db}]\nfiles: [{name: f, paths: [/a], password: hidden}]", "two targets are named `f`", ""),

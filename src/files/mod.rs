@@ -60,7 +60,7 @@ impl Target {
 /// Makes the repository; `false` if it was there.
 ///
 /// # Errors
-/// As [`repository::open_or_create`].
+/// As [`FilesError`].
 pub fn create(target: &Target) -> Result<bool, FilesError> {
     let backend = target.backend(PATIENCE_PERSON);
     repository::open_or_create(&backend, &target.config.password).map(|(_, made)| made)

@@ -76,7 +76,7 @@ pub enum Goal {
 /// All snapshots, by time.
 ///
 /// # Errors
-/// As [`repository::open`].
+/// [`FilesError::NoRepository`], [`FilesError::Password`], and the store's.
 pub fn list(target: &Target) -> Result<Vec<Point>, FilesError> {
     let backend = target.backend(PATIENCE_PERSON);
     let repo = repository::open(&backend, &target.config.password)?;
