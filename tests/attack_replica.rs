@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::daemon::{Site, assert_same_pages, wait_for};
 use common::python;
@@ -251,6 +251,61 @@ fn state_lost_goes_on_behind_the_furthest_store() {
         "the store that was ahead needs no second base"
     );
     assert!(site.ok(&["verify"]).contains("lifeboat: ok verify"));
+}
+
+/// Someone deletes an object. It is noticed within a store check, and what is not restorable is not called durable.
+#[test]
+fn an_object_deleted_behind_our_back_is_noticed() {
+    let mut site = Site::new();
+    site.store_extra = "store-check: 1s\n".into();
+    let daemon = site.start();
+    writes(&site, "a", 3);
+    site.sync();
+    let folder = site.path("store/app/ltx/9");
+    for file in std::fs::read_dir(&folder).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    wait_for(&daemon, "a new base", || bases(&site.path("store")) > 0);
+    site.sync();
+    assert_same_pages(
+        &site.copy_now("o.db"),
+        &site.restore("r.db", &[]),
+        "after the loss",
+    );
+    let folder = site.path("store/app/ltx/0");
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .collect();
+    files.sort();
+    writes(&site, "b", 3);
+    site.sync();
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let path = file.unwrap().path();
+        if !files.contains(&path) {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let begun = Instant::now();
+    loop {
+        let out = site.run(&["restore", "app", "-o", site.path("x.db").to_str().unwrap()]);
+        assert!(out.status.success());
+        let same = std::panic::catch_unwind(|| {
+            assert_same_pages(&site.copy_now("o2.db"), &site.path("x.db"), "again");
+        });
+        if same.is_ok() {
+            break;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "never repaired\n{}",
+            daemon.log()
+        );
+        for name in ["x.db", "o2.db"] {
+            let _ = std::fs::remove_file(site.path(name));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }
 
 /// Nothing is committed: after the roll-ups that are due, no local file is written any more.

@@ -256,6 +256,13 @@ fn newest(catalog: &Catalog) -> Option<String> {
     })
 }
 
+fn prune_failed(error: retention::PruneError) -> Failure {
+    match error {
+        retention::PruneError::Refused(e) => Failure::new(4, &e, Some(e.hint())),
+        retention::PruneError::Upload(e) => Failure::new(1, &e, e.hint()),
+    }
+}
+
 /// Plans for each store of each target, prints, and (unless dry) deletes. The owner is read before anything is deleted.
 pub(super) async fn prune(
     config: Config,
@@ -300,8 +307,8 @@ pub(super) async fn prune(
             }
             let catalog = Replica::list(&store).await?;
             let mut replica = Replica::open(store, catalog, owner).await?;
-            let plan = retention::plan_for(&replica, &policy, system_now())
-                .map_err(|e| Failure::new(4, &e, Some(e.hint())))?;
+            let plan = retention::prepare(&mut replica, &policy, system_now()).await;
+            let plan = plan.map_err(prune_failed)?;
             for decision in &plan.decisions {
                 if as_json {
                     let reasons: Vec<String> =
@@ -316,7 +323,7 @@ pub(super) async fn prune(
             }
             if !dry_run {
                 let done = retention::run(&mut replica, &policy, system_now()).await;
-                deleted += done.map_err(|e| Failure::new(1, &e, None))?.objects;
+                deleted += done.map_err(prune_failed)?.objects;
             }
         }
     }

@@ -7,7 +7,7 @@
 //! - A store that went on without this state (the host was set back, or the replica was claimed) is continued from its own newest point, once
 //!   for each epoch, and only if `owner.json` names this instance; otherwise that is a refusal too.
 //! - A base goes up only after every capture before it: their conditional creates show that no one else writes.
-//! - Nothing to send means no request, but for one cheap check an interval.
+//! - Nothing to send means no request, but for one listing of one level an interval, which also finds what was deleted behind our back.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -129,9 +129,16 @@ impl Uploader {
         }
         self.publish(&replica);
 
-        let mut checked = Instant::now();
+        let mut audited = Instant::now();
+        let mut round = 0;
         let mut pruned = Instant::now();
         loop {
+            if audited.elapsed() >= self.check_every {
+                audited = Instant::now();
+                self.audit(&mut replica, round).await?;
+                round += 1;
+                self.publish(&replica);
+            }
             if pruned.elapsed() >= retention::EVERY {
                 pruned = Instant::now();
                 self.prune(&mut replica).await?;
@@ -157,7 +164,7 @@ impl Uploader {
                 Next::Nothing => {
                     let idle = self
                         .check_every
-                        .saturating_sub(checked.elapsed())
+                        .saturating_sub(audited.elapsed())
                         .min(retention::EVERY);
                     tokio::select! {
                         changed = self.captured.changed() => {
@@ -168,14 +175,10 @@ impl Uploader {
                         }
                         () = tokio::time::sleep(idle) => {}
                     }
-                    if checked.elapsed() < self.check_every {
-                        continue;
-                    }
-                    replica.store().check().await?;
+                    continue;
                 }
             }
             *pause = PAUSE_MIN;
-            checked = Instant::now();
         }
     }
 
@@ -267,22 +270,57 @@ impl Uploader {
                 );
                 self.facts(|f| {
                     f.deleted += done.objects;
+                    f.retention_problem = None;
                 });
                 self.publish(replica);
                 Ok(())
             }
-            Ok(_) => Ok(()),
-            Err(PruneError::Refused(refused)) => {
-                tracing::error!(
-                    store = self.store.display(),
-                    hint = refused.hint(),
-                    "{refused}"
-                );
-                self.facts(|f| f.refusals += 1);
+            Ok(_) => {
+                self.facts(|f| f.retention_problem = None);
                 Ok(())
             }
-            Err(PruneError::Upload(e)) => Err(e),
+            Err(PruneError::Refused(refused)) => {
+                self.facts(|f| f.refusals += 1);
+                self.retention_failed(&refused.to_string(), &refused.hint());
+                Ok(())
+            }
+            Err(PruneError::Upload(UploadError::Refused(e))) => Err(e.into()),
+            // Uploads go on: a key that may not delete is no reason to stop them.
+            Err(PruneError::Upload(e)) => {
+                let hint = e.hint().unwrap_or_else(|| "it is tried again".into());
+                self.retention_failed(&e.to_string(), &hint);
+                Ok(())
+            }
         }
+    }
+
+    fn retention_failed(&self, why: &str, hint: &str) {
+        tracing::error!(
+            store = self.store.display(),
+            hint,
+            "retention deletes nothing: {why}"
+        );
+        self.facts(|f| {
+            f.retention_problem = Some(format!("retention deletes nothing: {why}; hint: {hint}"));
+        });
+    }
+
+    /// Is what was uploaded still there? What became unsafe by it is uploaded again by the next step.
+    async fn audit(&self, replica: &mut Replica, round: usize) -> Result<(), UploadError> {
+        let missing = replica.audit(round).await?;
+        if missing.objects > 0 {
+            let text = |t: Option<Txid>| t.map_or_else(|| "nothing".into(), |t| t.to_string());
+            tracing::error!(
+                store = self.store.display(),
+                objects = missing.objects,
+                durable_before = text(missing.before),
+                durable_now = text(missing.after),
+                hint = "look for a lifecycle rule or another program that deletes there",
+                "objects are gone from the store that were not deleted by retention"
+            );
+            self.facts(|f| f.missing += missing.objects);
+        }
+        Ok(())
     }
 
     fn base_is_due(&self, replica: &Replica) -> bool {

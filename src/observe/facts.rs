@@ -86,6 +86,10 @@ pub struct StoreFacts {
     pub deleted: u64,
     /// Retention plans that were refused.
     pub refusals: u64,
+    /// Why retention deletes nothing, in words with the next step; `None` while it works.
+    pub retention_problem: Option<String>,
+    /// Objects that were found deleted, and not by retention.
+    pub missing: u64,
     /// Since when uploads fail.
     pub failing_since: Option<Millis>,
     /// The last failure, in words.

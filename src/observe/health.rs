@@ -114,6 +114,8 @@ pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
             ));
             hints.extend(s.hint.clone());
         }
+        // Nothing is unsafe by it, but the bill grows.
+        hints.extend(s.retention_problem.clone());
         stores.push(StoreVerdict {
             store: s.store.clone(),
             lag_seconds: lag as f64 / 1000.0,

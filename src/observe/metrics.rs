@@ -106,6 +106,11 @@ const REFUSED: Spec = (
     "Retention plans that were refused",
     STORE,
 );
+const MISSING: Spec = (
+    "lifeboat_store_missing_objects_total",
+    "Objects found gone from the store that retention did not delete",
+    STORE,
+);
 const REQUESTS: Spec = (
     "lifeboat_store_requests_total",
     "Requests by kind",
@@ -249,6 +254,7 @@ impl Scrape {
         counter(UPLOAD_ERRORS, &|i| all[i].1.errors)?;
         counter(DELETED, &|i| all[i].1.deleted)?;
         counter(REFUSED, &|i| all[i].1.refusals)?;
+        counter(MISSING, &|i| all[i].1.missing)?;
         let requests = (0..all.len()).flat_map(|i| KINDS.into_iter().map(move |k| (i, k)));
         let requests = requests.map(|(i, k)| {
             let mut names = labels(i);

@@ -3,6 +3,7 @@
 //! Reading order: [`layout`] (object names), [`spool`] (local files), [`owner`] (who may write), [`join`] (whether local history continues a
 //! store's), [`upload`] (what is durable, what goes next), [`compact`] (rolling up).
 
+pub mod audit;
 pub mod compact;
 pub mod join;
 pub mod layout;

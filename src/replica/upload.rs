@@ -10,7 +10,7 @@
 //! - Nothing is sent behind what the store has before [`super::join`] has proven that it is this history; only a base may be, above every
 //!   TXID that is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,10 +71,12 @@ pub enum Next {
 /// See the module.
 #[derive(Debug)]
 pub struct Replica {
-    store: Store,
+    pub(super) store: Store,
     layout: Layout,
-    catalog: BTreeMap<Span, Entry>,
-    durable: Option<Txid>,
+    pub(super) catalog: BTreeMap<Span, Entry>,
+    pub(super) durable: Option<Txid>,
+    // Whose times are the listing's.
+    pub(super) listed: BTreeSet<Span>,
     conditional: bool,
     owner: Owner,
     owner_read: Instant,
@@ -87,25 +89,31 @@ pub struct Replica {
 impl Replica {
     /// Lists a replica. Read the owner first.
     pub async fn list(store: &Store) -> Result<BTreeMap<Span, Entry>, StoreError> {
-        let layout = Layout::for_kind(store.kind());
         let mut catalog = BTreeMap::new();
         for level in (0..=9).filter_map(Level::new) {
-            for object in store.list(&layout.level_prefix(level)).await? {
-                let Some(span) = layout.parse(&object.key) else {
-                    continue;
-                };
-                let created = object.created.unwrap_or(object.modified);
-                catalog.insert(
-                    span,
-                    Entry {
-                        span,
-                        size: object.size,
-                        created,
-                    },
-                );
-            }
+            Self::list_into(store, level, &mut catalog).await?;
         }
         Ok(catalog)
+    }
+
+    pub(super) async fn list_into(
+        store: &Store,
+        level: Level,
+        catalog: &mut BTreeMap<Span, Entry>,
+    ) -> Result<(), StoreError> {
+        let layout = Layout::for_kind(store.kind());
+        for object in store.list(&layout.level_prefix(level)).await? {
+            let Some(span) = layout.parse(&object.key) else {
+                continue;
+            };
+            let entry = Entry {
+                span,
+                size: object.size,
+                created: object.created.unwrap_or(object.modified),
+            };
+            catalog.insert(span, entry);
+        }
+        Ok(())
     }
 
     /// Opens for writing, as `owner` who was just written or read.
@@ -129,13 +137,20 @@ impl Replica {
         }
         let durable = durable(catalog.keys());
         let mut replica = Self {
+            listed: catalog.keys().copied().collect(),
             store,
             layout,
             catalog,
             durable,
             conditional,
             owner,
-            owner_read: Instant::now(),
+            // Where conditions are ignored the first upload looks for itself.
+            owner_read: match conditional {
+                true => Instant::now(),
+                false => Instant::now()
+                    .checked_sub(EPOCH_TRUST)
+                    .unwrap_or_else(Instant::now),
+            },
             edge: None,
             floor: None,
         };
@@ -161,7 +176,7 @@ impl Replica {
     }
 
     /// The header of an object; `None` if it is none.
-    async fn header(&self, span: Span) -> Result<Option<ltx::Header>, StoreError> {
+    pub(super) async fn header(&self, span: Span) -> Result<Option<ltx::Header>, StoreError> {
         let range = 0..ltx::Header::LEN as u64;
         let bytes = self.store.get_range(&self.key(span), range).await?;
         Ok(ltx::Header::decode(&bytes).ok())
@@ -229,6 +244,7 @@ impl Replica {
     /// Forgets an object that retention deleted.
     pub fn forget(&mut self, span: Span) {
         self.catalog.remove(&span);
+        self.listed.remove(&span);
     }
 
     /// What to send next, given the local files and the last captured TXID.
@@ -325,6 +341,7 @@ impl Replica {
     /// Records a base that was streamed to [`Replica::key`]. Whatever was there before, this history begins anew with it.
     pub fn record(&mut self, entry: Entry) {
         self.catalog.insert(entry.span, entry);
+        self.listed.remove(&entry.span);
         self.durable = durable(self.catalog.keys());
         if let (true, Some(edge)) = (entry.span.is_base(), self.edge) {
             self.edge = None;

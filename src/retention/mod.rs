@@ -9,12 +9,17 @@
 //!    every finer rule before it. So running this often or seldom promises the same points.
 //! 4. Before anything is deleted, each kept point is looked for again in what would remain, by another way
 //!    ([`prove`]); one that is missing refuses the whole plan. So does a clock that disagrees.
-//! 5. Deletions and kept plans are disjoint: a crash after any number of deletions leaves every kept point restorable.
+//! 5. Deletions and kept plans are disjoint: a crash after any number of deletions leaves every kept point restorable. They go from the
+//!    highest TXID down, so that what is left of a chain is never beyond a hole.
+//! 6. Before the first delete the store is listed again, capture times that only a listing told are read from the objects, and the
+//!    store's clock is asked: memory of what is there, a copied replica's times and a wrong clock must not delete.
+//! 7. A file from the future (a clock was wrong once) counts as captured when the next one was, or now; it holds nothing up. Only if the
+//!    newest file is from the future and no store's clock says who is right, nothing is deleted.
 
 mod execute;
 mod prove;
 
-pub use execute::{PruneError, Pruned, plan_for, run};
+pub use execute::{PruneError, Pruned, plan_for, prepare, run};
 pub use prove::prove;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -135,9 +140,16 @@ pub struct RetentionPlan {
 }
 
 impl RetentionPlan {
-    /// What to delete; any order is safe.
+    /// What to delete, from the highest TXID down.
     pub fn deletions(&self) -> impl Iterator<Item = &Entry> {
-        self.decisions.iter().filter(|d| !d.keep).map(|d| &d.entry)
+        let mut gone: Vec<&Entry> = self
+            .decisions
+            .iter()
+            .filter(|d| !d.keep)
+            .map(|d| &d.entry)
+            .collect();
+        gone.sort_by_key(|e| std::cmp::Reverse((e.span.max(), e.span.min())));
+        gone.into_iter()
     }
 }
 
@@ -181,7 +193,8 @@ pub fn plan(
 ) -> Result<RetentionPlan, Refused> {
     check_clock(catalog, now, store_now)?;
     let planner = Planner::new(catalog);
-    let wanted = wanted(planner.points(), labels, policy, now);
+    let points = sensible(planner.points(), now);
+    let wanted = wanted(&points, labels, policy, now);
     let mut reasons: BTreeMap<Span, Vec<Reason>> = BTreeMap::new();
     for (txid, why) in &wanted {
         let Ok(files) = planner.plan(Goal::Txid(*txid)) else {
@@ -242,13 +255,40 @@ pub fn plan(
 }
 
 fn check_clock(catalog: &Catalog, now: Millis, store_now: Option<Millis>) -> Result<(), Refused> {
-    let newest = catalog.entries().iter().map(|e| e.created).max();
-    let ahead = newest.filter(|t| t.since(now) > CLOCK_LIMIT_MS);
-    let far = store_now.filter(|t| t.since(now).abs() > CLOCK_LIMIT_MS);
-    if let Some(other) = ahead.or(far) {
-        return Err(Refused::Clock { now, other });
+    let wrong = match store_now {
+        Some(store) => Some(store).filter(|t| t.since(now).abs() > CLOCK_LIMIT_MS),
+        // The capture that was made last: an older file from the future says nothing about the clock now.
+        None => {
+            let newest = catalog
+                .entries()
+                .iter()
+                .filter(|e| !e.span.is_base())
+                .max_by_key(|e| (e.span.max(), std::cmp::Reverse(e.created)));
+            let only_bases = || catalog.entries().iter().max_by_key(|e| e.span.max());
+            let newest = newest.or_else(only_bases);
+            newest
+                .map(|e| e.created)
+                .filter(|t| t.since(now) > CLOCK_LIMIT_MS)
+        }
+    };
+    match wrong {
+        Some(other) => Err(Refused::Clock { now, other }),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Points of the future count as captured when the next point was, or now.
+fn sensible(points: &[Point], now: Millis) -> Vec<Point> {
+    let mut next = now;
+    let mut sensible: Vec<Point> = points.to_vec();
+    for point in sensible.iter_mut().rev() {
+        if point.at > now {
+            point.at = next;
+        } else {
+            next = point.at;
+        }
+    }
+    sensible
 }
 
 /// The points to keep, with reasons.
@@ -295,14 +335,13 @@ fn wanted(
     wanted
 }
 
-/// In the window the newest point of each bucket, and the last point before it begins.
+/// In the window the newest point of each bucket, and the last point before it begins. A clock that was slow once makes points in the middle
+/// of the window look older than it: then there is more than one such point.
 fn window_points(points: &[Point], begin: i64, now: i64) -> Vec<Point> {
-    let mut kept: Vec<Point> = points
-        .iter()
-        .rev()
-        .find(|p| p.at.0 <= begin)
-        .copied()
-        .into_iter()
+    let before = |i: usize| points.get(i).is_some_and(|p| p.at.0 <= begin);
+    let mut kept: Vec<Point> = (0..points.len())
+        .filter(|i| before(*i) && !before(i + 1))
+        .map(|i| points[i])
         .collect();
     let mut last_bucket = None;
     for point in points.iter().rev().filter(|p| p.at.0 > begin) {

@@ -64,7 +64,10 @@ proptest! {
             broken.decisions[i].keep = false;
             let left = Catalog::new(broken.decisions.iter().filter(|d| d.keep).map(|d| d.entry));
             let points: BTreeSet<Txid> = left.points().iter().map(|p| p.txid).collect();
-            prop_assert_eq!(prove(&broken).is_ok(), broken.kept.is_subset(&points));
+            let whole = catalog.points().last().is_none_or(|p| points.contains(&p.txid));
+            let newest = |c: &Catalog| c.entries().iter().filter(|e| e.span.level() == Level::CAPTURE).map(|e| e.span.max()).max();
+            let right = broken.kept.is_subset(&points) && whole && newest(&left) == newest(&catalog);
+            prop_assert_eq!(prove(&broken).is_ok(), right);
         }
     }
 }
@@ -221,6 +224,80 @@ fn a_wrong_clock_deletes_nothing() {
             .unwrap()
             .decisions
             .is_empty()
+    );
+}
+
+/// One file from the future must not hold everything up, nor count as a day of its own.
+#[test]
+fn a_file_from_the_future_holds_nothing_up() {
+    let day = DAY_MS;
+    let year = 365 * day;
+    let catalog = Catalog::new([
+        entry(9, 1, 1, 0),
+        entry(0, 2, 2, day),
+        entry(0, 3, 3, 10 * year),
+        entry(0, 4, 4, 2 * day),
+        entry(0, 5, 5, 300 * day),
+    ]);
+    let daily = Policy {
+        point_in_time: Duration::ZERO,
+        hourly: 0,
+        daily: 3,
+        weekly: 0,
+        monthly: 0,
+        yearly: 0,
+    };
+    let result = plan(&catalog, &[], &daily, Millis(300 * day), None).unwrap();
+    let kept: Vec<u64> = result.kept.iter().map(|t| t.get()).collect();
+    assert_eq!(kept, [2, 4, 5], "TXID 3 was captured no later than TXID 4");
+    // The newest capture of all is another matter: only the store's clock can say who is wrong.
+    let late = Catalog::new([entry(9, 1, 1, 0), entry(0, 2, 2, 10 * year)]);
+    assert!(plan(&late, &[], &daily, Millis(day), None).is_err());
+    assert!(plan(&late, &[], &daily, Millis(day), Some(Millis(day))).is_ok());
+}
+
+/// A clock that was slow for one capture: the state at the beginning of the window is still what was captured last before it.
+#[test]
+fn a_slow_clock_does_not_cost_the_begin_of_the_window() {
+    let day = DAY_MS;
+    let catalog = Catalog::new([
+        entry(9, 1, 1, 0),
+        entry(0, 2, 2, 80 * day),
+        entry(0, 3, 3, 98 * day),
+        entry(0, 4, 4, 0),
+        entry(0, 5, 5, 99 * day),
+    ]);
+    let window = Policy {
+        point_in_time: Duration::from_secs(7 * 86_400),
+        hourly: 0,
+        daily: 0,
+        weekly: 0,
+        monthly: 0,
+        yearly: 0,
+    };
+    let result = plan(&catalog, &[], &window, Millis(100 * day), None).unwrap();
+    let kept: Vec<u64> = result.kept.iter().map(|t| t.get()).collect();
+    assert_eq!(kept, [2, 3, 4, 5]);
+}
+
+#[test]
+fn deletes_from_the_highest_txid_down() {
+    let entries = (2..40)
+        .map(|n| entry(0, n, n, 1))
+        .chain([entry(9, 1, 1, 0), entry(9, 1, 40, 2)]);
+    let none = Policy {
+        point_in_time: Duration::ZERO,
+        hourly: 0,
+        daily: 0,
+        weekly: 0,
+        monthly: 0,
+        yearly: 0,
+    };
+    let result = plan(&Catalog::new(entries), &[], &none, Millis(5), None).unwrap();
+    let gone: Vec<u64> = result.deletions().map(|e| e.span.max().get()).collect();
+    assert!(
+        gone.len() > 30 && gone.is_sorted_by(|a, b| a >= b),
+        "{gone:?}"
     );
 }
 
