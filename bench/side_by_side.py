@@ -1,7 +1,7 @@
 """Lifeboat and Litestream on the same work, in one run; prints ratios (below 1: Lifeboat needs less).
 
 usage: side_by_side.py [snapshot] [restore] [delay] [rate] [idle]      (default: all)
-environment: BENCH_MIB (size of the database, default 1024), LIFEBOAT_BIN, LITESTREAM_BIN
+environment: BENCH_MIB (size of the database, default 1024), BENCH_LIFEBOAT, BENCH_LITESTREAM (other binaries)
 """
 import os
 import random
@@ -15,8 +15,8 @@ import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-LIFEBOAT = os.environ.get("LIFEBOAT_BIN", ROOT + "/target/release/lifeboat")
-LITESTREAM = os.environ.get("LITESTREAM_BIN", ROOT + "/.tools/venv/bin/litestream")
+LIFEBOAT = os.environ.get("BENCH_LIFEBOAT", ROOT + "/target/release/lifeboat")
+LITESTREAM = os.environ.get("BENCH_LITESTREAM", ROOT + "/.tools/venv/bin/litestream")
 MIB = int(os.environ.get("BENCH_MIB", "1024"))
 TICKS = os.sysconf("SC_CLK_TCK")
 ENV = {k: v for k, v in os.environ.items() if k != "AWS_CA_BUNDLE"}

@@ -25,7 +25,7 @@ use crate::replica::owner::{Local, Owner, Refusal};
 use crate::replica::spool::Spool;
 use crate::retention::Policy;
 use crate::sqlite::capture::{Capture, CaptureError, Captured};
-use crate::sqlite::guard::{Guard, GuardError};
+use crate::sqlite::guard::{Barrier, Guard, GuardError};
 use crate::sqlite::watch::Watcher;
 use crate::store::{Store, StoreError};
 use crate::types::{Millis, Txid};
@@ -170,6 +170,7 @@ struct Session {
     wake: Arc<Notify>,
     last_capture: Instant,
     last_checkpoint: Instant,
+    last_barrier: Barrier,
     last_roll_up: Instant,
 }
 
@@ -316,6 +317,7 @@ impl Target {
             wake: Arc::new(Notify::new()),
             last_capture: Instant::now() - self.options.sync_interval,
             last_checkpoint: Instant::now(),
+            last_barrier: Barrier::Sealed,
             last_roll_up: Instant::now(),
         };
         self.set(State::Steady, None, None);

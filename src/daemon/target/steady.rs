@@ -36,6 +36,8 @@ const POLL_ALONE: Duration = Duration::from_millis(200);
 
 /// Between checkpoints under load: each costs the app a barrier of about a millisecond.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+/// The same while the WAL grows faster than that, and looks for it.
+const CHECKPOINT_URGENT: Duration = Duration::from_millis(100);
 
 /// While R is on read lock 0 under load, looks at how soon it can leave.
 const LOCK_ZERO_POLL: Duration = Duration::from_millis(5);
@@ -114,7 +116,7 @@ impl Target {
         if capture.guard().on_lock_zero() {
             until_capture.min(LOCK_ZERO_POLL)
         } else {
-            until_capture.min(poll)
+            until_capture.min(poll).min(CHECKPOINT_URGENT)
         }
     }
 
@@ -157,8 +159,9 @@ impl Target {
 
     /// Leaves lock 0, captures if it is due (or `now`), checkpoints, rolls up.
     async fn step(&mut self, session: &mut Session, now: bool) -> Result<(), Ended> {
-        let due = now || session.last_capture.elapsed() >= self.options.sync_interval;
-        let checkpoint = session.last_checkpoint.elapsed() >= CHECKPOINT_EVERY;
+        let urgent = self.urgent(session)?;
+        let due = now || urgent || session.last_capture.elapsed() >= self.options.sync_interval;
+        let checkpoint = urgent || session.last_checkpoint.elapsed() >= CHECKPOINT_EVERY;
         let roll_up = session.last_roll_up.elapsed() >= Duration::from_secs(1);
         let pending = self.pending(session)?;
         let at = (self.now)();
@@ -193,6 +196,7 @@ impl Target {
         }
         if let Some(barrier) = done.barrier {
             session.last_checkpoint = Instant::now();
+            session.last_barrier = barrier;
             let word = match barrier {
                 Barrier::Sealed => "sealed",
                 Barrier::Partial => "partial",
@@ -223,6 +227,19 @@ impl Target {
             session.captured.send_replace(capture.txid());
         }
         Ok(())
+    }
+
+    /// Only after a barrier that worked: one that an app's reader holds up costs writers more than a large WAL does.
+    fn urgent(&self, session: &Session) -> Result<bool, Ended> {
+        match &session.capture {
+            Some(capture)
+                if session.last_barrier == Barrier::Sealed
+                    && session.last_checkpoint.elapsed() >= CHECKPOINT_URGENT =>
+            {
+                Ok(capture.is_urgent()?)
+            }
+            _ => Ok(false),
+        }
     }
 
     fn roll_up_due(&self, session: &Session) -> bool {

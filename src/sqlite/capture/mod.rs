@@ -307,6 +307,13 @@ impl Capture {
         })
     }
 
+    /// The WAL grows faster than captures come: a checkpoint must not wait for the next. Whoever of the app's writers meets a large WAL next
+    /// pays for its fsync.
+    pub fn is_urgent(&self) -> Result<bool, CaptureError> {
+        let index = self.guard.observe()?;
+        Ok(!self.cursor.sealed && index.max_frame >= URGENT_FRAMES)
+    }
+
     /// Moves the read transaction off lock 0 as soon as that is possible. `false`: still on it, ask again soon after the next write.
     /// With what was captured on the way: see [`LiveView`], invariant 2.
     pub fn leave_lock_zero(
@@ -364,13 +371,25 @@ impl Capture {
         if self.cursor.sealed || (frames < CHECKPOINT_FRAMES && !force) {
             return Ok((None, Vec::new()));
         }
+        let begun = std::time::Instant::now();
         let mut captured = Vec::from_iter(self.capture_gapless(spool, now)?);
+        let first = begun.elapsed();
         for view in self.views.iter().filter_map(Weak::upgrade) {
             view.unpin();
         }
         captured.extend(self.renew(spool, now)?);
         captured.extend(self.capture_gapless(spool, now)?);
-        self.guard.checkpoint_passive()?;
+        let second = begun.elapsed();
+        let done = self.guard.checkpoint_passive()?;
+        tracing::debug!(
+            frames,
+            now = self.cursor.position.frame,
+            first_ms = first.as_millis() as u64,
+            second_ms = second.as_millis() as u64,
+            passive_ms = begun.elapsed().as_millis() as u64,
+            done,
+            "checkpoint"
+        );
         let patience = if frames >= URGENT_FRAMES || force {
             URGENT_PATIENCE
         } else {

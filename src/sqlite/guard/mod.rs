@@ -28,7 +28,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -97,6 +97,7 @@ pub struct Guard {
     page_size: PageSize,
     on_lock_zero: bool,
     beat: Arc<Beat>,
+    held: Duration,
     // Last: closed after every connection (invariant 6).
     db: DbFile,
 }
@@ -150,6 +151,7 @@ impl Guard {
             page_size,
             on_lock_zero: true,
             beat: Arc::default(),
+            held: Duration::ZERO,
             db,
         };
         guard.check_files()?;
@@ -189,6 +191,11 @@ impl Guard {
     /// R may be on read lock 0: every commit past the app's autocheckpoint threshold pays for it.
     pub fn on_lock_zero(&self) -> bool {
         self.on_lock_zero
+    }
+
+    /// How long the last barrier held the write lock: an app's writers waited for as long.
+    pub fn held(&self) -> Duration {
+        self.held
     }
 
     /// Bytes of the WAL file now.
@@ -345,8 +352,21 @@ impl Guard {
             Err(e) if is_busy(&e) => return Ok(Barrier::Busy),
             Err(e) => return Err(self.sqlite(e).into()),
         }
-        let result = capture(self, cursor).and_then(|()| self.seal(cursor).map_err(E::from));
+        let begun = Instant::now();
+        let from = cursor.position.frame;
+        let captured = capture(self, cursor);
+        let capturing = begun.elapsed();
+        let result = captured.and_then(|()| self.seal(cursor).map_err(E::from));
         let ended = end(&self.write).map_err(|e| self.sqlite(e));
+        self.held = begun.elapsed();
+        tracing::debug!(
+            path = %self.path.display(),
+            held_us = self.held.as_micros() as u64,
+            capturing_us = capturing.as_micros() as u64,
+            frames = cursor.position.frame.saturating_sub(from),
+            sealed = cursor.sealed,
+            "barrier"
+        );
         let outcome = result?;
         ended?;
         Ok(outcome)
@@ -357,7 +377,7 @@ impl Guard {
         cursor.sealed = false;
         end(&self.read).map_err(|e| self.sqlite(e))?;
         // An app's own autocheckpoint may be at work: it ends by itself, and soon, since the cheap part was done before.
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let mut checkpoint = self.checkpoint_passive();
         while matches!(checkpoint, Ok(false)) && begun.elapsed() < BARRIER_BUDGET {
             std::thread::sleep(Duration::from_millis(1));
