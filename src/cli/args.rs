@@ -113,6 +113,11 @@ pub enum Command {
         /// Targets [default: all]
         targets: Vec<String>,
     },
+    /// Restore a sample into scratch space, check it, record the result
+    Drill {
+        /// Targets of files [default: all]
+        targets: Vec<String>,
+    },
     /// Apply retention now
     Prune {
         /// Targets [default: all]

@@ -21,6 +21,17 @@ pub(super) enum Rest {
     Named(Vec<String>),
 }
 
+impl Rest {
+    /// As names, where none means all; `None` if there is nothing.
+    pub(super) fn names(self) -> Option<Vec<String>> {
+        match self {
+            Self::None => None,
+            Self::All => Some(Vec::new()),
+            Self::Named(names) => Some(names),
+        }
+    }
+}
+
 /// Which of the targets that were named (all, if none was) are files, and which are not.
 pub(super) fn split(
     config: &Config,
@@ -88,11 +99,7 @@ pub(super) async fn snapshot(
     as_json: bool,
 ) -> Result<(), Failure> {
     let (mine, rest) = split(&config, &targets)?;
-    let names = match rest {
-        Rest::None => None,
-        Rest::All => Some(Vec::new()),
-        Rest::Named(names) => Some(names),
-    };
+    let names = rest.names();
     if names.is_some() && label.is_some() {
         return Err(Failure::new(
             2,
@@ -328,5 +335,141 @@ fn told(global: &Global, name: &str, done: &Restored) -> Result<(), Failure> {
         done.point.short(),
         done.files
     ));
+    Ok(())
+}
+
+/// Reads back what the newest restore would need.
+pub(super) async fn verify(
+    config: &Config,
+    mine: &[FilesConfig],
+    as_json: bool,
+) -> Result<(), Failure> {
+    for files in mine {
+        for target in open(config, files).await? {
+            let store = target.store.display();
+            let point = blocking(move || files::verify(&target)).await?;
+            if as_json {
+                println!(
+                    "{}",
+                    json!({ "target": files.name, "kind": "files", "store": store, "snapshot": point })
+                );
+            } else {
+                println!(
+                    "{} in {store}: everything of snapshot {} of {:.0} read and right",
+                    files.name,
+                    point.short(),
+                    point.time
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Applies retention; returns how many snapshots were forgotten, or would be.
+pub(super) async fn prune(
+    config: &Config,
+    mine: &[FilesConfig],
+    dry_run: bool,
+    as_json: bool,
+) -> Result<usize, Failure> {
+    let mut forgotten = 0;
+    for files in mine {
+        for target in open(config, files).await? {
+            let zone = config.time_zone.clone();
+            let pruned = blocking(move || files::prune(&target, &zone, dry_run)).await?;
+            for decision in &pruned.decisions {
+                let point = &pruned.points[decision.index];
+                let reasons: Vec<String> =
+                    decision.reasons.iter().map(ToString::to_string).collect();
+                forgotten += usize::from(!decision.keeps());
+                if as_json {
+                    println!(
+                        "{}",
+                        json!({ "target": files.name, "kind": "files", "snapshot": point.id, "time": point.time, "keep": decision.keeps(), "reasons": reasons })
+                    );
+                } else if dry_run || !decision.keeps() {
+                    let word = if decision.keeps() { "keep" } else { "forget" };
+                    println!(
+                        "{}: {word} {} of {:.0}: {}",
+                        files.name,
+                        point.short(),
+                        point.time,
+                        reasons.join(", ")
+                    );
+                }
+            }
+            if !as_json {
+                println!(
+                    "{}: {} bytes marked, to be deleted a day later; {} bytes marked earlier {}",
+                    files.name,
+                    pruned.marked_bytes,
+                    pruned.deleted_bytes,
+                    if dry_run {
+                        "would be deleted"
+                    } else {
+                        "deleted"
+                    },
+                );
+            }
+        }
+    }
+    Ok(forgotten)
+}
+
+/// Restores a sample of each into scratch space.
+pub(super) async fn drill(
+    config: Config,
+    targets: Vec<String>,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let (mine, rest) = split(&config, &targets)?;
+    if let Rest::Named(names) = &rest {
+        return Err(Failure::new(
+            2,
+            format!(
+                "\"{}\" is no target of files: only those have drills in this version",
+                names.join("\", \"")
+            ),
+            None,
+        ));
+    }
+    if mine.is_empty() {
+        return Err(Failure::new(
+            3,
+            "there is no target of files to drill",
+            None,
+        ));
+    }
+    for files in &mine {
+        for target in open(&config, files).await? {
+            let store = target.store.display();
+            let drill = blocking(move || {
+                let scratch = tempfile::tempdir().map_err(|source| FilesError::Io {
+                    path: std::env::temp_dir(),
+                    source,
+                })?;
+                files::drill(&target, scratch.path())
+            })
+            .await?;
+            if as_json {
+                println!(
+                    "{}",
+                    json!({ "target": files.name, "kind": "files", "store": store, "drill": drill })
+                );
+            } else {
+                println!(
+                    "{} in {store}: {} files ({} bytes) of the snapshot of {:.0} restored and right in {:.1} s; {} of them equal to those on disk",
+                    files.name,
+                    drill.files,
+                    drill.bytes,
+                    drill.snapshot_time,
+                    drill.seconds,
+                    drill.equal_to_disk
+                );
+            }
+        }
+    }
+    ok(&format!("drill targets={}", mine.len()));
     Ok(())
 }

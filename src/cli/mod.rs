@@ -14,7 +14,6 @@ use clap::Parser;
 
 use crate::config::{Config, ConfigError, Environment, LoadArgs};
 pub use args::{Cli, Command, Global};
-use files::Rest;
 
 /// What a command that failed says.
 #[derive(Debug)]
@@ -142,19 +141,39 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::List { target } => {
             let config = load(global, Vec::new())?;
-            match files::split(&config, &Vec::from_iter(target.clone()))? {
-                (mine, Rest::None) => files::list(&config, &mine, global.json).await,
-                (mine, _) => {
-                    files::list(&config, &mine, global.json).await?;
-                    inspect::list(config, target, global.json).await
-                }
+            let (mine, rest) = files::split(&config, &Vec::from_iter(target.clone()))?;
+            files::list(&config, &mine, global.json).await?;
+            match rest.names() {
+                Some(_) => inspect::list(config, target, global.json).await,
+                None => Ok(()),
             }
         }
         Command::Verify { targets } => {
-            inspect::verify(load(global, Vec::new())?, targets, global.json).await
+            let config = load(global, Vec::new())?;
+            let (mine, rest) = files::split(&config, &targets)?;
+            files::verify(&config, &mine, global.json).await?;
+            if let Some(names) = rest.names() {
+                return inspect::verify(config, names, global.json).await;
+            }
+            ok(&format!("verify targets={}", mine.len()));
+            Ok(())
+        }
+        Command::Drill { targets } => {
+            files::drill(load(global, Vec::new())?, targets, global.json).await
         }
         Command::Prune { targets, dry_run } => {
-            inspect::prune(load(global, Vec::new())?, targets, dry_run, global.json).await
+            let config = load(global, Vec::new())?;
+            let (mine, rest) = files::split(&config, &targets)?;
+            let forgotten = files::prune(&config, &mine, dry_run, global.json).await?;
+            if let Some(names) = rest.names() {
+                return inspect::prune(config, names, dry_run, global.json).await;
+            }
+            let note = if dry_run { " dry-run" } else { "" };
+            ok(&format!(
+                "prune targets={} forgotten={forgotten}{note}",
+                mine.len()
+            ));
+            Ok(())
         }
         Command::Restore(args) => restore::restore(global, args).await,
         Command::Claim { target } => inspect::claim(load(global, Vec::new())?, &target, true).await,
@@ -189,7 +208,7 @@ fn start_log(global: &Global) -> Result<(), Failure> {
         global.log_level.as_str()
     };
     let filter = EnvFilter::try_new(format!(
-        "{level},aws_config=error,aws_smithy_runtime=error,object_store=warn,hyper=warn,rustic_core=error"
+        "{level},aws_config=error,aws_smithy_runtime=error,object_store=warn,hyper=warn,rustic_core=off"
     ))
     .map_err(|e| {
         Failure::new(

@@ -11,7 +11,7 @@ use rustic_core::{
 
 use super::error::FilesError;
 use super::lock::{Lock, Mode};
-use super::points::{LABEL, PARTIAL, Point, snapshots};
+use super::points::{LABEL, OURS, PARTIAL, Point, snapshots};
 use super::repository::{self, Repo};
 use super::source::Source;
 use super::{Backend, PATIENCE_BACKUP, Target};
@@ -168,7 +168,7 @@ fn archive<S: rustic_core::IndexedIds>(
         .command(format!("lifeboat {}", target.config.name));
     let mut snapshot = SnapshotFile::from_options(&options).map_err(failed)?;
     let mut tags = StringList::default();
-    tags.add("lifeboat".into());
+    tags.add(OURS.into());
     if let Some(label) = label {
         tags.add(format!("{LABEL}{label}"));
     }

@@ -22,6 +22,8 @@ use crate::store::PutMode;
 
 /// As in restic.
 const STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
+/// A lock is a dozen short fields.
+const LOCK_MAX_BYTES: usize = 1 << 16;
 /// As in restic.
 const RENEW_EVERY: Duration = Duration::from_secs(5 * 60);
 
@@ -196,9 +198,16 @@ fn meet(
             Err(super::backend::Asked::Store(e)) if e.is_not_found() => continue,
             Err(e) => return Err(e.into()),
         };
-        let plain =
-            unseal(key, &body).and_then(|text| serde_json::from_slice(plain_json(&text)?).ok());
+        let plain = unseal(key, &body)
+            .and_then(text_of)
+            .and_then(|text| serde_json::from_slice(&text).ok());
         let Some(other): Option<LockFile> = plain else {
+            let age = me.time.as_millisecond() - object.modified.0;
+            if i128::from(age) > STALE_AFTER.as_millis() {
+                // Half-written by a process that died.
+                backend.ask(|| store.delete(&object.key))?;
+                continue;
+            }
             return Err(FilesError::Locked {
                 store: store.display(),
                 holder: format!("a lock that cannot be read ({})", object.key),
@@ -227,9 +236,13 @@ fn meet(
     Ok(ours)
 }
 
-/// restic leaves locks uncompressed; a compressed one would begin with its version.
-fn plain_json(text: &[u8]) -> Option<&[u8]> {
-    (text.first() == Some(&b'{')).then_some(text)
+/// A lock's text: plain, or behind the version of the format and compressed.
+fn text_of(plain: Vec<u8>) -> Option<Vec<u8>> {
+    match plain.split_first() {
+        Some((b'{', _)) => Some(plain),
+        Some((2, compressed)) => zstd::bulk::decompress(compressed, LOCK_MAX_BYTES).ok(),
+        _ => None,
+    }
 }
 
 async fn renew(

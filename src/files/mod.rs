@@ -10,23 +10,31 @@
 mod attributes;
 mod backend;
 mod backup;
+mod drill;
 mod error;
 mod lock;
 mod place;
 mod points;
+mod prune;
 mod repository;
 mod restore;
+mod retention;
 mod source;
+mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use backend::Backend;
 pub use backup::{Backup, backup};
+pub use drill::{Drill, drill};
 pub use error::FilesError;
 pub use points::{Goal, Point, find, list};
+pub use prune::{Pruned, prune};
 pub use restore::{Output, Restored, restore};
+pub use retention::{Decision, Reason, decide};
 pub use source::LeftOut;
+pub use verify::verify;
 
 use crate::config::FilesConfig;
 use crate::store::Store;

@@ -9,6 +9,8 @@ use super::{Backend, PATIENCE_PERSON, Target};
 
 /// A tag on what could not be read in full.
 pub(super) const PARTIAL: &str = "partial";
+/// A tag on what Lifeboat made.
+pub(super) const OURS: &str = "lifeboat";
 /// Before the name of a label in a tag.
 pub(super) const LABEL: &str = "label=";
 
@@ -31,6 +33,8 @@ pub struct Point {
     pub added: u64,
     /// Something could not be read.
     pub partial: bool,
+    /// Lifeboat made it.
+    pub ours: bool,
     /// Labels that pin it.
     pub labels: Vec<String>,
 }
@@ -48,6 +52,7 @@ impl Point {
             bytes: summary.map_or(0, |s| s.total_bytes_processed),
             added: summary.map_or(0, |s| s.data_added_packed),
             partial: tags().any(|t| t == PARTIAL),
+            ours: tags().any(|t| t == OURS),
             labels: tags()
                 .filter_map(|t| t.strip_prefix(LABEL).map(str::to_owned))
                 .collect(),

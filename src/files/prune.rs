@@ -1,0 +1,111 @@
+//! Forgetting snapshots and deleting what no kept one needs.
+//!
+//! Planned, proven, then done, under the exclusive lock: before anything is forgotten, every folder and every piece of every kept
+//! snapshot is looked for in the index and the store; afterwards again. Packs that nobody needs are marked first and deleted by
+//! a run a day later, so that a mistake can still be mended, and a reader that was at work is not hurt.
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use rustic_core::{CheckOptions, PruneOptions};
+
+use super::error::FilesError;
+use super::lock::{Lock, Mode};
+use super::points::{Point, snapshots};
+use super::repository::Repo;
+use super::retention::{Decision, decide};
+use super::{Backend, PATIENCE_BACKUP, Target, drill, repository, verify};
+
+/// A clock that is off by more than this may not delete.
+const CLOCK_LIMIT: SignedDuration = SignedDuration::from_mins(5);
+
+/// What was decided and done.
+#[derive(Clone, Debug)]
+pub struct Pruned {
+    /// The snapshots as they were.
+    pub points: Vec<Point>,
+    /// What became of each.
+    pub decisions: Vec<Decision>,
+    /// Bytes that were marked for deletion, or rewritten to get rid of the rest of their pack.
+    pub marked_bytes: u64,
+    /// Bytes that an earlier run had marked and that are gone now.
+    pub deleted_bytes: u64,
+}
+
+/// Applies retention; with `dry_run` only says what it would do.
+///
+/// # Errors
+/// [`FilesError::Locked`], [`FilesError::Damaged`] (nothing was deleted), [`FilesError::Refused`] for a wrong clock, and the rest.
+pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, FilesError> {
+    let backend = target.backend(PATIENCE_BACKUP);
+    let failed = |e: Box<rustic_core::RusticError>| FilesError::of("pruning", &backend, &e);
+    let repo = repository::open(&backend, &target.config.password)?;
+    // A look takes no lock: it may stand beside a backup.
+    let lock = match dry_run {
+        true => None,
+        false => Some(Lock::take(&backend, &target.runtime, &repo, Mode::Alone)?),
+    };
+    let all = snapshots(&backend, &repo)?;
+    let points: Vec<Point> = all.iter().map(Point::of).collect();
+    let now = Timestamp::now();
+    if let Some(ahead) = points
+        .last()
+        .filter(|p| p.time.duration_since(now) > CLOCK_LIMIT)
+    {
+        return Err(FilesError::Refused(format!(
+            "the clock says {now}, but the newest snapshot is of {}; nothing was deleted (set the clock right)",
+            ahead.time
+        )));
+    }
+    let proven = drill::newest_proven(&backend)?;
+    let decisions = decide(
+        &points,
+        &target.config.retention,
+        proven.as_deref(),
+        now,
+        zone,
+    );
+    let (keep, forget): (Vec<&Decision>, Vec<_>) = decisions.iter().partition(|d| d.keeps());
+    let forget: Vec<_> = forget.iter().map(|d| all[d.index].id).collect();
+    let mut options = PruneOptions::default();
+    options.ignore_snaps = forget.clone();
+    let mut pruned = Pruned {
+        points,
+        marked_bytes: 0,
+        deleted_bytes: 0,
+        decisions: decisions.clone(),
+    };
+    if keep.is_empty() {
+        return Ok(pruned);
+    }
+    let trees = || keep.iter().map(|d| all[d.index].tree).collect();
+    let whole = |repo: &Repo| {
+        let found = repo
+            .check_with_trees(CheckOptions::default(), trees())
+            .map_err(|e| FilesError::of("checking", &backend, &e))?;
+        verify::judge(&backend, &found)
+    };
+    whole(&repo)?;
+    let plan = repo.prune_plan(&options).map_err(failed)?;
+    let size = plan.stats.size_sum();
+    pruned.marked_bytes = size.remove + size.repackrm;
+    pruned.deleted_bytes = plan.stats.size_to_delete.remove;
+    if dry_run {
+        return Ok(pruned);
+    }
+    if lock.as_ref().is_some_and(Lock::is_lost) {
+        return Err(lost(&backend));
+    }
+    repo.delete_snapshots(&forget).map_err(failed)?;
+    // Planned again on what is there now: nothing is assumed of the first plan.
+    let options = PruneOptions::default();
+    let plan = repo.prune_plan(&options).map_err(failed)?;
+    repo.prune(&options, plan).map_err(failed)?;
+    whole(&repo)?;
+    Ok(pruned)
+}
+
+fn lost(backend: &Backend) -> FilesError {
+    backend
+        .failure()
+        .map_or(FilesError::Stopped, FilesError::Store)
+}
