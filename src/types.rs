@@ -152,6 +152,19 @@ impl Millis {
     pub fn since(self, earlier: Millis) -> i64 {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// `self`, or `last` if that is a little later: times of one history rise through small steps of the clock. If it is much later the
+    /// clock was wrong then, and is believed now.
+    #[must_use]
+    pub fn not_before(self, last: Millis) -> Millis {
+        /// What clocks are stepped by when all is well.
+        const STEP_MS: i64 = 5 * 60 * 1000;
+        if last.since(self) > STEP_MS {
+            self
+        } else {
+            self.max(last)
+        }
+    }
 }
 
 impl fmt::Display for Millis {

@@ -338,3 +338,64 @@ fn an_idle_database_rolls_up_once() {
         }
     }
 }
+
+/// Roll-ups go on while the store is away, and the sidecar restarts in the middle: only what changed is sent, no second full copy.
+#[test]
+fn heavy_an_outage_with_a_restart_sends_only_what_changed() {
+    let site = Site::new();
+    let daemon = site.start();
+    writes(&site, "before", 3);
+    site.sync();
+    std::fs::rename(site.path("store"), site.path("away")).unwrap();
+    std::fs::write(site.path("store"), b"").unwrap();
+    for i in 0..14 {
+        writes(&site, &"during outage"[..i % 13], 2);
+        std::thread::sleep(Duration::from_secs(3));
+    }
+    daemon.kill();
+    let daemon = site.start();
+    for i in 0..3 {
+        writes(&site, &"after restart"[..i], 2);
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    std::fs::remove_file(site.path("store")).unwrap();
+    std::fs::rename(site.path("away"), site.path("store")).unwrap();
+    site.sync();
+    assert_eq!(bases(&site.path("store")), 1, "{}", daemon.log());
+    assert_same_pages(
+        &site.copy_now("o.db"),
+        &site.restore("r.db", &[]),
+        "after the outage",
+    );
+}
+
+/// The disk of a host was copied, state directory and all, and both hosts write under one name. Someone has to stop; whatever was sent
+/// before restores, every point of it.
+#[test]
+fn heavy_a_copied_disk_never_makes_a_broken_point() {
+    let site = Site::new();
+    let first = site.start();
+    writes(&site, "both", 3);
+    site.sync();
+    let disk = Disk::of(&site, "copy");
+    let mut twin = Site::new();
+    twin.store.clone_from(&site.store);
+    std::fs::create_dir_all(twin.path("state-web1")).unwrap();
+    disk.put_back(&twin);
+    let second = twin.start();
+    for round in 0..9 {
+        writes(&site, &"original"[..round % 8], 2);
+        writes(&twin, &"twin twin twin"[..round], 3);
+        std::thread::sleep(Duration::from_secs(8));
+    }
+    drop((first, second));
+    let points = site.points();
+    assert!(points.len() > 5, "{points:?}");
+    for point in &points {
+        site.restore(
+            "p.db",
+            &["--txid", &format!("{point:x}"), "--verify", "full"],
+        );
+    }
+    assert!(site.ok(&["verify"]).contains("lifeboat: ok verify"));
+}

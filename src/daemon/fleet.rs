@@ -273,15 +273,18 @@ impl Fleet {
             .await
             .map_err(|_| failed("it has stopped".into()))?
             .map_err(&failed)?;
+        // What was asked for may have gone up inside a merge: the point that holds it is where the store stands then.
+        let mut point: Option<Txid> = None;
         for mut position in durable {
-            position
+            let reached = *position
                 .wait_for(|d| d.is_some_and(|d| d >= txid))
                 .await
                 .map_err(|_| failed("uploads have stopped".into()))?;
+            point = point.min(reached).or(reached);
         }
         Ok(Synced {
             target: name.to_owned(),
-            txid,
+            txid: point.unwrap_or(txid),
             took: begun.elapsed(),
         })
     }

@@ -9,12 +9,12 @@
 //! - A base goes up only after every capture before it: their conditional creates show that no one else writes.
 //! - Nothing to send means no request, but for one listing of one level an interval, which also finds what was deleted behind our back.
 
+mod base;
+
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -24,10 +24,9 @@ use crate::replica::owner::{self, Local, Owner, Refusal, Verdict};
 use crate::replica::spool::Spool;
 use crate::replica::upload::{Next, Replica, UploadError};
 use crate::retention::{self, Policy, PruneError};
-use crate::sqlite::capture::write_base;
 use crate::sqlite::live::LiveView;
-use crate::store::{Piece, PutMode, Store};
-use crate::types::{Entry, Level, Millis, Span, Txid};
+use crate::store::{PutMode, Store};
+use crate::types::{Entry, Millis, Span, Txid};
 
 /// Pause after a first failure.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -35,8 +34,11 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// Pause while another instance owns the replica.
 const PAUSE_REFUSED: Duration = Duration::from_secs(30);
-/// Bytes of a base handed over at once.
-const PIECE_BYTES: usize = 1 << 20;
+/// A base this far in the future was made by a wrong clock: the next one would wait for that.
+const BASE_AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
+/// Where conditional creates are ignored, a former owner's last upload may still be on its way for this long: it trusts what it read for
+/// a few seconds, and a request takes up to fourteen.
+const TAKE_OVER_PAUSE: Duration = Duration::from_secs(20);
 /// More local files than this waiting after a failure are merged first: catching up uploads the merge.
 const BACKLOG_FILES: usize = 4;
 
@@ -225,7 +227,11 @@ impl Uploader {
         };
         let mine = owner.instance == self.instance;
         let epoch = owner.epoch;
+        let taken_over = owner.epoch > 1 && owner.owned_for((self.now)()) < TAKE_OVER_PAUSE;
         let mut replica = Replica::open(self.store.clone(), catalog, owner).await?;
+        if taken_over && !replica.is_conditional() {
+            tokio::time::sleep(TAKE_OVER_PAUSE).await;
+        }
         let captured = *self.captured.borrow();
         match replica.join(&self.spool, captured) {
             Ok(_) => {}
@@ -326,73 +332,11 @@ impl Uploader {
     fn base_is_due(&self, replica: &Replica) -> bool {
         replica.base().is_some_and(|(txid, at)| {
             // An idle database needs no new base: nothing but it would be read at a restore.
+            let age = (self.now)().since(at);
             *self.captured.borrow() > txid.next()
-                && (self.now)().since(at)
-                    > i64::try_from(self.base_every.as_millis()).unwrap_or(i64::MAX)
+                && (age > i64::try_from(self.base_every.as_millis()).unwrap_or(i64::MAX)
+                    || age < -BASE_AHEAD_MS)
         })
-    }
-
-    async fn send_base(&self, replica: &mut Replica) -> Result<Entry, UploadError> {
-        let heavy = Arc::clone(&self.heavy);
-        // Never closed. Before the view: it pins the WAL.
-        let _permit = heavy.acquire().await;
-        replica.check_owner(true).await?;
-        let (tx, rx) = oneshot::channel();
-        let gone = || UploadError::Local(std::io::Error::other("the database is not attached"));
-        self.ask.send(Ask::Base(tx)).await.map_err(|_| gone())?;
-        let (view, header) = rx
-            .await
-            .map_err(|_| gone())?
-            .map_err(|e| UploadError::Local(std::io::Error::other(e)))?;
-        let Some(span) = Span::new(Level::SNAPSHOT, header.min, header.max) else {
-            return Err(gone());
-        };
-        // What the view captured on the way goes first: see the module.
-        while replica.durable() < Some(header.max)
-            && let Next::File(file) = replica.next(&self.spool, header.max)?
-            && file.max() <= header.max
-        {
-            let entry = replica.send(&self.spool, file).await?;
-            self.sent(replica, entry);
-        }
-        if let Some(entry) = replica.base_is_there(&header, span).await? {
-            replica.record(entry);
-            return Ok(entry);
-        }
-        let created = header.timestamp;
-        // One piece in flight, one being filled, one part in the uploader: the bound on memory.
-        let (pieces, received) = mpsc::channel(1);
-        let write = tokio::task::spawn_blocking(move || -> Result<(), String> {
-            let out = Pieces {
-                sender: pieces,
-                buffer: BytesMut::with_capacity(PIECE_BYTES),
-            };
-            let mut out = write_base(&view, &header, out).map_err(|e| e.to_string())?;
-            out.flush().map_err(|e| e.to_string())?;
-            out.sender
-                .blocking_send(Piece::End)
-                .map_err(|e| e.to_string())
-        });
-        let key = replica.key(span);
-        let stored = self.store.put_stream_new(&key, received, Some(created));
-        let stored = stored.await;
-        let written = write.await.map_err(std::io::Error::other)?;
-        match (stored, written) {
-            (Ok(size), Ok(())) => {
-                let entry = Entry {
-                    span,
-                    size,
-                    created,
-                };
-                replica.record(entry);
-                Ok(entry)
-            }
-            (_, Err(reason)) if !reason.contains("channel closed") => {
-                Err(UploadError::Local(std::io::Error::other(reason)))
-            }
-            (Err(e), _) => Err(e.into()),
-            (Ok(_), Err(reason)) => Err(UploadError::Local(std::io::Error::other(reason))),
-        }
     }
 
     fn sent(&self, replica: &Replica, entry: Entry) {
@@ -415,6 +359,9 @@ impl Uploader {
         let durable = replica.durable();
         let local = self.spool.entries();
         let pending = |e: &&Entry| durable.is_none_or(|d| e.span.max() > d);
+        if let Err(error) = self.spool.set_position(self.number, durable) {
+            tracing::debug!(%error, "noting the store's position");
+        }
         // The spool knows a capture before the target has told of it.
         let told = *self.captured.borrow();
         let captured = self.spool.last().map_or(told, |last| last.max(told));
@@ -489,38 +436,4 @@ fn oldest_pending(
         ends.map(|e| e.created).min()
     };
     exact.map(|e| e.created).or_else(durable_since)
-}
-
-/// Hands what a blocking thread writes to an upload.
-struct Pieces {
-    sender: mpsc::Sender<Piece>,
-    buffer: BytesMut,
-}
-
-impl Pieces {
-    fn send(&mut self) -> std::io::Result<()> {
-        let bytes: Bytes = self.buffer.split().freeze();
-        self.buffer.reserve(PIECE_BYTES);
-        self.sender
-            .blocking_send(Piece::Data(bytes))
-            .map_err(|_| std::io::Error::other("channel closed"))
-    }
-}
-
-impl Write for Pieces {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        self.buffer.extend_from_slice(data);
-        if self.buffer.len() >= PIECE_BYTES {
-            self.send()?;
-        }
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        if self.buffer.is_empty() {
-            Ok(())
-        } else {
-            self.send()
-        }
-    }
 }

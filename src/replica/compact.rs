@@ -26,6 +26,8 @@ pub const WINDOWS: [(u8, Duration); 4] = [
 
 /// Read and write buffers: one of each for every file that takes part, so small.
 const BUFFER_BYTES: usize = 64 << 10;
+/// A capture this far ahead of the clock was made while that was wrong: more than the longest window.
+const FUTURE_MS: i64 = 24 * 60 * 60 * 1000;
 /// Files merged at once: bounds open files and buffers. More are merged in turns.
 const FANIN_MAX: usize = 256;
 
@@ -62,7 +64,9 @@ pub fn due(entries: &[Entry], cuts: &BTreeSet<Txid>, now: Millis) -> Vec<Merge> 
             .collect();
         files.sort_unstable_by_key(|e| e.span.min());
         let slot = |e: &Entry| e.created.0.div_euclid(width);
-        let over = |e: &Entry| slot(e) < now.0.div_euclid(width);
+        // A file from the future: the clock was wrong. Its window would stay open for as long as that.
+        let wrong = |e: &Entry| e.created.since(now) > FUTURE_MS;
+        let over = |e: &Entry| slot(e) < now.0.div_euclid(width) || wrong(e);
         let joins = |a: &&Entry, b: &&Entry| {
             a.span.max().next() == b.span.min()
                 && slot(a) == slot(b)
@@ -202,6 +206,40 @@ mod tests {
         // The newest capture stays beside its merge: it is not merged again.
         let merged = [entry(1, 2, 3, 1_000), entry(0, 3, 3, 2_000)];
         assert_eq!(due(&merged, &cuts(&[]), year), []);
+    }
+
+    #[test]
+    fn files_from_the_future_are_rolled_up() {
+        let ten_years = 10 * 365 * 86_400_000;
+        let files = [
+            entry(0, 2, 2, ten_years),
+            entry(0, 3, 3, ten_years + 1),
+            entry(0, 4, 4, 1_000),
+        ];
+        let merges = due(&files, &cuts(&[]), Millis(2_000));
+        assert_eq!(
+            merges.iter().map(|m| m.into).collect::<Vec<_>>(),
+            [entry(1, 2, 3, 0).span]
+        );
+    }
+
+    /// While a store is away its position stays the end of a file, through roll-ups and a restart: what it lacks then follows exactly.
+    #[test]
+    fn the_position_of_a_store_is_a_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let files: Vec<Entry> = (8..=12).map(|n| entry(0, n, n, n as i64)).collect();
+        Spool::open(dir.path())
+            .unwrap()
+            .set_position(1, Txid::new(9))
+            .unwrap();
+        let cuts = Spool::open(dir.path()).unwrap().cuts();
+        let merges = due(&files, &cuts, Millis(100_000));
+        assert_eq!(
+            merges.iter().map(|m| m.into).collect::<Vec<_>>(),
+            [entry(1, 8, 9, 0).span, entry(1, 10, 12, 0).span]
+        );
+        let merge = squeeze(&files, &cuts).unwrap();
+        assert_eq!(merge.into, entry(4, 10, 12, 0).span);
     }
 
     #[test]

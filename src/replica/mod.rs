@@ -8,5 +8,6 @@ pub mod compact;
 pub mod join;
 pub mod layout;
 pub mod owner;
+mod same;
 pub mod spool;
 pub mod upload;

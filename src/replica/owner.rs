@@ -6,6 +6,8 @@
 //! What this does **not** guarantee: that an old owner notices a claim at once. It notices at its next upload, by a TXID that is
 //! taken or by the epoch, and overwrites nothing until then, because captures are conditional creates.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::layout::OWNER_KEY;
@@ -45,6 +47,13 @@ impl Owner {
             claimed: false,
             released: false,
         }
+    }
+
+    /// How long it has been the owner, by this host's clock; zero if that cannot be told.
+    pub fn owned_for(&self, now: Millis) -> Duration {
+        let since = self.since.parse::<jiff::Timestamp>();
+        let ms = since.map_or(0, |t| now.since(Millis(t.as_millisecond())));
+        Duration::from_millis(u64::try_from(ms).unwrap_or(0))
     }
 
     /// History; `None` if the file is damaged.

@@ -6,9 +6,10 @@
 //! - One process writes (the state directory's lock); capture and compaction create, compaction and upload delete.
 //! - A file is deleted only when a local file of a higher level holds all of it, or when every store has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -33,6 +34,8 @@ pub struct Spool {
     entries: Mutex<BTreeMap<Span, Entry>>,
     // Which stores have a file: one bit each.
     acknowledged: Mutex<BTreeMap<Span, u64>>,
+    // What is durable in each store, eight bytes each; 0 unknown. Not fsynced: what is lost costs an upload, never data.
+    positions: File,
 }
 
 /// A file in the making. Dropped without [`Spool::keep`] it leaves nothing.
@@ -77,10 +80,17 @@ impl Spool {
                 }
             }
         }
+        let positions = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(dir.join("positions"))?;
         Ok(Self {
             dir: dir.to_owned(),
             entries: Mutex::new(entries),
             acknowledged: Mutex::default(),
+            positions,
         })
     }
 
@@ -159,6 +169,23 @@ impl Spool {
             .unwrap_or_else(PoisonError::into_inner);
         let all = u64::MAX.checked_shr(64 - stores).unwrap_or(0);
         seen.get(&span).is_some_and(|bits| bits & all == all)
+    }
+
+    /// Notes what is durable in a store: roll-ups end there, so that after an outage the next file follows it exactly, which proves that it
+    /// continues what the store has.
+    pub fn set_position(&self, store: u32, durable: Option<Txid>) -> io::Result<()> {
+        let bytes = durable.map_or(0, Txid::get).to_le_bytes();
+        self.positions.write_all_at(&bytes, u64::from(store) * 8)
+    }
+
+    /// Where no roll-up may reach across.
+    pub fn cuts(&self) -> BTreeSet<Txid> {
+        let mut bytes = [0; 64 * 8];
+        // A file that cannot be read has no cuts: see `positions`.
+        let read = self.positions.read_at(&mut bytes, 0).unwrap_or(0);
+        let slots = bytes[..read].as_chunks::<8>().0;
+        let txids = slots.iter().map(|slot| u64::from_le_bytes(*slot));
+        txids.filter_map(Txid::new).collect()
     }
 
     /// Deletes a file; a missing one is fine.

@@ -11,8 +11,6 @@
 //!   TXID that is there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -29,8 +27,6 @@ use crate::types::{Entry, Level, Millis, Span, Txid};
 const EPOCH_TRUST: Duration = Duration::from_secs(5);
 /// Key of the probe object.
 const PROBE_KEY: &str = "lifeboat/probe";
-/// Bytes compared at once.
-const COMPARE_BYTES: usize = 64 << 10;
 
 /// Why an upload failed. The local file stays.
 #[derive(Debug, Error)]
@@ -221,6 +217,11 @@ impl Replica {
         &self.store
     }
 
+    /// Whether the store itself refuses a second writer.
+    pub fn is_conditional(&self) -> bool {
+        self.conditional
+    }
+
     /// The last TXID that can be restored from here.
     pub fn durable(&self) -> Option<Txid> {
         self.durable
@@ -301,43 +302,6 @@ impl Replica {
         Ok(entry)
     }
 
-    async fn exists(&self, key: &str) -> Result<bool, StoreError> {
-        match self.store.head(key).await {
-            Ok(_) => Ok(true),
-            Err(e) if e.is_not_found() => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Before a base is streamed, and after its key was found taken: `Some` if this very base is there already, because the answer to an
-    /// earlier upload was lost.
-    ///
-    /// # Errors
-    /// [`Refusal::Taken`] if another one is.
-    pub async fn base_is_there(
-        &self,
-        header: &ltx::Header,
-        span: Span,
-    ) -> Result<Option<Entry>, UploadError> {
-        let info = match self.store.head(&self.key(span)).await {
-            Ok(info) => info,
-            Err(e) if e.is_not_found() => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        let same = |h: &ltx::Header| {
-            let what = |h: &ltx::Header| (h.lineage, h.max, h.page_size, h.commit, h.post);
-            what(h) == what(header) && h.post.is_some()
-        };
-        match self.header(span).await? {
-            Some(found) if same(&found) => Ok(Some(Entry {
-                span,
-                size: info.size,
-                created: found.timestamp,
-            })),
-            _ => Err(Refusal::Taken(span.max()).into()),
-        }
-    }
-
     /// Records a base that was streamed to [`Replica::key`]. Whatever was there before, this history begins anew with it.
     pub fn record(&mut self, entry: Entry) {
         self.catalog.insert(entry.span, entry);
@@ -364,7 +328,7 @@ impl Replica {
         self.read_owner().await.map(|()| true)
     }
 
-    async fn read_owner(&mut self) -> Result<(), UploadError> {
+    pub(super) async fn read_owner(&mut self) -> Result<(), UploadError> {
         let found = owner::read(&self.store).await?;
         self.owner_read = Instant::now();
         match found {
@@ -383,45 +347,6 @@ impl Replica {
             None => Err(UploadError::Refused(Refusal::Damaged(
                 "it was deleted".into(),
             ))),
-        }
-    }
-
-    /// A taken key is fine only if it holds the bytes of our file. Compared piece by piece: either may be as large as the database.
-    async fn accept_only_ours(
-        &mut self,
-        key: &str,
-        path: &Path,
-        ours: Entry,
-    ) -> Result<(), UploadError> {
-        self.read_owner().await?;
-        let theirs = self.store.head(key).await?;
-        let taken = || UploadError::from(Refusal::Taken(ours.span.max()));
-        if theirs.size != ours.size {
-            return Err(taken());
-        }
-        let runtime = tokio::runtime::Handle::current();
-        let theirs = crate::store::reader(&self.store, key, theirs.size, &runtime);
-        let path = path.to_owned();
-        let same =
-            tokio::task::spawn_blocking(move || same_bytes(std::fs::File::open(path)?, theirs))
-                .await
-                .map_err(std::io::Error::other)??;
-        if same { Ok(()) } else { Err(taken()) }
-    }
-}
-
-fn same_bytes(mut a: impl Read, mut b: impl Read) -> std::io::Result<bool> {
-    let (mut left, mut right) = (vec![0; COMPARE_BYTES], vec![0; COMPARE_BYTES]);
-    loop {
-        let n = a.read(&mut left)?;
-        if n == 0 {
-            return Ok(b.read(&mut right)? == 0);
-        }
-        match b.read_exact(&mut right[..n]) {
-            Ok(()) if left[..n] == right[..n] => {}
-            Ok(()) => return Ok(false),
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
-            Err(e) => return Err(e),
         }
     }
 }

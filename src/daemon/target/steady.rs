@@ -1,6 +1,5 @@
 //! The steady loop: wait, capture, checkpoint, roll up, answer.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -243,7 +242,8 @@ impl Target {
     }
 
     fn roll_up_due(&self, session: &Session) -> bool {
-        !compact::due(&session.spool.entries(), &BTreeSet::new(), (self.now)()).is_empty()
+        let spool = &session.spool;
+        !compact::due(&spool.entries(), &spool.cuts(), (self.now)()).is_empty()
     }
 
     fn sizes(&self, session: &Session) {

@@ -1,7 +1,5 @@
 //! What happens on a blocking thread, and the floor of free space.
 
-use std::collections::BTreeSet;
-
 use super::{Ended, Session, Target};
 use crate::replica::compact;
 use crate::replica::spool::Spool;
@@ -94,7 +92,7 @@ pub(super) fn work(
         Err(e) => return Err(e.into()),
     }
     if due.roll_up {
-        for merge in compact::due(&spool.entries(), &BTreeSet::new(), now) {
+        for merge in compact::due(&spool.entries(), &spool.cuts(), now) {
             compact::run(spool, &merge, capture.txid(), || capture.sync_table())
                 .map_err(CaptureError::from)?;
         }
@@ -150,7 +148,7 @@ fn drop_rolled_up(capture: &Capture, spool: &Spool, stores: u32) -> Result<(), E
 }
 
 pub(super) fn squeeze(capture: &Capture, spool: &Spool) -> Result<(), CaptureError> {
-    if let Some(merge) = compact::squeeze(&spool.entries(), &BTreeSet::new()) {
+    if let Some(merge) = compact::squeeze(&spool.entries(), &spool.cuts()) {
         compact::run(spool, &merge, capture.txid(), || capture.sync_table())?;
     }
     Ok(())

@@ -42,7 +42,7 @@ impl Capture {
     ) -> Result<GapReport, CaptureError> {
         self.abandon_views("continuity was lost");
         let view = view_now(&self.guard)?;
-        let created = now.max(self.last_created);
+        let created = now.not_before(self.last_created);
         let txid = self.txid().next();
         if view.page_size() != self.table.about().page_size {
             self.table = build_table(&self.guard, &view, table_path, self.identity.lineage, txid)?;

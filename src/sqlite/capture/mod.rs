@@ -277,7 +277,7 @@ impl Capture {
             Look::Nothing => Ok(Outcome::Nothing),
             Look::Gap(reason) => Ok(Outcome::Gap(reason)),
             Look::Changes(changes) => {
-                let created = now.max(self.last_created);
+                let created = now.not_before(self.last_created);
                 let captured = write_changes(
                     &self.guard,
                     &mut self.table,
@@ -405,7 +405,7 @@ impl Capture {
                 last_created,
                 views,
             } = self;
-            let created = now.max(*last_created);
+            let created = now.not_before(*last_created);
             *last_created = created;
             outcome = guard.barrier(cursor, patience, |guard, cursor| {
                 match guard.look(cursor)? {
@@ -461,7 +461,7 @@ impl Capture {
             commit: about.commit,
             min: Txid::FIRST,
             max: about.txid,
-            timestamp: now.max(self.last_created),
+            timestamp: now.not_before(self.last_created),
             wal_offset: 0,
             wal_size: 0,
             salt: (0, 0),

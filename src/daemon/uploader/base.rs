@@ -1,0 +1,116 @@
+//! A base on its way from the database to a store.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Ask, Uploader};
+use crate::replica::upload::{Next, Replica, UploadError};
+use crate::sqlite::capture::write_base;
+use crate::store::Piece;
+use crate::types::{Entry, Level, Span};
+
+/// Bytes of a base handed over at once.
+const PIECE_BYTES: usize = 1 << 20;
+
+impl Uploader {
+    /// Streams a base of the newest TXID, after every capture before it: their conditional creates show that no one else writes.
+    pub(super) async fn send_base(&self, replica: &mut Replica) -> Result<Entry, UploadError> {
+        let heavy = Arc::clone(&self.heavy);
+        // Never closed. Before the view: it pins the WAL.
+        let _permit = heavy.acquire().await;
+        replica.check_owner(true).await?;
+        let (tx, rx) = oneshot::channel();
+        let gone = || UploadError::Local(std::io::Error::other("the database is not attached"));
+        self.ask.send(Ask::Base(tx)).await.map_err(|_| gone())?;
+        let (view, header) = rx
+            .await
+            .map_err(|_| gone())?
+            .map_err(|e| UploadError::Local(std::io::Error::other(e)))?;
+        let Some(span) = Span::new(Level::SNAPSHOT, header.min, header.max) else {
+            return Err(gone());
+        };
+        // What the view captured on the way goes first: see the module.
+        while replica.durable() < Some(header.max)
+            && let Next::File(file) = replica.next(&self.spool, header.max)?
+            && file.max() <= header.max
+        {
+            let entry = replica.send(&self.spool, file).await?;
+            self.sent(replica, entry);
+        }
+        if let Some(entry) = replica.base_is_there(&header, span).await? {
+            replica.record(entry);
+            return Ok(entry);
+        }
+        let created = header.timestamp;
+        // One piece in flight, one being filled, one part in the uploader: the bound on memory.
+        let (pieces, received) = mpsc::channel(1);
+        let write = tokio::task::spawn_blocking(move || -> Result<(), String> {
+            let out = Pieces {
+                sender: pieces,
+                buffer: BytesMut::with_capacity(PIECE_BYTES),
+            };
+            let mut out = write_base(&view, &header, out).map_err(|e| e.to_string())?;
+            out.flush().map_err(|e| e.to_string())?;
+            out.sender
+                .blocking_send(Piece::End)
+                .map_err(|e| e.to_string())
+        });
+        let key = replica.key(span);
+        let stored = self.store.put_stream_new(&key, received, Some(created));
+        let stored = stored.await;
+        let written = write.await.map_err(std::io::Error::other)?;
+        match (stored, written) {
+            (Ok(size), Ok(())) => {
+                let entry = Entry {
+                    span,
+                    size,
+                    created,
+                };
+                replica.record(entry);
+                Ok(entry)
+            }
+            (_, Err(reason)) if !reason.contains("channel closed") => {
+                Err(UploadError::Local(std::io::Error::other(reason)))
+            }
+            (Err(e), _) => Err(e.into()),
+            (Ok(_), Err(reason)) => Err(UploadError::Local(std::io::Error::other(reason))),
+        }
+    }
+}
+
+/// Hands what a blocking thread writes to an upload.
+struct Pieces {
+    sender: mpsc::Sender<Piece>,
+    buffer: BytesMut,
+}
+
+impl Pieces {
+    fn send(&mut self) -> std::io::Result<()> {
+        let bytes: Bytes = self.buffer.split().freeze();
+        self.buffer.reserve(PIECE_BYTES);
+        self.sender
+            .blocking_send(Piece::Data(bytes))
+            .map_err(|_| std::io::Error::other("channel closed"))
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.buffer.extend_from_slice(data);
+        if self.buffer.len() >= PIECE_BYTES {
+            self.send()?;
+        }
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.buffer.is_empty() {
+            Ok(())
+        } else {
+            self.send()
+        }
+    }
+}
