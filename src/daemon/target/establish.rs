@@ -120,7 +120,10 @@ impl Target {
             match self.ask_store(number, store, remembered).await {
                 Ok(one) => found.push(one),
                 Err(error) => {
-                    tracing::warn!(target_name = self.name, store = store.display(), %error, "this store cannot be gone on from");
+                    // With one store this is what ends the session, and is reported with it.
+                    if self.stores.len() > 1 {
+                        tracing::warn!(target_name = self.name, store = store.display(), %error, "this store cannot be gone on from");
+                    }
                     failed.get_or_insert(error);
                 }
             }

@@ -44,7 +44,7 @@ impl Uploader {
             replica.record(entry);
             return Ok(entry);
         }
-        let created = header.timestamp;
+        let (created, wanted) = (header.timestamp, header);
         // One piece in flight, one being filled, one part in the uploader: the bound on memory.
         let (pieces, received) = mpsc::channel(1);
         let write = tokio::task::spawn_blocking(move || -> Result<(), String> {
@@ -75,6 +75,14 @@ impl Uploader {
             (_, Err(reason)) if !reason.contains("channel closed") => {
                 Err(UploadError::Local(std::io::Error::other(reason)))
             }
+            // A repeated request met what the first one had stored.
+            (Err(e), _) if e.is_exists() => match replica.base_is_there(&wanted, span).await? {
+                Some(entry) => {
+                    replica.record(entry);
+                    Ok(entry)
+                }
+                None => Err(e.into()),
+            },
             (Err(e), _) => Err(e.into()),
             (Ok(_), Err(reason)) => Err(UploadError::Local(std::io::Error::other(reason))),
         }
