@@ -222,3 +222,34 @@ async fn two_writers_of_one_epoch_where_conditions_are_ignored() {
         theirs
     );
 }
+
+/// A base of the same TXID is taken for ours only if it leaves the same database.
+#[tokio::test]
+async fn another_base_of_the_same_txid_is_not_ours() {
+    let store = memory().await;
+    let with_checksum = |sum: u64, at: i64| {
+        let bytes = file(1, 5, Millis(at), 1);
+        let mut header = ltx::Header::decode(&bytes).unwrap();
+        header.post = lifeboat::types::DbChecksum::new(sum);
+        let mut encoder = ltx::Encoder::new(Vec::new(), &header).unwrap();
+        encoder.page(Pgno::FIRST, &[1; 512]).unwrap();
+        (header, encoder.finish().unwrap().0)
+    };
+    let replica = open(&store).await;
+    let base = span(9, 1, 5);
+    let (ours, bytes) = with_checksum(77, 10);
+    assert_eq!(replica.base_is_there(&ours, base).await.unwrap(), None);
+    let size = bytes.len() as u64;
+    let key = replica.key(base);
+    store
+        .put(&key, bytes.into(), PutMode::Create, None)
+        .await
+        .unwrap();
+    // Streamed again later: only its time differs.
+    let (again, _) = with_checksum(77, 20);
+    let found = replica.base_is_there(&again, base).await.unwrap().unwrap();
+    assert_eq!((found.size, found.created), (size, Millis(10)));
+    let (other, _) = with_checksum(78, 10);
+    let error = replica.base_is_there(&other, base).await.unwrap_err();
+    assert!(error.to_string().contains("other content"), "{error}");
+}
