@@ -4,6 +4,8 @@
 
 pub mod types;
 
+pub mod schedule;
+
 pub mod ltx;
 
 pub mod store;
