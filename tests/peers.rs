@@ -257,6 +257,146 @@ fn litestream_s3_replica_is_restored_and_taken_over() {
     takes_over(Some(free_port()));
 }
 
+/// Replicas of the real Litestream 0.3: the newest state, a moment between two commits, and what is said of a damaged one.
+fn restores_03(port: Option<u16>) {
+    let mut site = Site::new();
+    let _server = port.map(|p| s3(&site.path("s3"), p));
+    let config = site.path("litestream03.yml");
+    let (replica, url) = match port {
+        None => {
+            let path = format!("{}/old", site.dir.path().display());
+            (format!("path: {path}"), format!("file://{path}"))
+        }
+        Some(port) => (
+            format!(
+                "type: s3\n        bucket: bucket\n        path: old\n        endpoint: http://127.0.0.1:{port}\n        region: us-east-1\n        force-path-style: true\n        access-key-id: AKEXAMPLE\n        secret-access-key: secret/with+signs"
+            ),
+            "s3://bucket/old".to_owned(),
+        ),
+    };
+    std::fs::write(
+        &config,
+        format!(
+            "dbs:\n  - path: {}\n    replicas:\n      - {}\n        sync-interval: 100ms\n",
+            site.db.display(),
+            replica
+        ),
+    )
+    .unwrap();
+    let mut old = Command::new(tool("venv03/bin/litestream"));
+    old.env_remove("AWS_CA_BUNDLE")
+        .args(["replicate", "-config"])
+        .arg(&config);
+    let log = std::fs::File::create(site.path("litestream03.log")).unwrap();
+    let mut child = old
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    commits(traffic(&site.db, 91, 2.0));
+    std::thread::sleep(Duration::from_secs(2));
+    let between = site.copy_now("between.db");
+    let moment = jiff::Timestamp::now();
+    // Times of objects on S3 are whole seconds.
+    std::thread::sleep(Duration::from_secs(2));
+    commits(traffic(&site.db, 92, 1.0));
+    site.write("update t set a='the last commit' where id=5");
+    std::thread::sleep(Duration::from_secs(3));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    child.wait().unwrap();
+    let newest = site.copy_now("newest.db");
+    site.env = vec![
+        ("AWS_ACCESS_KEY_ID".into(), "AKEXAMPLE".into()),
+        ("AWS_SECRET_ACCESS_KEY".into(), "secret/with+signs".into()),
+        ("AWS_REGION".into(), "us-east-1".into()),
+    ];
+    site.env.extend(port.map(|p| {
+        (
+            "AWS_ENDPOINT_URL_S3".into(),
+            format!("http://127.0.0.1:{p}"),
+        )
+    }));
+    let restore = |out: &Path, more: &[&str]| {
+        let mut all = vec![
+            "restore",
+            url.as_str(),
+            "-o",
+            out.to_str().unwrap(),
+            "--verify",
+            "full",
+        ];
+        all.extend(more);
+        site.ok(&all)
+    };
+    let plan = site.ok(&["restore", &url, "-o", "x.db", "--dry-run"]);
+    assert!(
+        plan.contains("litestream 0.3") && plan.contains("snapshot.lz4"),
+        "{plan}"
+    );
+    let out = site.path("03.db");
+    let said = restore(&out, &[]);
+    assert!(said.contains("litestream 0.3"), "{said}");
+    assert_same_pages(&newest, &out, "the newest state");
+    let then = site.path("03-then.db");
+    restore(&then, &["--at", &moment.to_string()]);
+    assert_same_pages(&between, &then, "between two commits");
+    let error = site.fails(3, &["restore", &url, "-o", "x.db", "--txid", "5"]);
+    assert!(error.contains("--at TIME"), "{error}");
+    let error = site.fails(
+        3,
+        &[
+            "restore",
+            &url,
+            "-o",
+            "x.db",
+            "--at",
+            "2001-01-01T00:00:00Z",
+        ],
+    );
+    assert!(error.contains("no litestream 0.3 snapshot"), "{error}");
+    if port.is_none() {
+        let wals = site.path("old/generations");
+        let generation = std::fs::read_dir(wals)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
+        let mut names: Vec<_> = std::fs::read_dir(generation.join("wal"))
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        names.sort();
+        let bytes = std::fs::read(&names[0]).unwrap();
+        std::fs::write(&names[0], &bytes[..bytes.len() / 2]).unwrap();
+        let error = site.fails(5, &["restore", &url, "-o", "x.db"]);
+        let name = names[0].file_name().unwrap().to_str().unwrap();
+        assert!(
+            error.contains(name) && error.contains("nothing was changed"),
+            "{error}"
+        );
+        std::fs::remove_file(&names[0]).unwrap();
+        let error = site.fails(5, &["restore", &url, "-o", "x.db"]);
+        assert!(
+            error.contains("is missing from byte") && error.contains("hint:"),
+            "{error}"
+        );
+        assert!(!site.path("x.db").exists());
+    }
+}
+
+#[test]
+fn litestream_03_file_replica_is_restored() {
+    restores_03(None);
+}
+
+#[test]
+fn litestream_03_s3_replica_is_restored() {
+    restores_03(Some(free_port()));
+}
+
 /// Litestream goes on behind a Lifeboat replica, and what it adds is restored.
 #[test]
 fn litestream_continues_a_lifeboat_replica() {

@@ -420,3 +420,34 @@ fn prune_explains_and_keeps_what_it_promises() {
         "after pruning",
     );
 }
+
+/// A file that vanished from the middle of the chain: the newest restore refuses to pass off an older state as the newest one, names what is
+/// missing, and restores the last point before it when asked for that.
+#[test]
+fn a_missing_object_is_no_silent_end() {
+    let site = Site::new();
+    let daemon = site.start();
+    let mut oracles = Vec::new();
+    for i in 0..4 {
+        site.write(&format!("update t set a='step {i}' where id={i}+1"));
+        oracles.push((site.sync(), site.copy_now(&format!("o{i}.db"))));
+    }
+    assert_eq!(daemon.stop(), 0);
+    let (gone, reachable) = (oracles[2].0, &oracles[1]);
+    std::fs::remove_file(site.path(&format!("store/app/ltx/0/{gone:016x}-{gone:016x}.ltx")))
+        .unwrap();
+    let error = site.fails(5, &["restore", "app", "-o", "x.db"]);
+    assert!(
+        error.contains(&format!("TXID {gone:016x} is missing"))
+            && error.contains("nothing was changed"),
+        "{error}"
+    );
+    let hex = format!("{:016x}", reachable.0);
+    assert!(error.contains(&format!("--txid {hex}")), "{error}");
+    assert!(!site.path("x.db").exists());
+    assert_same_pages(
+        &reachable.1,
+        &site.restore("r.db", &["--txid", &hex]),
+        "the last point before the hole",
+    );
+}

@@ -8,9 +8,9 @@ use super::{Failure, load, ok};
 use crate::config::{Config, TargetConfig, parse_time};
 use crate::daemon::control::{Client, Request};
 use crate::daemon::fleet::{open_replica, socket_path, system_now};
-use crate::restore::plan::{Goal, Plan, plan};
+use crate::restore::plan::Goal;
 use crate::restore::swap::{SwapError, undo};
-use crate::restore::{Output, RestoreError, Verify, catalog};
+use crate::restore::{Output, RestoreError, Verify, planned};
 use crate::store::{Store, StoreSpec};
 use crate::types::Txid;
 
@@ -221,21 +221,20 @@ async fn one(
     };
     if global.json {
         let value = json!({
-            "target": job.name, "path": path, "txid": report.plan.reaches.to_string(), "as_of": report.plan.as_of.to_string(),
-            "bytes": report.bytes, "files": report.plan.files.len(), "checksum": format!("{:016x}", report.checksum.get()),
+            "target": job.name, "path": path, "txid": report.plan.txid().map(|t| t.to_string()), "as_of": report.plan.as_of().to_string(),
+            "bytes": report.bytes, "files": report.plan.objects().len(), "checksum": format!("{:016x}", report.checksum.get()),
             "checksum_recorded": report.checksum_known, "kept": report.kept, "seconds": report.took.as_secs_f64(),
         });
         println!("{value}");
         return Ok(());
     }
     println!(
-        "{}: {} is the database at TXID {} of {} ({} bytes from {} files in {:.1} s; checksum {})",
+        "{}: {} is the database at {} ({} bytes from {} files in {:.1} s; checksum {})",
         job.name,
         path.display(),
-        report.plan.reaches,
-        report.plan.as_of,
+        report.plan.point(),
         report.bytes,
-        report.plan.files.len(),
+        report.plan.objects().len(),
         report.took.as_secs_f64(),
         if report.checksum_known {
             "equals the recorded one"
@@ -281,33 +280,32 @@ async fn release(config: &Config, name: &str) -> Result<Option<Client>, Failure>
 }
 
 async fn dry_run(global: &Global, job: &Job, goal: Goal) -> Result<(), Failure> {
-    let plan: Plan = plan(&catalog(&job.store, goal).await?, goal).map_err(RestoreError::from)?;
+    let (plan, _) = planned(&job.store, goal).await?;
+    let objects = plan.objects();
+    let bytes: u64 = objects.iter().map(|o| o.1).sum();
     let path = job.output.path();
     if matches!(job.output, Output::New(_)) && path.exists() {
         return Err(RestoreError::from(SwapError::Exists(path.to_owned())).into());
     }
     if global.json {
-        let files: Vec<_> = plan
-            .files
+        let files: Vec<_> = objects
             .iter()
-            .map(|f| json!({ "file": f.span.to_string(), "bytes": f.size }))
+            .map(|(name, bytes)| json!({ "file": name, "bytes": bytes }))
             .collect();
         println!(
             "{}",
-            json!({ "target": job.name, "txid": plan.reaches.to_string(), "as_of": plan.as_of.to_string(), "bytes": plan.bytes(), "files": files })
+            json!({ "target": job.name, "txid": plan.txid().map(|t| t.to_string()), "as_of": plan.as_of().to_string(), "bytes": bytes, "files": files })
         );
         return Ok(());
     }
     println!(
-        "{}: TXID {} of {} to {}: {} bytes to read",
+        "{}: {} to {}: {bytes} bytes to read",
         job.name,
-        plan.reaches,
-        plan.as_of,
+        plan.point(),
         path.display(),
-        plan.bytes()
     );
-    for file in &plan.files {
-        println!("  {} {} bytes", file.span, file.size);
+    for (name, bytes) in &objects {
+        println!("  {name} {bytes} bytes");
     }
     Ok(())
 }

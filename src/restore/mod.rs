@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod plan;
 pub mod swap;
+pub mod v03;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::ltx;
 use crate::replica::layout::Layout;
 use crate::replica::upload::Replica;
 use crate::store::{Store, StoreError};
-use crate::types::{DbChecksum, Entry, Millis};
+use crate::types::{DbChecksum, Entry, Millis, PageSize, Txid};
 use plan::{Catalog, Goal, Plan, PlanError, Point};
 use swap::SwapError;
 
@@ -55,7 +56,7 @@ impl Output {
 #[derive(Clone, Debug)]
 pub struct Report {
     /// What was read.
-    pub plan: Plan,
+    pub plan: Planned,
     /// Database bytes written.
     pub bytes: u64,
     /// Checksum of the restored file.
@@ -66,6 +67,56 @@ pub struct Report {
     pub kept: Option<PathBuf>,
     /// How long it took.
     pub took: Duration,
+}
+
+/// What a restore reads.
+#[derive(Clone, Debug)]
+pub enum Planned {
+    /// LTX files of Lifeboat or Litestream 0.5.
+    Ltx(Plan),
+    /// Snapshot and WALs of Litestream 0.3.
+    V03(v03::Plan),
+}
+
+impl Planned {
+    /// Time of the point.
+    pub fn as_of(&self) -> Millis {
+        match self {
+            Self::Ltx(plan) => plan.as_of,
+            Self::V03(plan) => plan.as_of,
+        }
+    }
+
+    /// The TXID that it reaches; Litestream 0.3 has none.
+    pub fn txid(&self) -> Option<Txid> {
+        match self {
+            Self::Ltx(plan) => Some(plan.reaches),
+            Self::V03(_) => None,
+        }
+    }
+
+    /// The point in words.
+    pub fn point(&self) -> String {
+        match self {
+            Self::Ltx(plan) => format!("TXID {} of {}", plan.reaches, plan.as_of),
+            Self::V03(plan) => format!(
+                "{} in generation {} of litestream 0.3",
+                plan.as_of, plan.generation
+            ),
+        }
+    }
+
+    /// Every object that is read: its name and its bytes.
+    pub fn objects(&self) -> Vec<(String, u64)> {
+        match self {
+            Self::Ltx(plan) => plan
+                .files
+                .iter()
+                .map(|f| (f.span.to_string(), f.size))
+                .collect(),
+            Self::V03(plan) => plan.objects().map(|o| (o.key.clone(), o.size)).collect(),
+        }
+    }
 }
 
 /// Why a restore failed. Nothing was changed unless the message says so.
@@ -105,6 +156,15 @@ pub enum RestoreError {
         /// Its first words.
         message: String,
     },
+    /// A file is missing in the middle: what is restorable is older than what was asked for.
+    #[error(
+        "the chain ends at TXID {} of {}: TXID {} is missing, and {} later files up to TXID {} cannot be applied without it; nothing was changed",
+        .0.reaches.txid, .0.reaches.at, .0.missing, .0.files, .0.newest
+    )]
+    Hole(plan::Hole),
+    /// A replica of Litestream 0.3.
+    #[error("{0}; nothing was changed")]
+    V03(#[from] v03::Error),
     /// Putting it in place.
     #[error(transparent)]
     Swap(#[from] SwapError),
@@ -132,6 +192,11 @@ impl RestoreError {
             Self::Checksum { .. } | Self::Damaged { .. } => {
                 Some("try an earlier point; `lifeboat list` shows them".into())
             }
+            Self::V03(e) => e.hint(),
+            Self::Hole(hole) => Some(format!(
+                "to have the last point before it: --txid {}; a bucket with versioning or another store may still hold the missing file",
+                hole.reaches.txid
+            )),
             Self::Swap(e) => e.hint(),
             Self::Local(_) => None,
         }
@@ -140,10 +205,13 @@ impl RestoreError {
     /// Exit code (see the design: 3 nothing to restore, 4 refusal, 5 verification failed).
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Plan(_) => 3,
+            Self::Plan(_) | Self::V03(v03::Error::NoSnapshot(_) | v03::Error::NoTxids) => 3,
+            Self::V03(e) if e.is_corrupt() => 5,
             Self::Swap(e) if e.is_refusal() => 4,
-            Self::Corrupt { .. } | Self::Checksum { .. } | Self::Damaged { .. } => 5,
-            Self::Store(_) | Self::Swap(_) | Self::Local(_) => 1,
+            Self::Corrupt { .. } | Self::Hole(_) | Self::Checksum { .. } | Self::Damaged { .. } => {
+                5
+            }
+            Self::Store(_) | Self::V03(_) | Self::Swap(_) | Self::Local(_) => 1,
         }
     }
 }
@@ -217,16 +285,100 @@ pub async fn restore(
     if matches!(output, Output::New(_)) && path.exists() {
         return Err(SwapError::Exists(path).into());
     }
-    let catalog = catalog(store, goal).await?;
-    let plan = plan::plan(&catalog, goal)?;
-    let header = read_header(store, &plan.files[plan.files.len() - 1]).await?;
-    let need = u64::from(header.commit) * u64::from(header.page_size.get());
+    let (planned, catalog) = planned(store, goal).await?;
+    let need = need(store, &planned).await?;
     let temporary = swap::temporary(&path, need)?;
-    let open = opener(store);
-    let files = plan.files.clone();
+    let fill = filler(store, planned.clone(), catalog, &path);
     let work = move || -> Result<_, RestoreError> {
-        let applied =
-            apply::to_file(&files, open, temporary.as_file(), &progress).map_err(|e| {
+        let filled = fill(temporary.as_file(), &progress)?;
+        let found = apply::checksum(temporary.as_file(), filled.page_size, filled.commit)?;
+        if let Some(expected) = filled.expected.filter(|e| *e != found) {
+            return Err(RestoreError::Checksum {
+                found: found.get(),
+                expected: expected.get(),
+            });
+        }
+        sqlite_check(temporary.path(), verify)?;
+        let bytes = u64::from(filled.commit) * u64::from(filled.page_size.get());
+        let kept = match output {
+            Output::New(path) => swap::put_new(temporary, &path, now).map(|()| None),
+            Output::InPlace(path) => swap::put_in_place(temporary, &path, now),
+        }?;
+        Ok((found, filled.expected.is_some(), kept, bytes))
+    };
+    let (checksum, checksum_known, kept, bytes) = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(std::io::Error::other)??;
+    Ok(Report {
+        plan: planned,
+        bytes,
+        checksum,
+        checksum_known,
+        kept,
+        took: begun.elapsed(),
+    })
+}
+
+/// Plans from LTX files; where there are none for the goal, from what Litestream 0.3 left in the same place.
+pub async fn planned(store: &Store, goal: Goal) -> Result<(Planned, Catalog), RestoreError> {
+    let catalog = catalog(store, goal).await?;
+    let error = match plan::plan(&catalog, goal) {
+        Ok(plan) => {
+            return match catalog.hole(&plan, goal) {
+                Some(hole) => Err(RestoreError::Hole(hole)),
+                None => Ok((Planned::Ltx(plan), catalog)),
+            };
+        }
+        Err(error) => error,
+    };
+    let old = match error {
+        PlanError::Empty | PlanError::NoBase | PlanError::BeforeFirst { .. } => {
+            v03::list(store).await?
+        }
+        PlanError::NoSuchPoint { .. } => Vec::new(),
+    };
+    if old.is_empty() {
+        return Err(error.into());
+    }
+    let at = match goal {
+        Goal::Newest => None,
+        Goal::At(at) => Some(at),
+        Goal::Txid(_) => return Err(v03::Error::NoTxids.into()),
+    };
+    Ok((Planned::V03(v03::plan(old, at)?), catalog))
+}
+
+/// Bytes that the restored file takes; for Litestream 0.3, whose snapshots do not tell, at least so many.
+async fn need(store: &Store, planned: &Planned) -> Result<u64, RestoreError> {
+    Ok(match planned {
+        Planned::Ltx(plan) => {
+            let header = read_header(store, &plan.files[plan.files.len() - 1]).await?;
+            u64::from(header.commit) * u64::from(header.page_size.get())
+        }
+        Planned::V03(plan) => plan.snapshot.size,
+    })
+}
+
+/// What was written to an empty file.
+struct Filled {
+    page_size: PageSize,
+    commit: u32,
+    expected: Option<DbChecksum>,
+}
+
+/// The blocking part: reads what was planned and writes the database.
+fn filler(
+    store: &Store,
+    planned: Planned,
+    catalog: Catalog,
+    path: &Path,
+) -> impl FnOnce(&std::fs::File, &dyn Fn(u64)) -> Result<Filled, RestoreError> + Send + use<> {
+    let (store, runtime) = (store.clone(), tokio::runtime::Handle::current());
+    let mut open = opener(&store);
+    let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+    move |out, progress| match planned {
+        Planned::Ltx(plan) => {
+            let applied = apply::to_file(&plan.files, &mut open, out, progress).map_err(|e| {
                 // A store that fails in the middle is no damage.
                 if e.source.is_corrupt() {
                     RestoreError::Corrupt {
@@ -238,35 +390,28 @@ pub async fn restore(
                     RestoreError::Local(std::io::Error::other(e))
                 }
             })?;
-        let found = apply::checksum(
-            temporary.as_file(),
-            applied.last.page_size,
-            applied.last.commit,
-        )?;
-        if let Some(expected) = applied.expected.filter(|e| *e != found) {
-            return Err(RestoreError::Checksum {
-                found: found.get(),
-                expected: expected.get(),
-            });
+            Ok(Filled {
+                page_size: applied.last.page_size,
+                commit: applied.last.commit,
+                expected: applied.expected,
+            })
         }
-        sqlite_check(temporary.path(), verify)?;
-        let kept = match output {
-            Output::New(path) => swap::put_new(temporary, &path, now).map(|()| None),
-            Output::InPlace(path) => swap::put_in_place(temporary, &path, now),
-        }?;
-        Ok((found, applied.expected.is_some(), kept))
-    };
-    let (checksum, checksum_known, kept) = tokio::task::spawn_blocking(work)
-        .await
-        .map_err(std::io::Error::other)??;
-    Ok(Report {
-        plan,
-        bytes: need,
-        checksum,
-        checksum_known,
-        kept,
-        took: begun.elapsed(),
-    })
+        Planned::V03(plan) => {
+            let open = |o: &v03::Object| Ok(crate::store::reader(&store, &o.key, o.size, &runtime));
+            let folder = if folder.as_os_str().is_empty() {
+                PathBuf::from(".")
+            } else {
+                folder
+            };
+            let scratch = || tempfile::tempfile_in(&folder);
+            let applied = v03::apply(&plan, open, scratch, out, progress)?;
+            Ok(Filled {
+                page_size: applied.page_size,
+                commit: applied.commit,
+                expected: None,
+            })
+        }
+    }
 }
 
 fn without(catalog: &Catalog, entry: Entry) -> Option<Point> {

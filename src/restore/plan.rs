@@ -100,6 +100,19 @@ pub struct Point {
     pub at: Millis,
 }
 
+/// Files that lie behind a missing one: later changes than a plan reaches, which it should have reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// The last point before it.
+    pub reaches: Point,
+    /// The first TXID that no file can be applied for.
+    pub missing: Txid,
+    /// Files behind it, up to the goal.
+    pub files: usize,
+    /// The last TXID in them.
+    pub newest: Txid,
+}
+
 /// The LTX files of one replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalog {
@@ -132,6 +145,33 @@ impl Catalog {
                 .copied()
                 .collect(),
         }
+    }
+
+    /// Whether a plan stops short of its goal because a file is missing. Not for an exact TXID: that is what was asked for.
+    pub fn hole(&self, plan: &Plan, goal: Goal) -> Option<Hole> {
+        let points = self.points();
+        let reachable = |txid| points.binary_search_by_key(&txid, |p| p.txid).is_ok();
+        let wanted = |e: &&Entry| match goal {
+            Goal::Newest => true,
+            Goal::At(at) => e.created <= at,
+            Goal::Txid(_) => false,
+        };
+        let behind: Vec<Txid> = self
+            .entries
+            .iter()
+            .filter(wanted)
+            .map(|e| e.span.max())
+            .filter(|max| *max > plan.reaches && !reachable(*max))
+            .collect();
+        Some(Hole {
+            reaches: Point {
+                txid: plan.reaches,
+                at: plan.as_of,
+            },
+            missing: plan.reaches.next(),
+            files: behind.len(),
+            newest: behind.into_iter().max()?,
+        })
     }
 
     /// Every TXID that can be restored exactly, ascending.
@@ -313,6 +353,28 @@ mod tests {
             entry(1, 4, 5),
             entry(0, 6, 6),
         ])
+    }
+
+    #[test]
+    fn a_missing_file_is_no_silent_end() {
+        let whole = example();
+        let t = |n| Txid::new(n).unwrap();
+        for goal in [Goal::Newest, Goal::At(Millis(4000)), Goal::Txid(t(3))] {
+            let found = plan(&whole, goal).unwrap();
+            assert_eq!(whole.hole(&found, goal), None, "{goal:?}");
+        }
+        // TXID 5 is gone at every level: 6 can be applied to nothing.
+        let gone = [entry(0, 5, 5), entry(1, 4, 5)].map(|e| e.span);
+        let broken = whole.without(&BTreeSet::from(gone));
+        let newest = plan(&broken, Goal::Newest).unwrap();
+        let hole = broken.hole(&newest, Goal::Newest).unwrap();
+        assert_eq!((hole.reaches.txid, hole.missing), (t(4), t(5)));
+        assert_eq!((hole.files, hole.newest), (1, t(6)));
+        let before = Goal::At(Millis(5500));
+        let found = plan(&broken, before).unwrap();
+        assert_eq!(broken.hole(&found, before), None, "before the hole");
+        let exact = Goal::Txid(t(4));
+        assert_eq!(broken.hole(&plan(&broken, exact).unwrap(), exact), None);
     }
 
     #[test]
