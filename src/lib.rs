@@ -4,8 +4,6 @@
 
 pub mod types;
 
-pub mod schedule;
-
 pub mod ltx;
 
 pub mod store;
@@ -17,6 +15,8 @@ pub mod retention;
 pub mod restore;
 
 pub mod sqlite;
+
+pub mod schedule;
 
 pub mod files;
 

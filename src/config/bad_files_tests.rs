@@ -61,6 +61,7 @@ const BAD_FILES: &[(&str, &str, &str)] = &[
     ("store: s3://b\nfiles: [{name: f, paths: [/a], pasword: hidden}]", "unknown key `pasword`", "did you mean `password`?"),
     ("store: s3://b\nfiles: [{name: f, paths: [/a], password: ''}]", "`password` is empty", ""),
     ("store: s3://b\nsqlite: [{path: f.db}]\nfiles: [{name: f, paths: [/a], password: hidden}]", "two targets are named `f`", ""),
+    ("store: s3://b\nfiles: [{name: f, paths: [/a], password: hidden, schedule: sometimes}]", "`schedule`:", ""),
     ("files: [{name: f, paths: [/a], password: hidden}]", "no store is given for /a", ""),
     ("redis: x", "`redis` is not supported in this version", ""),
     ("probes: x", "`probes` is not supported in this version", ""),

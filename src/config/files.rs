@@ -95,7 +95,12 @@ impl Builder<'_, '_> {
         }
         self.check_stores(&stores, &first, place)?;
         let schedule = match raw.schedule {
-            Some(text) => v.text("schedule", &text)?,
+            Some(text) => {
+                let expr = v.text("schedule", &text)?;
+                crate::schedule::Schedule::parse(&expr, &jiff::tz::TimeZone::UTC)
+                    .map_err(|e| v.invalid("schedule", &text, e.to_string()))?;
+                expr
+            }
             None => DEFAULT_SCHEDULE.into(),
         };
         let retention = match raw.retention {

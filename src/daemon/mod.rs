@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod files;
+pub mod files_jobs;
 pub mod fleet;
 pub mod state;
 pub mod target;
@@ -78,6 +79,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         None => None,
     };
     let fleet = Arc::new(Fleet::start(Arc::clone(&config), Arc::clone(&board)).await?);
+    let jobs = files_jobs::Jobs::start(&config, &board);
     let mut tasks = Vec::new();
     if let Some(listener) = listener {
         if let Ok(address) = listener.local_addr() {
@@ -113,7 +115,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!(%error, "removing the control socket");
     }
-    if fleet.stop(config.shutdown_timeout).await {
+    let (stopped, ()) = tokio::join!(
+        fleet.stop(config.shutdown_timeout),
+        jobs.stop(config.shutdown_timeout)
+    );
+    if stopped {
         Ok(())
     } else {
         Err(RunError::Unfinished)

@@ -23,9 +23,9 @@ const SCRYPT_LOG_N: u8 = 15;
 const SCRYPT_R: u32 = 8;
 const SCRYPT_P: u32 = 4;
 /// Size at which a pack is uploaded: half of restic's, because several are in memory at once.
-const DATA_PACK: &str = "8MiB";
+const DATA_PACK: &str = "4MiB";
 /// The same for folders.
-const TREE_PACK: &str = "4MiB";
+const TREE_PACK: &str = "2MiB";
 
 /// An open repository.
 pub(super) type Repo = Repository<OpenStatus>;

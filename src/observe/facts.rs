@@ -180,9 +180,59 @@ impl TargetBoard {
     }
 }
 
+/// Files of a target in one store.
+#[derive(Clone, Debug, Default)]
+pub struct FilesFacts {
+    /// Unique name.
+    pub name: String,
+    /// URL without secrets.
+    pub store: String,
+    /// The first of its paths.
+    pub path: PathBuf,
+    /// Allowed age of the newest complete snapshot.
+    pub objective: Duration,
+    /// When the newest complete snapshot was begun.
+    pub succeeded_at: Option<Millis>,
+    /// Its id.
+    pub snapshot: Option<String>,
+    /// Files in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Since when a run has been at work.
+    pub running_since: Option<Millis>,
+    /// When the next one is due.
+    pub next: Option<Millis>,
+    /// Runs, all of them.
+    pub runs: u64,
+    /// Of those, runs that recorded nothing.
+    pub failures: u64,
+    /// Of those, runs that could not read everything.
+    pub partial_runs: u64,
+    /// Files that the last run could not read.
+    pub unreadable: u64,
+    /// How long the last finished run took, in seconds.
+    pub seconds: f64,
+    /// Bytes uploaded.
+    pub uploaded_bytes: u64,
+    /// Bytes that retention deleted.
+    pub deleted_bytes: u64,
+    /// Retention runs that deleted nothing because something was wrong.
+    pub refusals: u64,
+    /// What was wrong with the last run, in words; `None` after a complete one.
+    pub last_error: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Requests by kind.
+    pub requests: BTreeMap<&'static str, u64>,
+}
+
 /// All targets.
 #[derive(Debug, Default)]
-pub struct Board(RwLock<BTreeMap<String, Arc<TargetBoard>>>);
+pub struct Board(
+    RwLock<BTreeMap<String, Arc<TargetBoard>>>,
+    Mutex<BTreeMap<(String, String), FilesFacts>>,
+);
 
 impl Board {
     /// Adds a target.
@@ -202,6 +252,20 @@ impl Board {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(name);
+    }
+
+    /// Changes the facts of files in one store.
+    pub fn update_files(&self, name: &str, store: &str, change: impl FnOnce(&mut FilesFacts)) {
+        let mut all = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts = all.entry((name.to_owned(), store.to_owned())).or_default();
+        (facts.name, facts.store) = (name.to_owned(), store.to_owned());
+        change(facts);
+    }
+
+    /// All files, by name and store.
+    pub fn files(&self) -> Vec<FilesFacts> {
+        let all = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().cloned().collect()
     }
 
     /// Every target's facts, by name.

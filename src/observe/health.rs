@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::facts::{State, StoreFacts, TargetFacts};
+use super::facts::{FilesFacts, State, StoreFacts, TargetFacts};
 use crate::types::Millis;
 
 /// Capture looks at the WAL-index at least every few seconds; after this long it hangs.
@@ -140,6 +140,48 @@ pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
     }
 }
 
+/// Judges files in one store: the newest complete snapshot must not be older than two of its periods, and the last run must have been
+/// complete.
+pub fn files_verdict(f: &FilesFacts, now: Millis) -> Verdict {
+    let objective = i64::try_from(f.objective.as_millis()).unwrap_or(i64::MAX);
+    let age = f.succeeded_at.map(|at| now.since(at).max(0));
+    let mut reasons = Vec::new();
+    match (age, f.succeeded_at) {
+        (Some(age), Some(at)) if age > objective => {
+            reasons.push(format!(
+                "{}: the newest complete snapshot is of {at}",
+                f.store
+            ));
+        }
+        (None, _) => reasons.push(format!("{}: there is no complete snapshot yet", f.store)),
+        _ => {}
+    }
+    reasons.extend(f.last_error.clone());
+    let state = match (f.running_since, &f.last_error, age) {
+        (Some(_), _, _) => "running",
+        (None, Some(_), _) => "failed",
+        (None, None, Some(_)) => "steady",
+        (None, None, None) => "waiting",
+    };
+    Verdict {
+        name: f.name.clone(),
+        path: f.path.display().to_string(),
+        safe: reasons.is_empty(),
+        state,
+        lag_seconds: age.unwrap_or(0) as f64 / 1000.0,
+        objective_seconds: f.objective.as_secs_f64(),
+        captured_txid: None,
+        reasons,
+        hints: f.hint.iter().cloned().collect(),
+        stores: vec![StoreVerdict {
+            store: f.store.clone(),
+            lag_seconds: age.unwrap_or(0) as f64 / 1000.0,
+            durable_txid: f.snapshot.clone(),
+            durable_at: f.succeeded_at.map(|t| t.to_string()),
+        }],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +248,26 @@ mod tests {
             !verdict(&old_look, Some(WalStat { modified: NOW }), NOW).safe,
             "the WAL moved on without capture"
         );
+    }
+
+    #[test]
+    fn files_are_red_without_a_recent_complete_snapshot() {
+        let good = FilesFacts {
+            name: "uploads".into(),
+            objective: Duration::from_secs(3_600),
+            succeeded_at: Some(Millis(NOW.0 - 1_000)),
+            ..FilesFacts::default()
+        };
+        assert!(files_verdict(&good, NOW).safe);
+        let red = |change: fn(&mut FilesFacts)| {
+            let mut facts = good.clone();
+            change(&mut facts);
+            let v = files_verdict(&facts, NOW);
+            assert!(!v.safe && !v.reasons.is_empty(), "{v:?}");
+        };
+        red(|f| f.succeeded_at = None);
+        red(|f| f.succeeded_at = Some(Millis(NOW.0 - 3_600_001)));
+        red(|f| f.last_error = Some("3 files could not be read".into()));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use prometheus::{Encoder, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
-use super::facts::{State, TargetFacts};
-use super::health::{lag_ms, verdict};
+use super::facts::{FilesFacts, State, TargetFacts};
+use super::health::{files_verdict, lag_ms, verdict};
 use crate::sqlite::guard::GapReason;
 use crate::types::{Millis, Txid};
 
@@ -117,6 +117,49 @@ const REQUESTS: Spec = (
     &["target", "store", "kind"],
 );
 
+const FILES_AT: Spec = (
+    "lifeboat_files_success_timestamp_seconds",
+    "When the newest complete snapshot of files was begun",
+    STORE,
+);
+const FILES_COUNT: Spec = ("lifeboat_files_snapshot_files", "Files in it", STORE);
+const FILES_BYTES: Spec = ("lifeboat_files_snapshot_bytes", "Their bytes", STORE);
+const FILES_UNREADABLE: Spec = (
+    "lifeboat_files_unreadable",
+    "Files that the last run could not read",
+    STORE,
+);
+const FILES_SECONDS: Spec = (
+    "lifeboat_files_run_seconds",
+    "How long the last finished run took",
+    STORE,
+);
+const FILES_READY: Spec = (
+    "lifeboat_files_ready",
+    "1 if the newest complete snapshot is recent and the last run was complete",
+    STORE,
+);
+const FILES_RUNS: Spec = (
+    "lifeboat_files_runs_total",
+    "Runs by result",
+    &["target", "store", "result"],
+);
+const FILES_UPLOADED: Spec = (
+    "lifeboat_files_uploaded_bytes_total",
+    "Bytes of files uploaded",
+    STORE,
+);
+const FILES_DELETED: Spec = (
+    "lifeboat_files_deleted_bytes_total",
+    "Bytes of files that retention deleted",
+    STORE,
+);
+const FILES_REFUSED: Spec = (
+    "lifeboat_files_retention_refused_total",
+    "Retention runs on files that deleted nothing because something was wrong",
+    STORE,
+);
+
 const PROCESS: Spec = (
     "lifeboat_resident_memory_bytes",
     "Resident memory of this process",
@@ -128,10 +171,10 @@ const RESULTS: [&str; 3] = ["sealed", "partial", "busy"];
 const KINDS: [&str; 7] = ["put", "part", "get", "head", "list", "delete", "check"];
 
 /// The text that Prometheus scrapes.
-pub fn render(targets: &[TargetFacts], now: Millis) -> String {
+pub fn render(targets: &[TargetFacts], files: &[FilesFacts], now: Millis) -> String {
     let scrape = Scrape(Registry::new());
     // Fails only for a malformed or doubled name, which the test of this module would show.
-    if let Err(error) = scrape.all(targets, now) {
+    if let Err(error) = scrape.all(targets, files, now) {
         tracing::error!(%error, "metrics");
     }
     let mut text = Vec::new();
@@ -168,9 +211,15 @@ impl Scrape {
         self.0.register(Box::new(vec))
     }
 
-    fn all(&self, targets: &[TargetFacts], now: Millis) -> prometheus::Result<()> {
+    fn all(
+        &self,
+        targets: &[TargetFacts],
+        files: &[FilesFacts],
+        now: Millis,
+    ) -> prometheus::Result<()> {
         self.targets(targets, now)?;
-        self.stores(targets, now)?;
+        self.stores(targets, files, now)?;
+        self.files(files, now)?;
         self.gauge(PROCESS, [(vec![], resident_bytes() as f64)])?;
         self.gauge(BUILD, [(vec![env!("CARGO_PKG_VERSION")], 1.0)])
     }
@@ -229,7 +278,55 @@ impl Scrape {
         self.counter(BARRIERS, barriers)
     }
 
-    fn stores(&self, targets: &[TargetFacts], now: Millis) -> prometheus::Result<()> {
+    fn files(&self, files: &[FilesFacts], now: Millis) -> prometheus::Result<()> {
+        let labels = |f: &'_ FilesFacts| (f.name.clone(), f.store.clone());
+        let names: Vec<(String, String)> = files.iter().map(labels).collect();
+        let label = |i: usize| vec![names[i].0.as_str(), names[i].1.as_str()];
+        let gauge = |spec: Spec, get: &dyn Fn(&FilesFacts) -> f64| {
+            self.gauge(
+                spec,
+                files.iter().enumerate().map(|(i, f)| (label(i), get(f))),
+            )
+        };
+        gauge(FILES_AT, &|f| seconds(f.succeeded_at))?;
+        gauge(FILES_COUNT, &|f| f.files as f64)?;
+        gauge(FILES_BYTES, &|f| f.bytes as f64)?;
+        gauge(FILES_UNREADABLE, &|f| f.unreadable as f64)?;
+        gauge(FILES_SECONDS, &|f| f.seconds)?;
+        gauge(FILES_READY, &|f| {
+            f64::from(u8::from(files_verdict(f, now).safe))
+        })?;
+        let counter = |spec: Spec, get: &dyn Fn(&FilesFacts) -> u64| {
+            self.counter(
+                spec,
+                files.iter().enumerate().map(|(i, f)| (label(i), get(f))),
+            )
+        };
+        counter(FILES_UPLOADED, &|f| f.uploaded_bytes)?;
+        counter(FILES_DELETED, &|f| f.deleted_bytes)?;
+        counter(FILES_REFUSED, &|f| f.refusals)?;
+        let runs = files.iter().enumerate().flat_map(|(i, f)| {
+            let complete = f.runs.saturating_sub(f.failures + f.partial_runs);
+            [
+                ("complete", complete),
+                ("partial", f.partial_runs),
+                ("failed", f.failures),
+            ]
+            .map(|(result, count)| {
+                let mut names = label(i);
+                names.push(result);
+                (names, count)
+            })
+        });
+        self.counter(FILES_RUNS, runs)
+    }
+
+    fn stores(
+        &self,
+        targets: &[TargetFacts],
+        files: &[FilesFacts],
+        now: Millis,
+    ) -> prometheus::Result<()> {
         let all: Vec<_> = targets
             .iter()
             .flat_map(|t| t.stores.iter().map(move |s| (t, s)))
@@ -261,7 +358,13 @@ impl Scrape {
             names.push(k);
             (names, all[i].1.requests.get(k).copied().unwrap_or(0))
         });
-        self.counter(REQUESTS, requests)
+        let of_files = files.iter().flat_map(|f| {
+            KINDS.into_iter().map(move |k| {
+                let count = f.requests.get(k).copied().unwrap_or(0);
+                (vec![f.name.as_str(), f.store.as_str(), k], count)
+            })
+        });
+        self.counter(REQUESTS, requests.chain(of_files))
     }
 }
 
@@ -296,7 +399,12 @@ mod tests {
             stores: vec![store],
             ..TargetFacts::default()
         };
-        render(&[target], Millis(1_000))
+        let files = FilesFacts {
+            name: "uploads".into(),
+            store: "s3://bucket/uploads".into(),
+            ..FilesFacts::default()
+        };
+        render(&[target], &[files], Millis(1_000))
     }
 
     fn names(text: &str) -> BTreeSet<&str> {

@@ -1,0 +1,322 @@
+//! Scheduled backups of files: one task for each target and store, one run at a time over all of them.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use super::files::open;
+use crate::config::Config;
+use crate::files::{self, Backend, Backup, FilesError, Target};
+use crate::observe::facts::{Board, FilesFacts};
+use crate::schedule::Schedule;
+use crate::types::Millis;
+
+/// After a failed run, and twice as long after each further one, up to the next scheduled time.
+const RETRY_FIRST: Duration = Duration::from_secs(5 * 60);
+/// Waits are cut into pieces: a suspended host or a clock that was set must not delay a run.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Between two prunings: each reads the whole index.
+const PRUNE_EVERY: SignedDuration = SignedDuration::from_hours(23);
+
+/// All tasks. Dropping it does not end them: [`Jobs::stop`] does.
+pub struct Jobs {
+    tasks: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+    running: Arc<Mutex<Option<Backend>>>,
+}
+
+impl Jobs {
+    /// Starts a task for each target and store.
+    pub fn start(config: &Arc<Config>, board: &Arc<Board>) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let (turn, running) = (Arc::new(Semaphore::new(1)), Arc::default());
+        let mut tasks = Vec::new();
+        for files in &config.files {
+            let (config, board, files) = (Arc::clone(config), Arc::clone(board), files.clone());
+            let (stopped, turn, running) =
+                (stopped.clone(), Arc::clone(&turn), Arc::clone(&running));
+            tasks.push(tokio::spawn(async move {
+                let Ok(schedule) = Schedule::parse(&files.schedule, &config.time_zone) else {
+                    // The configuration has tried it.
+                    return;
+                };
+                let targets = loop {
+                    match open(&config, &files).await {
+                        Ok(targets) => break targets,
+                        Err(error) => {
+                            tracing::warn!(target_name = files.name, %error, "cannot open the store of files; trying again");
+                            tokio::time::sleep(LOOK_EVERY).await;
+                        }
+                    }
+                };
+                let jobs = targets.into_iter().map(|target| Job {
+                    target,
+                    schedule: schedule.clone(),
+                    zone: config.time_zone.clone(),
+                    board: Arc::clone(&board),
+                    stopped: stopped.clone(),
+                    turn: Arc::clone(&turn),
+                    running: Arc::clone(&running),
+                    pruned: None,
+                    said: BTreeSet::new(),
+                });
+                futures::future::join_all(jobs.map(Job::run)).await;
+            }));
+        }
+        Self {
+            tasks,
+            stop,
+            running,
+        }
+    }
+
+    /// Ends them: a run under way breaks off, and the next one goes on from what it uploaded.
+    pub async fn stop(self, within: Duration) {
+        // Fails only if every task has ended.
+        let _ = self.stop.send(true);
+        if let Some(backend) = lock(&self.running).as_ref() {
+            backend.stop();
+        }
+        let aborts: Vec<_> = self.tasks.iter().map(JoinHandle::abort_handle).collect();
+        let all = futures::future::join_all(self.tasks);
+        if tokio::time::timeout(within, all).await.is_err() {
+            tracing::warn!("a backup of files does not end; its lock is ignored after 30 minutes");
+            aborts.iter().for_each(tokio::task::AbortHandle::abort);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn millis(at: Timestamp) -> Millis {
+    Millis(at.as_millisecond())
+}
+
+struct Job {
+    target: Target,
+    schedule: Schedule,
+    zone: TimeZone,
+    board: Arc<Board>,
+    stopped: watch::Receiver<bool>,
+    turn: Arc<Semaphore>,
+    running: Arc<Mutex<Option<Backend>>>,
+    pruned: Option<Timestamp>,
+    /// Databases that were named in the log.
+    said: BTreeSet<PathBuf>,
+}
+
+impl Job {
+    fn update(&self, change: impl FnOnce(&mut FilesFacts)) {
+        let (name, store) = (&self.target.config.name, self.target.store.display());
+        let requests = self.target.store.stats().by_word();
+        self.board.update_files(name, &store, |f| {
+            f.requests = requests;
+            change(f);
+        });
+    }
+
+    async fn run(mut self) {
+        let now = Timestamp::now();
+        let next = |at| self.schedule.next_after(at);
+        let period = next(now).and_then(|first| Some(next(first)?.duration_since(first)));
+        let period = period
+            .and_then(|p| Duration::try_from(p).ok())
+            .unwrap_or_default();
+        let path = self.target.config.paths[0].clone();
+        self.update(|f| {
+            f.objective = period * 2;
+            f.path = path;
+        });
+        let mut due = self.first_due().await;
+        let mut failures = 0_u32;
+        loop {
+            self.update(|f| f.next = Some(millis(due)));
+            if self.wait(due).await {
+                return;
+            }
+            let done = self.once().await;
+            if *self.stopped.borrow() {
+                return;
+            }
+            let now = Timestamp::now();
+            let next = self.schedule.next_after(now).unwrap_or(Timestamp::MAX);
+            failures = if done { 0 } else { failures + 1 };
+            due = next;
+            if failures > 0 {
+                let pause = RETRY_FIRST * 2_u32.saturating_pow(failures.min(6) - 1);
+                let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO);
+                due = next.min(now.saturating_add(pause).unwrap_or(next));
+            }
+        }
+    }
+
+    /// A run that was missed is made up for once; the first one is due at once.
+    async fn first_due(&self) -> Timestamp {
+        let target = self.target.clone();
+        let listed = tokio::task::spawn_blocking(move || files::list(&target)).await;
+        let now = Timestamp::now();
+        let newest = match listed {
+            Ok(Ok(points)) => points.into_iter().rev().find(|p| !p.partial),
+            // Trying will say why.
+            _ => None,
+        };
+        let Some(newest) = newest else {
+            return now;
+        };
+        self.update(|f| {
+            f.succeeded_at = Some(millis(newest.time));
+            f.snapshot = Some(newest.id.clone());
+            (f.files, f.bytes) = (newest.files, newest.bytes);
+        });
+        self.schedule.next_after(newest.time).map_or(now, |due| due)
+    }
+
+    /// `true` if the process ends.
+    async fn wait(&mut self, due: Timestamp) -> bool {
+        loop {
+            let left = due.duration_since(Timestamp::now());
+            let Ok(left) = Duration::try_from(left) else {
+                return *self.stopped.borrow();
+            };
+            if left.is_zero() {
+                return *self.stopped.borrow();
+            }
+            tokio::select! {
+                _ = self.stopped.changed() => return true,
+                () = tokio::time::sleep(left.min(LOOK_EVERY)) => {}
+            }
+        }
+    }
+
+    async fn once(&mut self) -> bool {
+        let name = self.target.config.name.clone();
+        let Ok(_turn) = Arc::clone(&self.turn).acquire_owned().await else {
+            return false;
+        };
+        self.update(|f| f.running_since = Some(millis(Timestamp::now())));
+        let (target, running) = (self.target.clone(), Arc::clone(&self.running));
+        let stopped = self.stopped.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            files::backup(&target, None, |backend| {
+                if *stopped.borrow() {
+                    backend.stop();
+                }
+                *lock(&running) = Some(backend);
+            })
+        });
+        let result = work.await;
+        *lock(&self.running) = None;
+        self.update(|f| f.running_since = None);
+        match result {
+            Ok(Ok(backup)) => {
+                self.succeeded(&name, &backup);
+                self.prune(&name).await;
+                !backup.point.partial
+            }
+            Ok(Err(error)) => {
+                self.failed(&name, &error.to_string(), error.hint());
+                false
+            }
+            Err(error) => {
+                self.failed(&name, &error.to_string(), None);
+                false
+            }
+        }
+    }
+
+    fn succeeded(&mut self, name: &str, backup: &Backup) {
+        let point = &backup.point;
+        for (path, replicated) in &backup.databases {
+            if !replicated && self.said.insert(path.clone()) {
+                tracing::warn!(target_name = name, database = %path.display(), "left out: a copy of an open database is no backup; list it under `sqlite:`");
+            }
+        }
+        if point.partial {
+            for (path, why) in backup.unreadable.iter().take(20) {
+                tracing::warn!(target_name = name, file = %path.display(), reason = why, "not in the backup");
+            }
+        }
+        tracing::info!(
+            target_name = name,
+            snapshot = point.short(),
+            files = point.files,
+            bytes = point.bytes,
+            uploaded = backup.uploaded,
+            seconds = backup.took.as_secs_f64(),
+            partial = point.partial,
+            "files backed up"
+        );
+        self.update(|f| {
+            f.runs += 1;
+            f.uploaded_bytes += backup.uploaded;
+            f.seconds = backup.took.as_secs_f64();
+            f.unreadable = backup.unreadable_count;
+            if point.partial {
+                f.partial_runs += 1;
+                let first = backup.unreadable.keys().next().cloned().unwrap_or_default();
+                f.last_error = Some(format!(
+                    "{} files could not be read, the first is {}",
+                    backup.unreadable_count,
+                    first.display()
+                ));
+                f.hint = Some("make them readable for this process, or exclude them".into());
+            } else {
+                f.succeeded_at = Some(millis(point.time));
+                f.snapshot = Some(point.id.clone());
+                (f.files, f.bytes) = (point.files, point.bytes);
+                (f.last_error, f.hint) = (None, None);
+            }
+        });
+    }
+
+    fn failed(&self, name: &str, error: &str, hint: Option<String>) {
+        if *self.stopped.borrow() {
+            return;
+        }
+        tracing::error!(target_name = name, error, hint, "files were not backed up");
+        self.update(|f| {
+            f.runs += 1;
+            f.failures += 1;
+            f.last_error = Some(error.to_owned());
+            f.hint = hint;
+        });
+    }
+
+    async fn prune(&mut self, name: &str) {
+        let now = Timestamp::now();
+        if self
+            .pruned
+            .is_some_and(|at| now.duration_since(at) < PRUNE_EVERY)
+        {
+            return;
+        }
+        self.pruned = Some(now);
+        let (target, zone) = (self.target.clone(), self.zone.clone());
+        let work = tokio::task::spawn_blocking(move || files::prune(&target, &zone, false));
+        match work.await {
+            Ok(Ok(pruned)) => {
+                let forgotten = pruned.decisions.iter().filter(|d| !d.keeps()).count();
+                tracing::info!(
+                    target_name = name,
+                    forgotten,
+                    deleted = pruned.deleted_bytes,
+                    "files pruned"
+                );
+                self.update(|f| f.deleted_bytes += pruned.deleted_bytes);
+            }
+            Ok(Err(FilesError::Locked { .. })) => self.pruned = None,
+            Ok(Err(error)) => {
+                tracing::error!(target_name = name, %error, hint = error.hint(), "files were not pruned; nothing was deleted");
+                self.update(|f| f.refusals += 1);
+            }
+            Err(error) => tracing::error!(target_name = name, %error, "pruning broke off"),
+        }
+    }
+}
