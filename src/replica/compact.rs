@@ -128,14 +128,31 @@ fn merge_of(files: &[&Entry], into: Level) -> Option<Merge> {
     })
 }
 
+/// The first part of a merge between cuts that is not done already; the rest is due again.
+fn up_to_a_cut(merge: &Merge, cuts: &BTreeSet<Txid>) -> Merge {
+    let mut parts = merge
+        .inputs
+        .split_inclusive(|s| cuts.contains(&(*s).max()))
+        .filter_map(|inputs| {
+            let (first, last) = (inputs.first()?, inputs.last()?);
+            let into = Span::new(merge.into.level(), (*first).min(), (*last).max())?;
+            (inputs != [into]).then(|| Merge {
+                into,
+                inputs: inputs.to_vec(),
+            })
+        });
+    parts.next().unwrap_or_else(|| merge.clone())
+}
+
 /// Runs a merge on local files and then deletes its inputs, except the newest capture. `sync_table` makes the checksum table durable
-/// first: it might need the inputs for its replay.
+/// first: it might need the inputs for its replay. Whoever planned it, it does not reach across where a store stands ([`Spool::cuts`]).
 pub fn run(
     spool: &Spool,
     merge: &Merge,
     newest: Txid,
     sync_table: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<Entry, SpoolError> {
+    let merge = &up_to_a_cut(merge, &spool.cuts());
     let mut inputs = Vec::with_capacity(merge.inputs.len());
     for span in &merge.inputs {
         let file = BufReader::with_capacity(BUFFER_BYTES, File::open(spool.path(*span))?);
@@ -240,6 +257,21 @@ mod tests {
         );
         let merge = squeeze(&files, &cuts).unwrap();
         assert_eq!(merge.into, entry(4, 10, 12, 0).span);
+        let whole = Merge {
+            into: entry(1, 8, 12, 0).span,
+            inputs: files.iter().map(|e| e.span).collect(),
+        };
+        let part = up_to_a_cut(&whole, &cuts);
+        assert_eq!(part.into, entry(1, 8, 9, 0).span);
+        assert_eq!(part.inputs.len(), 2);
+        assert_eq!(up_to_a_cut(&whole, &BTreeSet::new()), whole);
+        let mut half_done = whole.clone();
+        half_done.inputs.splice(0..2, [entry(1, 8, 9, 0).span]);
+        assert_eq!(
+            up_to_a_cut(&half_done, &cuts).into,
+            entry(1, 10, 12, 0).span,
+            "what lies before the cut is merged already"
+        );
     }
 
     #[test]
