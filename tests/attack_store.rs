@@ -253,3 +253,15 @@ async fn another_base_of_the_same_txid_is_not_ours() {
     let error = replica.base_is_there(&other, base).await.unwrap_err();
     assert!(error.to_string().contains("other content"), "{error}");
 }
+
+/// A listing made before a delete shows what another writer sent: that must not pass for ours.
+#[tokio::test]
+async fn what_a_new_listing_shows_is_not_ours() {
+    let store = memory().await;
+    put(&store, 9, 1, 1, Millis(1)).await;
+    let mut replica = open(&store).await;
+    put(&store, 0, 2, 2, Millis(2)).await;
+    assert_eq!(replica.stranger(), None);
+    replica.refresh().await.unwrap();
+    assert_eq!(replica.stranger(), Txid::new(2));
+}

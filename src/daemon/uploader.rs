@@ -266,7 +266,13 @@ impl Uploader {
 
     /// Costs no request if there is nothing to delete.
     async fn prune(&self, replica: &mut Replica) -> Result<(), UploadError> {
-        match retention::run(replica, &self.policy, (self.now)()).await {
+        let result = retention::run(replica, &self.policy, (self.now)()).await;
+        // Nothing may be called durable by what someone else sent.
+        if let Some(top) = replica.stranger() {
+            let captured = *self.captured.borrow();
+            return Err(Refusal::Diverged { top, captured }.into());
+        }
+        match result {
             Ok(done) if done.objects > 0 => {
                 tracing::info!(
                     store = self.store.display(),

@@ -99,6 +99,9 @@ impl Replica {
                 Some(known) => entry.created = known.created,
                 None => {
                     self.listed.insert(*span);
+                    if Some((*span).max()) > self.durable {
+                        self.stranger = Some((*span).max());
+                    }
                 }
             }
         }

@@ -71,6 +71,8 @@ pub struct Replica {
     layout: Layout,
     pub(super) catalog: BTreeMap<Span, Entry>,
     pub(super) durable: Option<Txid>,
+    // Found by a new listing above what was durable here, and not sent by this one: someone else writes.
+    pub(super) stranger: Option<Txid>,
     // Whose times are the listing's.
     pub(super) listed: BTreeSet<Span>,
     conditional: bool,
@@ -133,6 +135,7 @@ impl Replica {
         }
         let durable = durable(catalog.keys());
         let mut replica = Self {
+            stranger: None,
             listed: catalog.keys().copied().collect(),
             store,
             layout,
@@ -215,6 +218,11 @@ impl Replica {
     /// The store, rooted at this replica.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The TXID of an object that a new listing showed and this writer did not send, though it is above what it made durable.
+    pub fn stranger(&self) -> Option<Txid> {
+        self.stranger
     }
 
     /// Whether the store itself refuses a second writer.
