@@ -751,3 +751,22 @@ fn heavy_kills_at_random_moments_never_damage_what_was_there() {
         std::fs::remove_dir_all(site.path(&to)).unwrap();
     }
 }
+
+#[test]
+fn a_stop_in_the_middle_leaves_no_lock() {
+    let site = Site::new();
+    for n in 0..24 {
+        site.write(&format!("big{n}"), &noise(n, 2_000_000));
+    }
+    site.ok(&["files", "init"]);
+    std::fs::create_dir_all(site.repository().join("data")).unwrap();
+    let mut daemon = Running(site.prepared(&["run"]).spawn().unwrap());
+    wait_for("pack", || packs(&site).len() > 2);
+    let pid = rustix::process::Pid::from_child(&daemon.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(daemon.0.wait().unwrap().success());
+    let locks = std::fs::read_dir(site.repository().join("locks")).map_or(0, Iterator::count);
+    assert_eq!((locks, site.points().len()), (0, 0));
+    site.ok(&["snapshot"]);
+    site.restic(&["check", "--read-data"]);
+}

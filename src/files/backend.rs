@@ -104,6 +104,14 @@ impl Backend {
         }
     }
 
+    /// One request that is made even after [`Backend::stop`]: what tidies up.
+    pub fn finally<T, F>(&self, request: impl FnOnce() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        self.runtime.block_on(request())
+    }
+
     /// [`Backend::ask`] for rustic_core: the failure is kept.
     fn serve<T, F>(&self, request: impl Fn() -> F) -> RusticResult<T>
     where

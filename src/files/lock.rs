@@ -133,7 +133,8 @@ impl Drop for Lock {
         let _ = self.ended.send(true);
         self.renewer.abort();
         let name = self.name();
-        if let Err(error) = self.backend.ask(|| self.backend.store().delete(&name)) {
+        let removed = self.backend.finally(|| self.backend.store().delete(&name));
+        if let Err(error) = removed {
             tracing::warn!(lock = name, %error, "the lock stays behind; it is ignored after 30 minutes");
         }
     }
