@@ -381,6 +381,17 @@ fn a_clock_that_jumps_loses_nothing() {
             let txid = site.sync();
             oracles.push((txid, site.copy_now(&format!("o{round}-{i}.db"))));
         }
+        // A clock that disagrees with the store's deletes nothing; one that is right goes on, whatever was captured under the wrong one.
+        let prune = site.run(&["prune"]);
+        let said = String::from_utf8_lossy(&prune.stderr).into_owned();
+        let expected = if *offset == "+0" { 0 } else { 4 };
+        assert_eq!(prune.status.code(), Some(expected), "{offset}: {said}");
+        if expected == 4 {
+            assert!(
+                said.contains("clock") && said.contains("nothing was deleted"),
+                "{said}"
+            );
+        }
     }
     let daemon = {
         daemon.kill();

@@ -277,10 +277,16 @@ fn check_clock(catalog: &Catalog, now: Millis, store_now: Option<Millis>) -> Res
     }
 }
 
-/// Points of the future count as captured when the next point was, or now.
+/// Points of the future count as captured when the next point was, or now. A point that looks older than an earlier one was captured under a
+/// clock that was slow: it counts as captured with that one. So no wrong clock makes a point look older than it is.
 fn sensible(points: &[Point], now: Millis) -> Vec<Point> {
-    let mut next = now;
     let mut sensible: Vec<Point> = points.to_vec();
+    let mut newest = Millis(i64::MIN);
+    for point in sensible.iter_mut().filter(|p| p.at <= now) {
+        point.at = point.at.max(newest);
+        newest = point.at;
+    }
+    let mut next = now;
     for point in sensible.iter_mut().rev() {
         if point.at > now {
             point.at = next;
