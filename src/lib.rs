@@ -10,6 +10,8 @@ pub mod store;
 
 pub mod replica;
 
+pub mod labels;
+
 pub mod retention;
 
 pub mod restore;

@@ -96,7 +96,9 @@ async fn retention_of_a_copied_replica_goes_by_capture_times() {
     }
     let mut replica = open(&store).await;
     let policy = Policy { daily: 30, ..NONE };
-    let done = retention::run(&mut replica, &policy, now).await.unwrap();
+    let done = retention::run(&mut replica, &policy, &mut retention::Pins::default(), now)
+        .await
+        .unwrap();
     let left = Replica::list(&store).await.unwrap();
     let points = Catalog::new(left.into_values()).points().len();
     assert!(
@@ -120,7 +122,9 @@ async fn retention_counts_only_on_what_is_there() {
     put(&store, 0, 4, 4, now).await;
     let mut replica = open(&store).await;
     store.delete(&replica.key(span(1, 2, 3))).await.unwrap();
-    retention::run(&mut replica, &NONE, now).await.unwrap();
+    retention::run(&mut replica, &NONE, &mut retention::Pins::default(), now)
+        .await
+        .unwrap();
     let left = Catalog::new(Replica::list(&store).await.unwrap().into_values());
     assert_eq!(
         left.points().last().map(|p| p.txid.get()),
@@ -142,14 +146,14 @@ async fn a_clock_that_is_a_year_ahead_deletes_nothing() {
     put(&store, 1, 2, 29, Millis(now.0 - 2 * day + 29)).await;
     let mut replica = open(&store).await;
     let wrong = Millis(now.0 + 365 * day);
-    let result = retention::run(&mut replica, &NONE, wrong).await;
+    let result = retention::run(&mut replica, &NONE, &mut retention::Pins::default(), wrong).await;
     assert!(
         matches!(result, Err(PruneError::Refused(Refused::Clock { .. }))),
         "{result:?}"
     );
     assert_eq!(Replica::list(&store).await.unwrap().len(), 30);
     assert!(
-        retention::run(&mut replica, &NONE, now)
+        retention::run(&mut replica, &NONE, &mut retention::Pins::default(), now)
             .await
             .unwrap()
             .objects

@@ -77,17 +77,8 @@ pub enum Command {
         #[arg(long, env = "LIFEBOAT_TIMEOUT", default_value = "60s")]
         timeout: String,
     },
-    /// Make everything up to now durable: databases first, then files
-    Snapshot {
-        /// Targets [default: all]
-        targets: Vec<String>,
-        /// A name that pins this point
-        #[arg(long, env = "LIFEBOAT_LABEL", value_name = "LABEL")]
-        label: Option<String>,
-        /// Longest wait for each database
-        #[arg(long, env = "LIFEBOAT_TIMEOUT", default_value = "60s")]
-        timeout: String,
-    },
+    /// Make everything up to now durable, databases first, then files, and pin it under a label
+    Snapshot(SnapshotArgs),
     /// Repositories of files
     Files {
         /// What to do with them
@@ -172,6 +163,22 @@ pub enum ConfigAction {
     Schema,
 }
 
+/// What to pin, and under which name.
+#[derive(Clone, Debug, Args)]
+pub struct SnapshotArgs {
+    /// Targets [default: all]
+    pub targets: Vec<String>,
+    /// A name that pins this point; a number is appended if it is taken
+    #[arg(long, value_name = "LABEL", env = "LIFEBOAT_LABEL")]
+    pub label: Option<String>,
+    /// The app's version that this belongs to [default: X if the label is before-X]
+    #[arg(long, value_name = "VERSION", env = "LIFEBOAT_DEPLOY")]
+    pub deploy: Option<String>,
+    /// Longest wait
+    #[arg(long, env = "LIFEBOAT_TIMEOUT", default_value = "60s")]
+    pub timeout: String,
+}
+
 /// What to restore, and where to.
 #[derive(Clone, Debug, Args)]
 pub struct RestoreArgs {
@@ -200,8 +207,8 @@ pub struct RestoreArgs {
         env = "LIFEBOAT_SNAPSHOT_ID"
     )]
     pub snapshot: Option<String>,
-    /// Files: the snapshot that this label pins
-    #[arg(long, conflicts_with_all = ["at", "txid"], env = "LIFEBOAT_LABEL", value_name = "LABEL")]
+    /// Exactly the point of this label: its name, name#2, or the version of its deploy
+    #[arg(long, value_name = "LABEL", conflicts_with_all = ["at", "txid"], env = "LIFEBOAT_LABEL")]
     pub label: Option<String>,
     /// Files: only this folder or file
     #[arg(long, value_name = "PATH", env = "LIFEBOAT_PATH")]
@@ -213,7 +220,7 @@ pub struct RestoreArgs {
     #[arg(long, conflicts_with = "output", env = "LIFEBOAT_IN_PLACE")]
     pub in_place: bool,
     /// Swap the copy that the last --in-place kept back
-    #[arg(long, conflicts_with_all = ["at", "txid", "output", "in_place"], env = "LIFEBOAT_UNDO")]
+    #[arg(long, conflicts_with_all = ["at", "txid", "label", "output", "in_place"], env = "LIFEBOAT_UNDO")]
     pub undo: bool,
     /// Show what would be read, and stop
     #[arg(long, env = "LIFEBOAT_DRY_RUN")]

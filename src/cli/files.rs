@@ -94,27 +94,31 @@ pub(super) async fn run(config: Config, action: FilesAction) -> Result<(), Failu
 pub(super) async fn snapshot(
     config: Config,
     targets: Vec<String>,
-    label: Option<String>,
     timeout: &str,
     as_json: bool,
 ) -> Result<(), Failure> {
     let (mine, rest) = split(&config, &targets)?;
     let names = rest.names();
-    if names.is_some() && label.is_some() {
-        return Err(Failure::new(
-            2,
-            "labels are for files only in this version; nothing was done",
-            Some("name the targets of files, or leave the label out".into()),
-        ));
-    }
     let mut count = mine.len();
     if let Some(names) = names {
         count += run::make_durable(config.clone(), names, timeout, as_json).await?;
     }
+    back_up(&config, &mine, None, as_json).await?;
+    ok(&format!("snapshot targets={count} durable"));
+    Ok(())
+}
+
+/// Backs up files, under a label if one is given. A partial backup is a failure.
+pub(super) async fn back_up(
+    config: &Config,
+    mine: &[FilesConfig],
+    label: Option<&str>,
+    as_json: bool,
+) -> Result<(), Failure> {
     let mut partial = 0;
-    for files in &mine {
-        for target in open(&config, files).await? {
-            let backup = one(target, label.clone()).await?;
+    for files in mine {
+        for target in open(config, files).await? {
+            let backup = one(target, label.map(str::to_owned)).await?;
             partial += u64::from(backup.point.partial);
             show(&files.name, &backup, as_json);
         }
@@ -126,8 +130,6 @@ pub(super) async fn snapshot(
             Some("make them readable for this process, or exclude them".into()),
         ));
     }
-    let label = label.map_or(String::new(), |l| format!(" label={l}"));
-    ok(&format!("snapshot{label} targets={count} durable"));
     Ok(())
 }
 

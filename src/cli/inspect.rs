@@ -8,6 +8,7 @@ use super::{Failure, load, ok};
 use crate::config::{Config, TargetConfig};
 use crate::daemon::fleet::{open_replica, system_now};
 use crate::daemon::target::policy;
+use crate::labels;
 use crate::replica::owner::{self, Owner};
 use crate::replica::upload::Replica;
 use crate::restore::plan::{Catalog, Goal, plan};
@@ -167,13 +168,14 @@ pub(super) async fn list(
                 }
             };
             let points = catalog.points();
+            let known = labels::list(&replica).await?;
             let bytes: u64 = catalog.entries().iter().map(|e| e.size).sum();
             if as_json {
                 let points: Vec<_> = points
                     .iter()
                     .map(|p| json!({ "txid": p.txid.to_string(), "at": p.at.to_string() }))
                     .collect();
-                values.push(json!({ "target": target.name, "store": replica.display(), "objects": catalog.entries().len(), "bytes": bytes, "points": points }));
+                values.push(json!({ "target": target.name, "store": replica.display(), "objects": catalog.entries().len(), "bytes": bytes, "points": points, "labels": super::labels::json_of(&known, &catalog) }));
                 continue;
             }
             println!(
@@ -186,6 +188,7 @@ pub(super) async fn list(
             for point in points.iter().rev().take(20).rev() {
                 println!("  TXID {}  {}", point.txid, point.at);
             }
+            super::labels::show(&known, &catalog, system_now());
         }
     }
     if as_json {
@@ -260,6 +263,11 @@ fn prune_failed(error: retention::PruneError) -> Failure {
     match error {
         retention::PruneError::Refused(e) => Failure::new(4, &e, Some(e.hint())),
         retention::PruneError::Upload(e) => Failure::new(1, &e, e.hint()),
+        e @ retention::PruneError::Label(_) => Failure::new(
+            1,
+            &e,
+            Some("look at the object; only if it is beyond repair, delete it".into()),
+        ),
     }
 }
 
@@ -307,9 +315,11 @@ pub(super) async fn prune(
             }
             let catalog = Replica::list(&store).await?;
             let mut replica = Replica::open(store, catalog, owner).await?;
-            let plan = retention::prepare(&mut replica, &policy, system_now()).await;
-            let plan = plan.map_err(prune_failed)?;
-            for decision in &plan.decisions {
+            let mut pins = retention::Pins::default();
+            let planned = retention::prepare(&mut replica, &policy, &mut pins, system_now()).await;
+            let planned = planned.map_err(prune_failed)?;
+            super::labels::show_ending(&target.name, &planned, as_json);
+            for decision in &planned.plan.decisions {
                 if as_json {
                     let reasons: Vec<String> =
                         decision.reasons.iter().map(ToString::to_string).collect();
@@ -322,7 +332,7 @@ pub(super) async fn prune(
                 }
             }
             if !dry_run {
-                let done = retention::run(&mut replica, &policy, system_now()).await;
+                let done = retention::run(&mut replica, &policy, &mut pins, system_now()).await;
                 deleted += done.map_err(prune_failed)?.objects;
             }
         }

@@ -4,8 +4,10 @@ mod args;
 mod compat;
 mod files;
 mod inspect;
+mod labels;
 mod restore;
 mod run;
+mod snapshot;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -46,6 +48,25 @@ impl From<crate::store::StoreError> for Failure {
     fn from(error: crate::store::StoreError) -> Self {
         let hint = error.hint();
         Self::new(1, error, hint)
+    }
+}
+
+impl From<crate::labels::LabelError> for Failure {
+    fn from(error: crate::labels::LabelError) -> Self {
+        let hint = match &error {
+            crate::labels::LabelError::Store(e) => e.hint(),
+            crate::labels::LabelError::Damaged { .. } => Some(
+                "look at the object; if it is beyond repair, delete it: its point is then not pinned any more".into(),
+            ),
+            crate::labels::LabelError::Used(_) => Some("choose another label".into()),
+        };
+        Self::new(1, error, hint)
+    }
+}
+
+impl From<crate::labels::FindError> for Failure {
+    fn from(error: crate::labels::FindError) -> Self {
+        Self::new(error.exit_code(), &error, Some(error.hint()))
     }
 }
 
@@ -127,13 +148,8 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Sync { targets, timeout } => {
             run::sync(load(global, Vec::new())?, targets, &timeout, global.json).await
         }
-        Command::Snapshot {
-            targets,
-            label,
-            timeout,
-        } => {
-            let config = load(global, Vec::new())?;
-            files::snapshot(config, targets, label, &timeout, global.json).await
+        Command::Snapshot(args) => {
+            snapshot::snapshot(load(global, Vec::new())?, args, global.json).await
         }
         Command::Files { action } => files::run(load(global, Vec::new())?, action).await,
         Command::Status { address } => {

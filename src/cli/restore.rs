@@ -58,6 +58,12 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
     }
     let many = jobs.len();
     for job in jobs {
+        let goal = match &args.label {
+            Some(label) => {
+                super::labels::goal(&job.store, label, config.as_ref(), args.all).await?
+            }
+            None => goal,
+        };
         one(global, &args, config.as_ref(), job, goal).await?;
     }
     if !args.dry_run {

@@ -24,6 +24,8 @@ pub enum Request {
         /// Bound on the answer.
         timeout_ms: u64,
     },
+    /// Make targets durable and pin them under a label.
+    Snapshot(super::snapshot::Wanted),
     /// Let go of a database until this connection closes.
     Release {
         /// Name.
@@ -81,16 +83,20 @@ async fn serve(stream: UnixStream, fleet: &Fleet) -> std::io::Result<()> {
     while let Some(line) = lines.next_line().await? {
         let request: Request = serde_json::from_str(&line).map_err(std::io::Error::other)?;
         let mut held = None;
-        let answer = match request {
+        let body = match request {
             Request::Sync {
                 targets,
                 timeout_ms,
-            } => sync(fleet, targets, Duration::from_millis(timeout_ms)).await,
+            } => serde_json::to_vec(&sync(fleet, targets, Duration::from_millis(timeout_ms)).await),
+            Request::Snapshot(wanted) => {
+                let instance = &fleet.config().instance;
+                serde_json::to_vec(&super::snapshot::snapshot(fleet, &wanted, instance).await)
+            }
             Request::Release { target } => {
                 let result = fleet.release(&target).await;
                 let error = result.as_ref().err().map(ToString::to_string);
                 held = result.ok();
-                Answer {
+                serde_json::to_vec(&Answer {
                     ok: error.is_none(),
                     targets: vec![TargetAnswer {
                         target,
@@ -98,10 +104,10 @@ async fn serve(stream: UnixStream, fleet: &Fleet) -> std::io::Result<()> {
                         ms: 0,
                         error,
                     }],
-                }
+                })
             }
         };
-        let mut body = serde_json::to_vec(&answer).map_err(std::io::Error::other)?;
+        let mut body = body.map_err(std::io::Error::other)?;
         body.push(b'\n');
         write.write_all(&body).await?;
         if held.is_some() {
@@ -167,6 +173,14 @@ impl Client {
 
     /// Asks one thing.
     pub async fn ask(&mut self, request: &Request) -> std::io::Result<Answer> {
+        self.ask_for(request).await
+    }
+
+    /// Asks what has an answer of its own form.
+    pub async fn ask_for<T: serde::de::DeserializeOwned>(
+        &mut self,
+        request: &Request,
+    ) -> std::io::Result<T> {
         let mut body = serde_json::to_vec(request).map_err(std::io::Error::other)?;
         body.push(b'\n');
         self.0.get_mut().write_all(&body).await?;

@@ -9,8 +9,9 @@ use thiserror::Error;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::cuts::Cuts;
 use super::state::StateDir;
-use super::target::{Command, Past, Target};
+use super::target::{Command, Past, SyncAsk, Target};
 use super::watchdog::Watchdog;
 use crate::config::{Config, StoreConfig, TargetConfig};
 use crate::observe::facts::{Board, State, TargetFacts};
@@ -88,6 +89,7 @@ pub struct Synced {
 struct Member {
     commands: mpsc::Sender<Command>,
     durable: Vec<watch::Receiver<Option<Txid>>>,
+    stores: Vec<Store>,
     task: JoinHandle<()>,
 }
 
@@ -206,6 +208,8 @@ impl Fleet {
         });
         let durable: Vec<_> = stores.iter().map(|_| watch::Sender::new(None)).collect();
         let receivers = durable.iter().map(watch::Sender::subscribe).collect();
+        let cuts = Arc::new(Cuts::open(state.path()));
+        let kept = stores.clone();
         let (commands, received) = mpsc::channel(8);
         let target_task = Target {
             name: target.name.clone(),
@@ -224,6 +228,7 @@ impl Fleet {
             heavy: Arc::clone(&self.heavy),
             watchdog: Arc::clone(&self.watchdog),
             past: Past::default(),
+            cuts,
         };
         let task = tokio::spawn(target_task.run(received));
         self.members.lock().await.insert(
@@ -231,6 +236,7 @@ impl Fleet {
             Member {
                 commands,
                 durable: receivers,
+                stores: kept,
                 task,
             },
         );
@@ -253,40 +259,64 @@ impl Fleet {
     /// Makes everything committed so far durable in every store; returns when it is. The caller bounds the time.
     pub async fn sync(&self, name: &str) -> Result<Synced, FleetError> {
         let begun = std::time::Instant::now();
-        let (commands, durable) = {
-            let members = self.members.lock().await;
-            let member = members
-                .get(name)
-                .ok_or_else(|| FleetError::Unknown(name.into()))?;
-            (member.commands.clone(), member.durable.clone())
-        };
-        let failed = |reason: String| FleetError::Failed {
-            target: name.to_owned(),
-            reason,
-        };
-        let (reply, answer) = oneshot::channel();
-        commands
-            .send(Command::Sync(reply))
-            .await
-            .map_err(|_| failed("it has stopped".into()))?;
-        let txid = answer
-            .await
-            .map_err(|_| failed("it has stopped".into()))?
-            .map_err(&failed)?;
+        let txid = self.capture(name, false).await?;
         // What was asked for may have gone up inside a merge: the point that holds it is where the store stands then.
-        let mut point: Option<Txid> = None;
-        for mut position in durable {
-            let reached = *position
-                .wait_for(|d| d.is_some_and(|d| d >= txid))
-                .await
-                .map_err(|_| failed("uploads have stopped".into()))?;
-            point = point.min(reached).or(reached);
-        }
+        let point = self.wait_durable(name, txid).await?;
         Ok(Synced {
             target: name.to_owned(),
             txid: point.unwrap_or(txid),
             took: begun.elapsed(),
         })
+    }
+
+    /// Captures everything committed so far, and makes roll-up end a file there.
+    pub async fn pin(&self, name: &str) -> Result<Txid, FleetError> {
+        self.capture(name, true).await
+    }
+
+    async fn capture(&self, name: &str, pin: bool) -> Result<Txid, FleetError> {
+        let commands = self.member(name, |m| m.commands.clone()).await?;
+        let (reply, answer) = oneshot::channel();
+        let stopped = |_| failed(name, "it has stopped".into());
+        commands
+            .send(Command::Sync(SyncAsk { pin, reply }))
+            .await
+            .map_err(|_| failed(name, "it has stopped".into()))?;
+        answer
+            .await
+            .map_err(stopped)?
+            .map_err(|reason| failed(name, reason))
+    }
+
+    /// Waits until every store has everything up to a TXID; returns the least of their positions then. The caller bounds the time.
+    pub async fn wait_durable(&self, name: &str, txid: Txid) -> Result<Option<Txid>, FleetError> {
+        let mut point: Option<Txid> = None;
+        for mut position in self.member(name, |m| m.durable.clone()).await? {
+            let reached = *position
+                .wait_for(|d| d.is_some_and(|d| d >= txid))
+                .await
+                .map_err(|_| failed(name, "uploads have stopped".into()))?;
+            point = point.min(reached).or(reached);
+        }
+        Ok(point)
+    }
+
+    /// Roots of a target's replicas.
+    pub async fn stores(&self, name: &str) -> Result<Vec<Store>, FleetError> {
+        self.member(name, |m| m.stores.clone()).await
+    }
+
+    /// The configuration that it runs.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    async fn member<T>(&self, name: &str, get: impl FnOnce(&Member) -> T) -> Result<T, FleetError> {
+        let members = self.members.lock().await;
+        members
+            .get(name)
+            .map(get)
+            .ok_or_else(|| FleetError::Unknown(name.into()))
     }
 
     /// Makes a target let go of its database until the returned guard is dropped.
@@ -330,5 +360,12 @@ impl Fleet {
         // A target that was between two tries ends at once, with what it could not upload.
         let waiting = |f: &TargetFacts| f.stores.iter().any(|s| s.oldest_pending.is_some());
         done && !self.board.snapshot().iter().any(waiting)
+    }
+}
+
+fn failed(target: &str, reason: String) -> FleetError {
+    FleetError::Failed {
+        target: target.to_owned(),
+        reason,
     }
 }

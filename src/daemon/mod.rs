@@ -1,12 +1,14 @@
 //! Wires targets, stores and schedules together.
 //!
 //! Reading order: [`state`] (local state), [`target`] (one database), [`uploader`] (one store of it), [`fleet`] (all of them),
-//! [`control`] (the socket), [`run`] (the process).
+//! [`cuts`] and [`snapshot`] (labels), [`control`] (the socket), [`run`] (the process).
 
 pub mod control;
+pub mod cuts;
 pub mod files;
 pub mod files_jobs;
 pub mod fleet;
+pub mod snapshot;
 pub mod state;
 pub mod target;
 pub mod uploader;

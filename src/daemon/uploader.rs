@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::cuts::{Cuts, WantedLabel};
+use crate::labels::{self, Label, LabelError, Pin};
 use crate::ltx;
 use crate::observe::facts::TargetBoard;
 use crate::replica::owner::{self, Local, Owner, Refusal, Verdict};
@@ -78,6 +80,10 @@ pub struct Uploader {
     pub check_every: Duration,
     /// Between bases.
     pub base_every: Duration,
+    /// Points that are being labelled.
+    pub cuts: Arc<Cuts>,
+    /// How many stores the target has.
+    pub stores: u32,
     /// Bounds long work over all targets.
     pub heavy: Arc<Semaphore>,
     /// What is kept.
@@ -134,6 +140,7 @@ impl Uploader {
         let mut audited = Instant::now();
         let mut round = 0;
         let mut pruned = Instant::now();
+        let mut pins = retention::Pins::default();
         loop {
             if audited.elapsed() >= self.check_every {
                 audited = Instant::now();
@@ -143,7 +150,7 @@ impl Uploader {
             }
             if pruned.elapsed() >= retention::EVERY {
                 pruned = Instant::now();
-                self.prune(&mut replica).await?;
+                self.prune(&mut replica, &mut pins).await?;
             }
             let captured = *self.captured.borrow_and_update();
             let next = match replica.next(&self.spool, captured)? {
@@ -164,6 +171,7 @@ impl Uploader {
                     self.sent(&replica, entry);
                 }
                 Next::Nothing => {
+                    self.write_labels(&replica).await?;
                     let idle = self
                         .check_every
                         .saturating_sub(audited.elapsed())
@@ -265,30 +273,50 @@ impl Uploader {
     }
 
     /// Costs no request if there is nothing to delete.
-    async fn prune(&self, replica: &mut Replica) -> Result<(), UploadError> {
-        let result = retention::run(replica, &self.policy, (self.now)()).await;
+    async fn prune(
+        &self,
+        replica: &mut Replica,
+        pins: &mut retention::Pins,
+    ) -> Result<(), UploadError> {
+        let now = (self.now)();
+        pins.pending = self.cuts.pending(now);
+        let result = retention::run(replica, &self.policy, pins, now).await;
         // Nothing may be called durable by what someone else sent.
         if let Some(top) = replica.stranger() {
             let captured = *self.captured.borrow();
             return Err(Refusal::Diverged { top, captured }.into());
         }
         match result {
-            Ok(done) if done.objects > 0 => {
+            Ok(done) => {
+                for (txid, label) in &done.lost {
+                    tracing::error!(store = self.store.display(), label, %txid, "a label is not restorable any more; nothing newer is affected");
+                }
+                self.facts(|f| {
+                    f.labels_lost = done.lost.len() as u64;
+                    f.retention_problem = None;
+                });
+                if done.objects == 0 {
+                    return Ok(());
+                }
                 tracing::info!(
                     store = self.store.display(),
                     objects = done.objects,
                     bytes = done.bytes,
+                    labels = done.labels,
                     "retention"
                 );
                 self.facts(|f| {
                     f.deleted += done.objects;
-                    f.retention_problem = None;
                 });
                 self.publish(replica);
                 Ok(())
             }
-            Ok(_) => {
-                self.facts(|f| f.retention_problem = None);
+            Err(PruneError::Label(error)) => {
+                self.facts(|f| f.refusals += 1);
+                self.retention_failed(
+                    &error.to_string(),
+                    "look at the object; only if it is beyond repair, delete it",
+                );
                 Ok(())
             }
             Err(PruneError::Refused(refused)) => {
@@ -333,6 +361,53 @@ impl Uploader {
             self.facts(|f| f.missing += missing.objects);
         }
         Ok(())
+    }
+
+    /// Labels that Lifeboat sets by itself, once their point is here.
+    async fn write_labels(&self, replica: &Replica) -> Result<(), UploadError> {
+        for wanted in self.cuts.wanted(self.number) {
+            if replica.durable().is_none_or(|d| d < wanted.txid) {
+                continue;
+            }
+            if replica
+                .catalog()
+                .keys()
+                .any(|span| (*span).max() == wanted.txid)
+            {
+                self.write_label(&wanted).await?;
+            } else {
+                tracing::warn!(
+                    store = self.store.display(),
+                    label = wanted.label,
+                    "the point cannot be labelled: this store got past it"
+                );
+            }
+            self.cuts.done(&wanted, self.number, self.stores)?;
+        }
+        Ok(())
+    }
+
+    async fn write_label(&self, wanted: &WantedLabel) -> Result<(), UploadError> {
+        let label = Label {
+            format: 1,
+            label: wanted.label.clone(),
+            at: wanted.at.to_string(),
+            pin: Pin::sqlite(wanted.txid),
+            version: None,
+            instance: self.instance.clone(),
+            set: None,
+        };
+        match labels::create(&wanted.label, &[(&self.store, label)]).await {
+            Ok(name) => {
+                tracing::info!(store = self.store.display(), label = name, txid = %wanted.txid, "labelled");
+                Ok(())
+            }
+            Err(LabelError::Store(e)) => Err(e.into()),
+            Err(error) => {
+                tracing::warn!(store = self.store.display(), label = wanted.label, %error, "cannot label the point");
+                Ok(())
+            }
+        }
     }
 
     fn base_is_due(&self, replica: &Replica) -> bool {

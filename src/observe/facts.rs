@@ -84,6 +84,8 @@ pub struct StoreFacts {
     pub errors: u64,
     /// Objects that retention deleted.
     pub deleted: u64,
+    /// Labels whose point is not restorable any more.
+    pub labels_lost: u64,
     /// Retention plans that were refused.
     pub refusals: u64,
     /// Why retention deletes nothing, in words with the next step; `None` while it works.

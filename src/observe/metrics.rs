@@ -73,6 +73,11 @@ const BASE_AT: Spec = (
     STORE,
 );
 const OBJECTS: Spec = ("lifeboat_store_objects", "LTX objects", STORE);
+const LABELS_LOST: Spec = (
+    "lifeboat_labels_lost",
+    "Labels whose point is not restorable any more",
+    STORE,
+);
 const OBJECT_BYTES: Spec = ("lifeboat_store_bytes", "Bytes of LTX objects", STORE);
 
 const CAPTURES: Spec = ("lifeboat_captures_total", "Captures", TARGET);
@@ -342,6 +347,7 @@ impl Scrape {
         gauge(DURABLE_AT, &|i| seconds(all[i].1.durable_at))?;
         gauge(BASE_AT, &|i| seconds(all[i].1.base.map(|b| b.1)))?;
         gauge(OBJECTS, &|i| all[i].1.objects as f64)?;
+        gauge(LABELS_LOST, &|i| all[i].1.labels_lost as f64)?;
         gauge(OBJECT_BYTES, &|i| all[i].1.object_bytes as f64)?;
         let counter = |spec: Spec, get: &dyn Fn(usize) -> u64| {
             self.counter(spec, (0..all.len()).map(|i| (labels(i), get(i))))

@@ -18,6 +18,9 @@ pub const OWNER_KEY: &str = "lifeboat/owner.json";
 /// Every label lies under this prefix.
 pub const LABELS_PREFIX: &str = "lifeboat/labels";
 
+/// Every manifest of a labelled set lies under this prefix.
+pub const SETS_PREFIX: &str = "lifeboat/sets";
+
 /// Every drill's record lies under this prefix.
 pub const DRILLS_PREFIX: &str = "lifeboat/drills";
 
@@ -99,6 +102,11 @@ pub fn label_key(label: &str) -> String {
     }
     key.push_str(".json");
     key
+}
+
+/// The key of a set's manifest, escaped as [`label_key`] does.
+pub fn set_key(label: &str) -> String {
+    label_key(label).replacen(LABELS_PREFIX, SETS_PREFIX, 1)
 }
 
 /// Reads [`label_key`] back; `None` for a key that it never makes.

@@ -1,18 +1,46 @@
 use std::time::Instant;
 
+use crate::labels::{self, Expiry, Label, LabelError};
 use crate::replica::upload::{Replica, UploadError};
 use crate::restore::plan::Catalog;
-use crate::types::Millis;
+use crate::types::{Millis, Txid};
 
 use super::{Policy, Refused, RetentionPlan, plan};
 
 /// What a run did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
     /// Objects deleted.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Labels that ended.
+    pub labels: u64,
+    /// Labels whose point is gone.
+    pub lost: Vec<(Txid, String)>,
+}
+
+/// Points that are kept beside the tiers.
+#[derive(Debug, Default)]
+pub struct Pins {
+    /// Labels that were read before.
+    pub cache: labels::Cache,
+    /// When labels end.
+    pub rules: labels::Rules,
+    /// Points whose label may still be on its way.
+    pub pending: Vec<(Txid, String)>,
+}
+
+/// A label that ends, and why.
+pub type Ending = (Label, Expiry);
+
+/// A plan with the labels that it was made for.
+#[derive(Clone, Debug, Default)]
+pub struct Planned {
+    /// Every object, decided.
+    pub plan: RetentionPlan,
+    /// Labels that end.
+    pub ending: Vec<Ending>,
 }
 
 /// Why a run stopped.
@@ -24,56 +52,111 @@ pub enum PruneError {
     /// The store, or its owner.
     #[error(transparent)]
     Upload(#[from] UploadError),
+    /// A label that cannot be read may pin anything.
+    #[error("{0}; nothing was deleted")]
+    Label(LabelError),
 }
 
-/// Plans for what is known of a replica: costs no request.
-pub fn plan_for(replica: &Replica, policy: &Policy, now: Millis) -> Result<RetentionPlan, Refused> {
-    plan_at(replica, policy, now, None)
+impl From<LabelError> for PruneError {
+    fn from(error: LabelError) -> Self {
+        match error {
+            LabelError::Store(e) => Self::Upload(e.into()),
+            other => Self::Label(other),
+        }
+    }
+}
+
+/// Plans for what is known of a replica, without its labels: costs no request. What this deletes may still be pinned; what it keeps stays.
+pub fn plan_for(
+    replica: &Replica,
+    policy: &Policy,
+    pins: &Pins,
+    now: Millis,
+) -> Result<Planned, Refused> {
+    plan_at(replica, policy, &[], pins, now, None)
 }
 
 fn plan_at(
     replica: &Replica,
     policy: &Policy,
+    labels: &[Label],
+    pins: &Pins,
     now: Millis,
     store_now: Option<Millis>,
-) -> Result<RetentionPlan, Refused> {
-    plan(
-        &Catalog::new(replica.catalog().values().copied()),
-        &[],
-        policy,
-        now,
-        store_now,
-    )
+) -> Result<Planned, Refused> {
+    let ending: Vec<Ending> = labels::expired(labels, &pins.rules, now)
+        .into_iter()
+        .map(|(l, why)| (l.clone(), why))
+        .collect();
+    let kept = labels
+        .iter()
+        .filter(|l| !ending.iter().any(|(e, _)| e.label == l.label));
+    let mut points: Vec<(Txid, String)> = kept
+        .filter_map(|l| Some((l.pin.txid()?, l.label.clone())))
+        .collect();
+    let catalog = Catalog::new(replica.catalog().values().copied());
+    let known =
+        |(txid, _): &&(Txid, String)| catalog.entries().iter().any(|e| e.span.max() == *txid);
+    points.extend(pins.pending.iter().filter(known).cloned());
+    Ok(Planned {
+        plan: plan(&catalog, &points, policy, now, store_now)?,
+        ending,
+    })
 }
 
-/// What [`run`] would do, on evidence and not on memory: what is in the store now, when it was captured, and what the store's clock says.
+/// What [`run`] would do, on evidence and not on memory: what is in the store now, when it was captured, which labels there are, and what the
+/// store's clock says.
 pub async fn prepare(
     replica: &mut Replica,
     policy: &Policy,
+    pins: &mut Pins,
     now: Millis,
-) -> Result<RetentionPlan, PruneError> {
+) -> Result<Planned, PruneError> {
     let begun = Instant::now();
     replica.refresh().await.map_err(UploadError::from)?;
     replica.settle_times().await.map_err(UploadError::from)?;
     let store_now = replica.clock().await.map_err(UploadError::from)?;
+    // Last: a label that comes later stands for a point that this listing lacks, or that is kept as pending.
+    let labels = pins.cache.list(replica.store()).await?;
     let passed = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
     let now = Millis(now.0.saturating_add(passed));
-    Ok(plan_at(replica, policy, now, Some(store_now))?)
+    Ok(plan_at(
+        replica,
+        policy,
+        &labels,
+        pins,
+        now,
+        Some(store_now),
+    )?)
 }
 
-/// Plans, proves, and deletes what is not kept. The only place that deletes LTX objects. The owner is read before the first delete.
-/// Without anything to delete it costs no request.
+/// Plans, proves, and deletes what is not kept. The only place that deletes LTX objects. The owner is read before the first delete. Labels are
+/// read only if there is something to delete: a quiet replica costs no request.
 pub async fn run(
     replica: &mut Replica,
     policy: &Policy,
+    pins: &mut Pins,
     now: Millis,
 ) -> Result<Pruned, PruneError> {
-    let mut done = Pruned::default();
-    if plan_for(replica, policy, now)?.deletions().next().is_none() {
-        return Ok(done);
+    let free = plan_for(replica, policy, pins, now)?;
+    if free.plan.deletions().next().is_none() {
+        return Ok(Pruned::default());
     }
     replica.check_owner(true).await?;
-    let plan = prepare(replica, policy, now).await?;
+    let Planned { plan, ending } = prepare(replica, policy, pins, now).await?;
+    let mut done = Pruned {
+        lost: plan.lost.clone(),
+        ..Pruned::default()
+    };
+    // The name goes before what it stands for.
+    for (label, why) in &ending {
+        replica.check_owner(true).await?;
+        tracing::info!(label = label.label, %why, "a label ends");
+        labels::delete(replica.store(), label)
+            .await
+            .map_err(UploadError::from)?;
+        done.labels += 1;
+    }
     for entry in plan.deletions() {
         replica.check_owner(true).await?;
         replica

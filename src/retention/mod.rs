@@ -19,7 +19,7 @@
 mod execute;
 mod prove;
 
-pub use execute::{PruneError, Pruned, plan_for, prepare, run};
+pub use execute::{Ending, Pins, Planned, PruneError, Pruned, plan_for, prepare, run};
 pub use prove::prove;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -137,6 +137,8 @@ pub struct RetentionPlan {
     pub decisions: Vec<Decision>,
     /// Points that stay restorable.
     pub kept: BTreeSet<Txid>,
+    /// Labelled points that were not restorable even before: reported, never dropped silently.
+    pub lost: Vec<(Txid, String)>,
 }
 
 impl RetentionPlan {
@@ -246,9 +248,16 @@ pub fn plan(
             reasons: vec![Reason::Unneeded],
         },
     };
+    let known: BTreeSet<Txid> = planner.points().iter().map(|p| p.txid).collect();
+    let lost = labels
+        .iter()
+        .filter(|(txid, _)| !known.contains(txid))
+        .cloned()
+        .collect();
     let result = RetentionPlan {
         decisions: catalog.entries().iter().map(decide).collect(),
         kept: wanted.into_keys().collect(),
+        lost,
     };
     prove(&result)?;
     Ok(result)

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::cuts::Cuts;
 use super::state::StateDir;
 use super::uploader::{Ask, Uploader};
 use super::watchdog::Watchdog;
@@ -42,11 +43,19 @@ const PAUSE_DIFFERENT: Duration = Duration::from_secs(10 * 60);
 /// What a target is asked.
 pub enum Command {
     /// Capture everything committed so far; answers with its TXID.
-    Sync(oneshot::Sender<Result<Txid, String>>),
+    Sync(SyncAsk),
     /// Let go of the database, until the sender of the second channel is dropped.
     Release(oneshot::Sender<()>, oneshot::Receiver<()>),
     /// Stop after a last capture.
     Stop,
+}
+
+/// A capture that somebody waits for.
+pub struct SyncAsk {
+    /// Make roll-up end a file there: a label follows.
+    pub pin: bool,
+    /// Where the TXID goes.
+    pub reply: oneshot::Sender<Result<Txid, String>>,
 }
 
 /// What a target needs.
@@ -76,13 +85,15 @@ pub struct Target {
     /// The clock.
     pub now: fn() -> Millis,
     /// A sync that came during a pause: answered by the next session.
-    pub deferred: Option<oneshot::Sender<Result<Txid, String>>>,
+    pub deferred: Option<SyncAsk>,
     /// Ends the process if capture hangs.
     pub watchdog: Arc<Watchdog>,
     /// Bounds long work over all targets.
     pub heavy: Arc<Semaphore>,
     /// What local history did that a second time would be a fight.
     pub past: Past,
+    /// Points that roll-up may not merge over.
+    pub cuts: Arc<Cuts>,
 }
 
 /// What a target remembers across sessions, so that nothing costly or contested is repeated for ever.
@@ -195,9 +206,9 @@ impl Target {
                 continue;
             }
             self.report(&ended, pause);
-            if let Some(reply) = self.deferred.take() {
+            if let Some(ask) = self.deferred.take() {
                 // Whoever asked may be gone.
-                let _ = reply.send(Err(ended.to_string()));
+                let _ = ask.reply.send(Err(ended.to_string()));
             }
             let pause_now = match &ended {
                 Ended::Refused(Refusal::TooDifferent { .. }) | Ended::Unusable(_) => {
@@ -212,7 +223,7 @@ impl Target {
                 command = commands.recv() => match command {
                     None | Some(Command::Stop) => return,
                     // Worth a try at once: someone may have mended what was wrong.
-                    Some(Command::Sync(reply)) => self.deferred = Some(reply),
+                    Some(Command::Sync(ask)) => self.deferred = Some(ask),
                     Some(Command::Release(done, until)) => {
                         let _ = done.send(());
                         let _ = until.await;
@@ -379,6 +390,8 @@ impl Target {
                     from: *captured.borrow(),
                     captured: captured.clone(),
                     durable: durable.clone(),
+                    cuts: Arc::clone(&self.cuts),
+                    stores: self.stores.len() as u32,
                     ask: ask.clone(),
                     check_every: self.store_check,
                     base_every: self.options.snapshot_interval,

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::work::{Due, squeeze, work};
-use super::{Command, Ended, Session, Target, blocking};
+use super::work::{Due, all_cuts, squeeze, work};
+use super::{Command, Ended, Session, SyncAsk, Target, blocking};
 use crate::daemon::uploader::Ask;
 use crate::replica::compact;
 use crate::replica::spool::Spool;
@@ -48,8 +48,8 @@ impl Target {
         session: &mut Session,
         commands: &mut mpsc::Receiver<Command>,
     ) -> Result<(), Ended> {
-        if let Some(reply) = self.deferred.take() {
-            self.sync_now(session, reply).await?;
+        if let Some(ask) = self.deferred.take() {
+            self.sync_now(session, ask).await?;
         }
         loop {
             self.step(session, false).await?;
@@ -68,7 +68,7 @@ impl Target {
                         self.step(session, true).await?;
                         return Ok(());
                     }
-                    Some(Command::Sync(reply)) => self.sync_now(session, reply).await?,
+                    Some(Command::Sync(ask)) => self.sync_now(session, ask).await?,
                     Some(Command::Release(done, until)) => {
                         self.step(session, true).await?;
                         return Err(Ended::Released(done, until));
@@ -81,19 +81,24 @@ impl Target {
         }
     }
 
-    async fn sync_now(
-        &mut self,
-        session: &mut Session,
-        reply: oneshot::Sender<Result<Txid, String>>,
-    ) -> Result<(), Ended> {
+    async fn sync_now(&mut self, session: &mut Session, ask: SyncAsk) -> Result<(), Ended> {
         let result = self.step(session, true).await;
+        let txid = *session.captured.borrow();
         let answer = match &result {
-            Ok(()) => Ok(*session.captured.borrow()),
+            Ok(()) if ask.pin => self.cut(session, txid, None).map(|()| txid),
+            Ok(()) => Ok(txid),
             Err(e) => Err(e.to_string()),
         };
         // Whoever asked may be gone.
-        let _ = reply.send(answer);
+        let _ = ask.reply.send(answer);
         result
+    }
+
+    /// Before the next capture: no file will span this point.
+    fn cut(&self, session: &Session, txid: Txid, label: Option<String>) -> Result<(), String> {
+        self.cuts
+            .add(txid, label, &session.spool.entries(), (self.now)())
+            .map_err(|e| format!("recording the point in the state directory: {e}"))
     }
 
     fn sleep_for(&self, session: &Session) -> Duration {
@@ -170,13 +175,14 @@ impl Target {
         }
         self.board.update(|f| f.busy_since = Some(at));
         let (table, db_bytes) = (self.state.table(), self.board.update(|f| f.db_bytes));
-        let stores = self.stores.len() as u32;
+        let (stores, cuts) = (self.stores.len() as u32, Arc::clone(&self.cuts));
         let done = self
             .with_capture(session, move |capture, spool| {
                 work(
                     capture,
                     spool,
                     &table,
+                    &cuts,
                     at,
                     Due {
                         capture: due && pending,
@@ -242,8 +248,12 @@ impl Target {
     }
 
     fn roll_up_due(&self, session: &Session) -> bool {
-        let spool = &session.spool;
-        !compact::due(&spool.entries(), &spool.cuts(), (self.now)()).is_empty()
+        !compact::due(
+            &session.spool.entries(),
+            &all_cuts(&session.spool, &self.cuts),
+            (self.now)(),
+        )
+        .is_empty()
     }
 
     fn sizes(&self, session: &Session) {
@@ -293,8 +303,9 @@ impl Target {
                 }
             }
             Ask::Squeeze(reply) => {
-                self.with_capture(session, |capture, spool| {
-                    squeeze(capture, spool).map_err(Ended::from)
+                let cuts = Arc::clone(&self.cuts);
+                self.with_capture(session, move |capture, spool| {
+                    squeeze(capture, spool, &all_cuts(spool, &cuts)).map_err(Ended::from)
                 })
                 .await?;
                 let _ = reply.send(());

@@ -1,11 +1,14 @@
 //! What happens on a blocking thread, and the floor of free space.
 
+use std::collections::BTreeSet;
+
 use super::{Ended, Session, Target};
+use crate::daemon::cuts::Cuts;
 use crate::replica::compact;
 use crate::replica::spool::Spool;
 use crate::sqlite::capture::{Capture, CaptureError, Captured, Outcome};
 use crate::sqlite::guard::{Barrier, GapReason};
-use crate::types::{Level, Millis};
+use crate::types::{Level, Millis, Txid};
 
 /// The spool of a small database may grow to this before it is squeezed.
 const SPOOL_MIN_BYTES: u64 = 64 << 20;
@@ -78,6 +81,7 @@ pub(super) fn work(
     capture: &mut Capture,
     spool: &Spool,
     table: &std::path::Path,
+    cuts: &Cuts,
     now: Millis,
     due: Due,
 ) -> Result<Done, Ended> {
@@ -92,13 +96,14 @@ pub(super) fn work(
         Err(e) => return Err(e.into()),
     }
     if due.roll_up {
-        for merge in compact::due(&spool.entries(), &spool.cuts(), now) {
+        let cuts = all_cuts(spool, cuts);
+        for merge in compact::due(&spool.entries(), &cuts, now) {
             compact::run(spool, &merge, capture.txid(), || capture.sync_table())
                 .map_err(CaptureError::from)?;
         }
         drop_rolled_up(capture, spool, due.stores)?;
         if spool.bytes() > due.db_bytes.max(SPOOL_MIN_BYTES) {
-            squeeze(capture, spool)?;
+            squeeze(capture, spool, &cuts)?;
         }
     }
     Ok(done)
@@ -147,8 +152,17 @@ fn drop_rolled_up(capture: &Capture, spool: &Spool, stores: u32) -> Result<(), E
     Ok(())
 }
 
-pub(super) fn squeeze(capture: &Capture, spool: &Spool) -> Result<(), CaptureError> {
-    if let Some(merge) = compact::squeeze(&spool.entries(), &spool.cuts()) {
+/// Where no merged file may reach across: where a store stands, and what labels point at.
+pub(super) fn all_cuts(spool: &Spool, labels: &Cuts) -> BTreeSet<Txid> {
+    spool.cuts().union(&labels.set()).copied().collect()
+}
+
+pub(super) fn squeeze(
+    capture: &Capture,
+    spool: &Spool,
+    cuts: &BTreeSet<Txid>,
+) -> Result<(), CaptureError> {
+    if let Some(merge) = compact::squeeze(&spool.entries(), cuts) {
         compact::run(spool, &merge, capture.txid(), || capture.sync_table())?;
     }
     Ok(())

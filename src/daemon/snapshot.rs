@@ -1,0 +1,319 @@
+//! Labelled snapshots: everything committed so far durable, proven restorable, and pinned under one name.
+//!
+//! Order: queues are captured before everything else, so that a restored queue never knows more than the data. A point is taken and cut
+//! ([`super::cuts`]) in one step; then it is waited for; then each store is listed and a restore to exactly that point is planned; then the
+//! labels are written; last of all the manifest of the set.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::fleet::{Fleet, system_now};
+use crate::labels::{self, Label, Pin, SetRef};
+use crate::replica::upload::Replica;
+use crate::restore::plan::{Catalog, Goal, plan};
+use crate::store::Store;
+use crate::types::{Millis, Txid};
+
+/// Points are taken again so often, when a store got past one without holding it exactly.
+const TRIES: usize = 3;
+
+/// What is wanted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Targets; all if empty.
+    pub targets: Vec<String>,
+    /// The label; a number is appended if it is taken.
+    pub label: String,
+    /// The app's version.
+    pub version: Option<String>,
+    /// Bound on the answer.
+    pub timeout_ms: u64,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Every target is durable and pinned, and the manifest is written.
+    pub ok: bool,
+    /// The name that was given; `None` if nothing was pinned.
+    pub label: Option<String>,
+    /// One for each, in the order of capture.
+    pub targets: Vec<TargetSnapshot>,
+    /// Why the set is not complete although every target is pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// One target of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TargetSnapshot {
+    /// Name.
+    pub target: String,
+    /// The point; `None` if it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<Pin>,
+    /// When it was taken, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// How long it took to be durable and proven.
+    pub ms: u64,
+    /// Stores that hold it.
+    pub stores: usize,
+    /// Why it is not safe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What can be labelled. A new kind of target is a new arm.
+#[derive(Clone, Debug)]
+enum Item {
+    /// A SQLite database of the fleet.
+    Sqlite(String),
+}
+
+/// A point that was taken.
+struct Taken {
+    pin: Pin,
+    at: Millis,
+    begun: Instant,
+}
+
+/// Why an item is not pinned.
+enum Miss {
+    /// A store went past the point without holding it exactly: take another one.
+    Passed,
+    Failed(String),
+}
+
+impl Item {
+    fn name(&self) -> &str {
+        match self {
+            Self::Sqlite(name) => name,
+        }
+    }
+
+    /// Solid Queue's database, by Rails' names.
+    fn is_queue(&self) -> bool {
+        let name = self.name();
+        name == "queue" || name.ends_with("_queue") || name.ends_with("-queue")
+    }
+
+    /// Everything committed before this call lies at or before the point.
+    async fn take(&self, fleet: &Fleet) -> Result<Taken, String> {
+        let begun = Instant::now();
+        match self {
+            Self::Sqlite(name) => {
+                let txid = fleet.pin(name).await.map_err(|e| e.to_string())?;
+                Ok(Taken {
+                    pin: Pin::sqlite(txid),
+                    at: system_now(),
+                    begun,
+                })
+            }
+        }
+    }
+
+    /// Waits until the point is in every store, and finds out that it can be restored from each.
+    async fn prove(&self, fleet: &Fleet, taken: &Taken) -> Result<Vec<Store>, Miss> {
+        match self {
+            Self::Sqlite(name) => {
+                let failed = |e: &dyn std::fmt::Display| Miss::Failed(e.to_string());
+                let Some(txid) = taken.pin.txid() else {
+                    return Err(Miss::Failed("the point has no TXID".into()));
+                };
+                fleet
+                    .wait_durable(name, txid)
+                    .await
+                    .map_err(|e| failed(&e))?;
+                let stores = fleet.stores(name).await.map_err(|e| failed(&e))?;
+                for store in &stores {
+                    if !holds(store, txid).await.map_err(|e| failed(&e))? {
+                        return Err(Miss::Passed);
+                    }
+                }
+                Ok(stores)
+            }
+        }
+    }
+}
+
+/// Whether exactly this point can be restored from a store, by its own listing.
+pub async fn holds(store: &Store, txid: Txid) -> Result<bool, crate::store::StoreError> {
+    let catalog = Catalog::new(Replica::list(store).await?.into_values());
+    Ok(plan(&catalog, Goal::Txid(txid)).is_ok())
+}
+
+struct Outcome {
+    item: Item,
+    result: Result<(Taken, Vec<Store>), String>,
+    took: Duration,
+}
+
+/// Takes a labelled snapshot.
+pub async fn snapshot(fleet: &Fleet, wanted: &Wanted, instance: &str) -> Snapshot {
+    let mut items = items(fleet, &wanted.targets).await;
+    items.sort_by_key(|item| (!item.is_queue(), item.name().to_owned()));
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(wanted.timeout_ms);
+    let mut outcomes = Vec::new();
+    for attempt in 1..=TRIES {
+        let (next, passed) = attempt_all(fleet, &items, deadline, wanted.timeout_ms).await;
+        outcomes = next;
+        // All again: a queue that is taken later than the data would know more.
+        if !passed || attempt == TRIES {
+            break;
+        }
+    }
+    let written = write_labels(wanted, instance, &outcomes).await;
+    finish(wanted, instance, outcomes, written).await
+}
+
+async fn items(fleet: &Fleet, names: &[String]) -> Vec<Item> {
+    let names = if names.is_empty() {
+        fleet.names().await
+    } else {
+        names.to_vec()
+    };
+    names.into_iter().map(Item::Sqlite).collect()
+}
+
+/// One round over all items. `true`: some store got past a point.
+async fn attempt_all(
+    fleet: &Fleet,
+    items: &[Item],
+    deadline: tokio::time::Instant,
+    timeout_ms: u64,
+) -> (Vec<Outcome>, bool) {
+    let late = || format!("not durable within {} s", timeout_ms.div_ceil(1000));
+    let mut taken = Vec::new();
+    for queues in [true, false] {
+        let wave = items.iter().filter(|i| i.is_queue() == queues);
+        let takes = wave.map(|item| async {
+            let begun = Instant::now();
+            match tokio::time::timeout_at(deadline, item.take(fleet)).await {
+                Ok(result) => (item.clone(), result, begun),
+                Err(_) => (item.clone(), Err(late()), begun),
+            }
+        });
+        taken.extend(futures::future::join_all(takes).await);
+    }
+    let proofs = taken.into_iter().map(|(item, taken, begun)| async move {
+        let result = match taken {
+            Err(e) => Err(Miss::Failed(e)),
+            Ok(taken) => match tokio::time::timeout_at(deadline, item.prove(fleet, &taken)).await {
+                Ok(proof) => proof.map(|stores| (taken, stores)),
+                Err(_) => Err(Miss::Failed(late())),
+            },
+        };
+        (item, result, begun.elapsed())
+    });
+    let mut passed = false;
+    let outcomes = futures::future::join_all(proofs)
+        .await
+        .into_iter()
+        .map(|(item, result, took)| {
+            let result = result.map_err(|miss| match miss {
+                Miss::Failed(e) => e,
+                Miss::Passed => {
+                    passed = true;
+                    "the store holds no file that ends at the point".into()
+                }
+            });
+            Outcome { item, result, took }
+        })
+        .collect();
+    (outcomes, passed)
+}
+
+/// Labels of everything that is proven; `None` if nothing is.
+async fn write_labels(
+    wanted: &Wanted,
+    instance: &str,
+    outcomes: &[Outcome],
+) -> Result<Option<String>, String> {
+    let names: Vec<String> = outcomes.iter().map(|o| o.item.name().to_owned()).collect();
+    let set = (names.len() > 1).then(|| SetRef {
+        home: names.last().cloned().unwrap_or_default(),
+        targets: names.clone(),
+    });
+    let mut writes = Vec::new();
+    for outcome in outcomes {
+        let Ok((taken, stores)) = &outcome.result else {
+            continue;
+        };
+        writes.extend(stores.iter().map(|store| {
+            let label = Label {
+                format: 1,
+                label: wanted.label.clone(),
+                at: taken.at.to_string(),
+                pin: taken.pin.clone(),
+                version: wanted.version.clone(),
+                instance: instance.to_owned(),
+                set: set.clone(),
+            };
+            (store, label)
+        }));
+    }
+    if writes.is_empty() {
+        return Ok(None);
+    }
+    labels::create(&wanted.label, &writes)
+        .await
+        .map(Some)
+        .map_err(|e| format!("the label was not written: {e}"))
+}
+
+async fn finish(
+    wanted: &Wanted,
+    instance: &str,
+    outcomes: Vec<Outcome>,
+    written: Result<Option<String>, String>,
+) -> Snapshot {
+    let label = written.as_ref().ok().cloned().flatten();
+    let mut targets = Vec::new();
+    for outcome in &outcomes {
+        let mut target = TargetSnapshot {
+            target: outcome.item.name().to_owned(),
+            pin: None,
+            at: None,
+            ms: u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX),
+            stores: 0,
+            error: None,
+        };
+        match (&outcome.result, &written) {
+            (Err(e), _) | (Ok(_), Err(e)) => target.error = Some(e.clone()),
+            (Ok((taken, stores)), Ok(_)) => {
+                target.pin = Some(taken.pin.clone());
+                target.at = Some(taken.at.to_string());
+                target.ms = u64::try_from(taken.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                target.stores = stores.len();
+            }
+        }
+        targets.push(target);
+    }
+    let mut snapshot = Snapshot {
+        ok: !targets.is_empty() && targets.iter().all(|t| t.error.is_none()),
+        label,
+        targets,
+        error: None,
+    };
+    if let (true, true, Some(name)) = (
+        snapshot.ok,
+        snapshot.targets.len() > 1,
+        snapshot.label.clone(),
+    ) {
+        let manifest = json!({
+            "format": 1, "label": name, "at": system_now().to_string(), "instance": instance,
+            "version": wanted.version, "targets": snapshot.targets,
+        });
+        let home = outcomes.last().and_then(|o| o.result.as_ref().ok());
+        for store in home.into_iter().flat_map(|(_, stores)| stores) {
+            if let Err(error) = labels::create_set(store, &name, &manifest).await {
+                snapshot.ok = false;
+                snapshot.error = Some(format!("the manifest of the set was not written: {error}"));
+            }
+        }
+    }
+    snapshot
+}

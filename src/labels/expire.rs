@@ -1,0 +1,164 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use super::Label;
+use crate::types::Millis;
+
+/// Of each kind of automatic label so many are kept.
+const AUTO_KEEP: usize = 5;
+/// Deploys whose labels never end: the current one and the one before.
+const DEPLOYS_KEPT: usize = 2;
+
+/// When labels end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// So many of a target's labels, the newest.
+    pub keep: usize,
+    /// And none older than this.
+    pub max_age: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            keep: 20,
+            max_age: Duration::from_secs(90 * 86_400),
+        }
+    }
+}
+
+/// Why a label ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Older than allowed.
+    Age,
+    /// Enough newer ones.
+    Count,
+}
+
+impl fmt::Display for Expiry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Age => "older than labels.max-age",
+            Self::Count => "more than labels.keep newer ones",
+        })
+    }
+}
+
+/// The labels that end now. The labels of the current and the previous deploy never do. Pure.
+pub fn expired<'a>(labels: &'a [Label], rules: &Rules, now: Millis) -> Vec<(&'a Label, Expiry)> {
+    let mut newest_first: Vec<&Label> = labels.iter().collect();
+    newest_first.sort_by_key(|l| std::cmp::Reverse((l.at(), l.base().1)));
+    let mut deploys: Vec<&str> = Vec::new();
+    for version in newest_first.iter().filter_map(|l| l.version.as_deref()) {
+        if deploys.len() < DEPLOYS_KEPT && !deploys.contains(&version) {
+            deploys.push(version);
+        }
+    }
+    let kept: BTreeSet<&str> = deploys.into_iter().collect();
+    let max_age = i64::try_from(rules.max_age.as_millis()).unwrap_or(i64::MAX);
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut ended = Vec::new();
+    for label in newest_first {
+        let kind = auto_kind(label);
+        let count = seen.entry(kind).or_default();
+        *count += 1;
+        if label.version.as_deref().is_some_and(|v| kept.contains(v)) {
+            continue;
+        }
+        let keep = if kind.is_empty() {
+            rules.keep
+        } else {
+            AUTO_KEEP
+        };
+        if now.since(label.at()) > max_age {
+            ended.push((label, Expiry::Age));
+        } else if *count > keep {
+            ended.push((label, Expiry::Count));
+        }
+    }
+    ended
+}
+
+/// `auto/schema-2023…` is `auto/schema`; a person's label is of no kind.
+fn auto_kind(label: &Label) -> &str {
+    if !label.is_auto() {
+        return "";
+    }
+    label
+        .label
+        .rsplit_once('-')
+        .map_or(&label.label, |(k, _)| k)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::labels::Pin;
+    use crate::types::Txid;
+
+    const DAY: i64 = 86_400_000;
+
+    fn label(name: &str, days: i64, version: Option<&str>) -> Label {
+        Label {
+            format: 1,
+            label: name.into(),
+            at: Millis(days * DAY).to_string(),
+            pin: Pin::sqlite(Txid::FIRST),
+            version: version.map(str::to_owned),
+            instance: "web1".into(),
+            set: None,
+        }
+    }
+
+    fn names(labels: &[Label], now_days: i64) -> Vec<String> {
+        let mut ended: Vec<String> = expired(labels, &Rules::default(), Millis(now_days * DAY))
+            .into_iter()
+            .map(|(l, why)| format!("{}:{why:?}", l.label))
+            .collect();
+        ended.sort();
+        ended
+    }
+
+    #[test]
+    fn count_and_age_end_a_label() {
+        let many: Vec<Label> = (0..22)
+            .map(|i| label(&format!("l{i:02}"), i, None))
+            .collect();
+        assert_eq!(names(&many, 30), ["l00:Count", "l01:Count"]);
+        assert_eq!(
+            names(&[label("old", 1, None), label("new", 10, None)], 100),
+            ["old:Age"]
+        );
+    }
+
+    #[test]
+    fn the_last_two_deploys_stay_however_old() {
+        let labels = [
+            label("before-v1", 1, Some("v1")),
+            label("before-v2", 2, Some("v2")),
+            label("before-v2#2", 3, Some("v2")),
+            label("before-v3", 4, Some("v3")),
+        ];
+        assert_eq!(names(&labels, 1000), ["before-v1:Age"]);
+        // Rolled back: the first version is the current one again.
+        let mut back = labels.to_vec();
+        back.push(label("before-v1#2", 5, Some("v1")));
+        assert_eq!(names(&back, 1000), ["before-v2#2:Age", "before-v2:Age"]);
+    }
+
+    #[test]
+    fn automatic_labels_are_bounded_by_themselves() {
+        let mut labels: Vec<Label> = (0..8)
+            .map(|i| label(&format!("auto/schema-2023010{i}T000000Z"), i, None))
+            .collect();
+        labels.push(label("mine", 0, None));
+        let ended = names(&labels, 10);
+        assert_eq!(ended.len(), 3, "{ended:?}");
+        assert!(
+            ended.iter().all(|e| e.starts_with("auto/schema")),
+            "{ended:?}"
+        );
+    }
+}

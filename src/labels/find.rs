@@ -1,0 +1,150 @@
+use thiserror::Error;
+
+use super::{Label, age, split};
+use crate::types::Millis;
+
+/// Why a label names no one point.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum FindError {
+    /// No such label.
+    #[error("no label \"{wanted}\"; nothing was changed")]
+    Unknown {
+        /// What was asked for.
+        wanted: String,
+        /// The nearest one there is.
+        nearest: Option<String>,
+    },
+    /// Several.
+    #[error("the label \"{wanted}\" is ambiguous: {candidates}; nothing was changed")]
+    Ambiguous {
+        /// What was asked for.
+        wanted: String,
+        /// What it could mean, with ages.
+        candidates: String,
+        /// The newest of them.
+        newest: String,
+    },
+}
+
+impl FindError {
+    /// The next step for a person.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Unknown {
+                nearest: Some(n), ..
+            } => format!("did you mean --label {n}? `lifeboat list` shows all labels"),
+            Self::Unknown { nearest: None, .. } => {
+                "there are no labels yet; `lifeboat snapshot --label L` sets one".into()
+            }
+            Self::Ambiguous { newest, .. } => {
+                format!("name one of them, for example --label '{newest}'")
+            }
+        }
+    }
+
+    /// 3: nothing to restore; 2: say more.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Unknown { .. } => 3,
+            Self::Ambiguous { .. } => 2,
+        }
+    }
+}
+
+/// Finds a label by its name, by `name#number` (`#1` is the first), or by the version of its deploy. Pure.
+pub fn find<'a>(labels: &'a [Label], wanted: &str, now: Millis) -> Result<&'a Label, FindError> {
+    let (base, number) = split(wanted);
+    let numbered = wanted.contains('#');
+    let mut found: Vec<&Label> = labels
+        .iter()
+        .filter(|l| {
+            let (b, n) = l.base();
+            b == base && (!numbered || n == number)
+        })
+        .collect();
+    if found.is_empty() {
+        found = labels
+            .iter()
+            .filter(|l| l.version.as_deref() == Some(wanted))
+            .collect();
+    }
+    found.sort_by_key(|l| (l.at(), l.base().1));
+    match found.as_slice() {
+        [one] => Ok(one),
+        [] => {
+            let nearest = labels
+                .iter()
+                .min_by_key(|l| strsim::damerau_levenshtein(&l.label, wanted));
+            Err(FindError::Unknown {
+                wanted: wanted.to_owned(),
+                nearest: nearest.map(|l| l.label.clone()),
+            })
+        }
+        [.., newest] => {
+            let shown = |l: &Label| {
+                let (b, n) = l.base();
+                format!("{b}#{n}")
+            };
+            let candidates: Vec<String> = found
+                .iter()
+                .map(|l| format!("{} ({} ago)", shown(l), age(l.at(), now)))
+                .collect();
+            Err(FindError::Ambiguous {
+                wanted: wanted.to_owned(),
+                candidates: candidates.join(", "),
+                newest: shown(newest),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::labels::Pin;
+    use crate::types::Txid;
+
+    fn label(name: &str, at: i64, version: Option<&str>) -> Label {
+        Label {
+            format: 1,
+            label: name.into(),
+            at: Millis(at).to_string(),
+            pin: Pin::sqlite(Txid::FIRST),
+            version: version.map(str::to_owned),
+            instance: "web1".into(),
+            set: None,
+        }
+    }
+
+    #[test]
+    fn by_name_number_and_version() {
+        let labels = [
+            label("before-v41", 1, Some("v41")),
+            label("before-v42", 2, Some("v42")),
+            label("before-v42#2", 3, Some("v42")),
+        ];
+        let now = Millis(60_003);
+        let get = |wanted| find(&labels, wanted, now).map(|l| l.label.as_str());
+        assert_eq!(get("before-v41"), Ok("before-v41"));
+        assert_eq!(get("v41"), Ok("before-v41"));
+        assert_eq!(get("before-v42#2"), Ok("before-v42#2"));
+        assert_eq!(get("before-v42#1"), Ok("before-v42"));
+        let ambiguous = get("before-v42").unwrap_err();
+        assert!(
+            ambiguous
+                .to_string()
+                .contains("before-v42#1 (60s ago), before-v42#2 (60s ago)"),
+            "{ambiguous}"
+        );
+        assert_eq!(ambiguous.exit_code(), 2);
+        let unknown = get("befor-v41").unwrap_err();
+        assert!(unknown.hint().contains("--label before-v41"), "{unknown}");
+        assert_eq!(get("before-v42#9").unwrap_err().exit_code(), 3);
+        assert!(
+            find(&[], "x", now)
+                .unwrap_err()
+                .hint()
+                .contains("no labels")
+        );
+    }
+}

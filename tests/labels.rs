@@ -1,0 +1,259 @@
+//! Labelled snapshots of a real app's databases, through the daemon and without one.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::daemon::{Site, assert_same_pages};
+use common::python;
+use serde_json::Value;
+
+/// The four databases of a Rails app.
+fn rails() -> (Site, Vec<(String, PathBuf)>) {
+    let mut site = Site::new();
+    let mut all = vec![("app".to_owned(), site.db.clone())];
+    for name in ["production_cache", "production_queue", "production_cable"] {
+        let path = site.path(&format!("{name}.sqlite3"));
+        std::fs::copy(&site.db, &path).unwrap();
+        python(&path, "conn().execute('pragma journal_mode=wal')");
+        site.extra += &format!("  - path: {}\n", path.display());
+        all.push((name.to_owned(), path));
+    }
+    (site, all)
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text.lines().next().unwrap()).unwrap()
+}
+
+fn objects(site: &Site, target: &str, folder: &str) -> Vec<String> {
+    let dir = site.path(&format!("store/{target}/lifeboat/{folder}"));
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .map(|f| f.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Everything a deploy does: label, change, label again, restore to each, with bad input on the way.
+fn labels_restore_exactly(site: &Site, stop: impl FnOnce()) {
+    site.write("update t set a='first' where id=1");
+    let said = site.ok(&["snapshot", "--label", "before-v42"]);
+    assert!(
+        said.ends_with("lifeboat: ok snapshot label=before-v42 targets=1 durable\n"),
+        "{said}"
+    );
+    let first = site.copy_now("first.db");
+    site.write("update t set a='second' where id=2");
+    let answer = json(&site.ok(&["snapshot", "app", "--label", "before-v42", "--json"]));
+    assert_eq!(answer["label"], "before-v42#2", "{answer}");
+    assert_eq!(answer["targets"][0]["pin"]["kind"], "sqlite", "{answer}");
+    let second = site.copy_now("second.db");
+    site.write("delete from t");
+    let odd = "über/../v 1 #";
+    let error = site.fails(2, &["snapshot", "--label", odd]);
+    assert!(
+        error.contains("holds #") && error.contains("hint:"),
+        "{error}"
+    );
+    site.ok(&["snapshot", "--label", odd.trim_end_matches(" #")]);
+    let empty = site.copy_now("empty.db");
+    assert_eq!(
+        objects(site, "app", "labels"),
+        [
+            "=C3=BCber=2F..=2Fv=201.json",
+            "before-v42.json",
+            "before-v42=232.json"
+        ]
+    );
+
+    for (label, oracle) in [
+        ("before-v42#1", &first),
+        ("before-v42#2", &second),
+        ("über/../v 1", &empty),
+    ] {
+        assert_same_pages(oracle, &site.restore("out.db", &["--label", label]), label);
+    }
+    let out = site.path("x.db");
+    let restore = ["restore", "app", "-o", out.to_str().unwrap(), "--label"];
+    let with = |label| [&restore[..], &[label]].concat();
+    let error = site.fails(2, &with("v42"));
+    assert!(
+        error.contains("before-v42#1 (") && error.contains("before-v42#2 ("),
+        "{error}"
+    );
+    let error = site.fails(3, &with("befroe-v42"));
+    assert!(error.contains("did you mean --label before-v42"), "{error}");
+    assert!(!out.exists());
+    let list = site.ok(&["list", "app"]);
+    assert!(
+        list.contains("label before-v42#2") && list.contains("version v42"),
+        "{list}"
+    );
+    stop();
+}
+
+#[test]
+fn labels_through_the_daemon() {
+    let site = Site::new();
+    let daemon = site.start();
+    labels_restore_exactly(&site, || assert_eq!(daemon.stop(), 0));
+}
+
+#[test]
+fn labels_without_a_daemon() {
+    labels_restore_exactly(&Site::new(), || {});
+}
+
+#[test]
+fn a_set_is_one_and_queues_come_first() {
+    let (site, all) = rails();
+    let _daemon = site.start();
+    let answer = json(&site.ok(&["snapshot", "--label", "night", "--json"]));
+    let order: Vec<&str> = answer["targets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["target"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        order,
+        [
+            "production_queue",
+            "app",
+            "production_cable",
+            "production_cache"
+        ]
+    );
+    let at = |i: usize| answer["targets"][i]["at"].as_str().unwrap().to_owned();
+    assert!(at(0) <= at(1) && at(0) <= at(2), "{answer}");
+    assert_eq!(objects(&site, "production_cache", "sets"), ["night.json"]);
+
+    let oracles: Vec<_> = all
+        .iter()
+        .map(|(name, db)| {
+            let copy = site.path(&format!("{name}.oracle"));
+            python(
+                db,
+                &format!("b=sqlite3.connect({:?}); conn().backup(b); b.close(); conn().execute('delete from t')", copy.to_str().unwrap()),
+            );
+            copy
+        })
+        .collect();
+    site.sync();
+    let out = site.path("out");
+    site.ok(&[
+        "restore",
+        "--all",
+        "--label",
+        "night",
+        "-o",
+        out.to_str().unwrap(),
+    ]);
+    for ((_, db), oracle) in all.iter().zip(&oracles) {
+        let restored = out.join(db.file_name().unwrap());
+        assert_same_pages(oracle, &restored, "of the set");
+    }
+
+    // Without its manifest the snapshot did not finish.
+    std::fs::remove_file(site.path("store/production_cache/lifeboat/sets/night.json")).unwrap();
+    let again = site.path("again");
+    let error = site.fails(
+        3,
+        &[
+            "restore",
+            "--all",
+            "--label",
+            "night",
+            "-o",
+            again.to_str().unwrap(),
+        ],
+    );
+    assert!(error.contains("did not finish"), "{error}");
+}
+
+#[test]
+fn a_part_that_fails_is_named() {
+    let mut site = Site::new();
+    let broken = site.path("broken.sqlite3");
+    std::fs::write(&broken, vec![7_u8; 8192]).unwrap();
+    site.extra = format!("  - path: {}\n", broken.display());
+    let _daemon = site.start();
+    let error = site.fails(1, &["snapshot", "--label", "v1", "--timeout", "3s"]);
+    assert!(
+        error.contains("not pinned: broken; durable and pinned as v1: app"),
+        "{error}"
+    );
+    assert_eq!(objects(&site, "app", "sets"), [""; 0], "no set");
+    let error = site.fails(1, &["snapshot", "nobody", "--label", "v1"]);
+    assert!(error.contains("nothing is pinned: nobody"), "{error}");
+    site.restore("out.db", &["--label", "v1"]);
+}
+
+/// A label whose objects are gone is shown as such, by every command that sees it.
+#[test]
+fn a_lost_label_is_reported() {
+    let site = Site::new();
+    let daemon = site.start();
+    site.write("update t set a='first' where id=1");
+    let answer = json(&site.ok(&["snapshot", "--label", "gone", "--json"]));
+    let txid = answer["targets"][0]["pin"]["txid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    site.write("update t set a='second' where id=2");
+    site.sync();
+    assert_eq!(daemon.stop(), 0);
+    std::fs::remove_file(site.path(&format!("store/app/ltx/0/{txid}-{txid}.ltx"))).unwrap();
+    let list = site.ok(&["list"]);
+    assert!(list.contains("NOT RESTORABLE"), "{list}");
+    let plan = site.ok(&["prune", "--dry-run"]);
+    assert!(plan.contains("label gone is lost"), "{plan}");
+    let out = site.path("x.db");
+    site.fails(
+        3,
+        &[
+            "restore",
+            "app",
+            "-o",
+            out.to_str().unwrap(),
+            "--label",
+            "gone",
+        ],
+    );
+}
+
+/// A point under a label outlives roll-up: files end there.
+#[test]
+fn heavy_roll_up_is_cut_at_labels() {
+    let mut site = Site::new();
+    site.extra = "    retention: 1s\n".into();
+    let daemon = site.start();
+    site.write("update t set a='first' where id=1");
+    site.ok(&["snapshot", "--label", "kept"]);
+    let oracle = site.copy_now("oracle.db");
+    let rolled_up = || {
+        let level = site.path("store/app/ltx/1");
+        std::fs::read_dir(level).map_or(0, Iterator::count)
+    };
+    let begun = std::time::Instant::now();
+    let mut round = 0;
+    while rolled_up() < 3 {
+        round += 1;
+        assert!(begun.elapsed().as_secs() < 150, "{}", daemon.log());
+        site.write(&format!("update t set a='{round}' where id=2"));
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    site.sync();
+    assert_eq!(daemon.stop(), 0);
+    let said = site.ok(&["prune"]);
+    assert!(!said.contains("deleted=0"), "{said}");
+    assert_same_pages(
+        &oracle,
+        &site.restore("out.db", &["--label", "kept"]),
+        "label",
+    );
+}
