@@ -22,6 +22,8 @@ pub mod schedule;
 
 pub mod files;
 
+pub mod postgres;
+
 pub mod observe;
 
 pub mod config;

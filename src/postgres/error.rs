@@ -1,0 +1,64 @@
+use thiserror::Error;
+
+use crate::store::StoreError;
+
+/// What went wrong with a PostgreSQL target.
+#[derive(Debug, Error)]
+pub enum PostgresError {
+    /// The URL.
+    #[error("the PostgreSQL URL {0}")]
+    Url(&'static str),
+    /// A client program is not there, or of another major.
+    #[error("{0}; nothing was changed")]
+    Client(String),
+    /// The server or a client program refused.
+    #[error("{program} failed: {why}")]
+    Failed {
+        /// Which program.
+        program: &'static str,
+        /// What it said last.
+        why: String,
+    },
+    /// A dump is not what its manifest says.
+    #[error("dump {id} is damaged: {why}")]
+    Damaged {
+        /// The dump.
+        id: String,
+        /// What differs.
+        why: String,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Pipes, threads, files.
+    #[error("{0}: {1}")]
+    Io(&'static str, std::io::Error),
+}
+
+impl PostgresError {
+    /// The next step for a person.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Url(_) => Some("as postgres://user:password@host:5432/database".into()),
+            Self::Client(_) => Some("install postgresql-client of the server's own major".into()),
+            Self::Failed { why, .. } if why.contains("password authentication failed") => {
+                Some("check the user and the password of the URL".into())
+            }
+            Self::Failed { why, .. } if why.contains("permission denied") => {
+                Some("GRANT pg_read_all_data TO the role of the URL; large objects and row-level security need the owner or a superuser".into())
+            }
+            Self::Failed { .. } | Self::Io(..) => None,
+            Self::Damaged { .. } => Some("restore another dump: `lifeboat list` shows them".into()),
+            Self::Store(e) => e.hint(),
+        }
+    }
+
+    /// See the design: 1 failed, 2 usage or configuration, 5 verification failed.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Url(_) | Self::Client(_) => 2,
+            Self::Damaged { .. } => 5,
+            Self::Failed { .. } | Self::Store(_) | Self::Io(..) => 1,
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! PostgreSQL: dumps that are proven while they stream out, and restores into fresh databases.
+//!
+//! Invariants
+//! 1. The manifest is written last, and only after `pg_dump` ended well, `pg_restore` decoded the whole stream, and the store holds as many
+//!    bytes as were sent. A dump without a manifest does not exist for any reader.
+//! 2. A dump's key is used once: nothing overwrites a dump.
+//! 3. A restore writes into a database that it made itself, and drops that one again if anything fails. No other database is touched.
+//! 4. Passwords reach the clients in their environment, never on a command line.
+//!
+//! Blocking work runs on threads that may block. SQL goes through `psql`, so that what preflight learns about TLS, sockets and passwords
+//! holds for `pg_dump` too: both are libpq.
+
+mod client;
+mod dump;
+mod error;
+mod manifest;
+mod restore;
+
+pub use client::{Clients, Connection};
+pub use dump::{DumpOptions, dump};
+pub use error::PostgresError;
+pub use manifest::{Manifest, Part, list};
+pub use restore::{into_new, to_file};

@@ -1,0 +1,381 @@
+//! Dumps of a real PostgreSQL server, and what becomes of them when something fails.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use lifeboat::postgres::{
+    Clients, Connection, DumpOptions, Manifest, PostgresError, dump, into_new, list, to_file,
+};
+use lifeboat::store::{Store, StoreSpec};
+
+const PASSWORD: &str = "p@ss/word:1";
+const URL_PASSWORD: &str = "p%40ss%2Fword%3A1";
+/// Quotes and spaces, as the issue wants.
+const DATABASE: &str = "an \"odd\" 'name'";
+
+/// A server of its own, on a socket in a folder of its own, ended with the test.
+struct Server {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+fn programs() -> PathBuf {
+    let newest = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+        .filter(|bin| bin.join("initdb").exists())
+        .max();
+    newest.expect("no PostgreSQL server is installed: run bin/install-dev")
+}
+
+/// The server refuses to run as root.
+fn as_nobody_special(program: &Path) -> Command {
+    if !rustix::process::getuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
+        .arg(program);
+    command
+}
+
+impl Server {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let password = folder.path().join("password");
+        std::fs::write(&password, PASSWORD).unwrap();
+        if rustix::process::getuid().is_root() {
+            let chown = Command::new("chown")
+                .args(["-R", "postgres:postgres"])
+                .arg(folder.path())
+                .status();
+            assert!(
+                chown.unwrap().success(),
+                "user postgres is missing: run bin/install-dev"
+            );
+        }
+        let data = folder.path().join("data");
+        let made = as_nobody_special(&programs().join("initdb"))
+            .args([
+                "-A",
+                "scram-sha-256",
+                "-U",
+                "boss",
+                "-E",
+                "UTF8",
+                "--no-sync",
+                "--pwfile",
+            ])
+            .arg(&password)
+            .arg("-D")
+            .arg(&data)
+            .output()
+            .unwrap();
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let child = as_nobody_special(&programs().join("postgres"))
+            .arg("-D")
+            .arg(&data)
+            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c"])
+            .arg(format!(
+                "unix_socket_directories={}",
+                folder.path().display()
+            ))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = Self { child, folder };
+        let begun = Instant::now();
+        while let Err(error) = Clients::for_server(&server.connection(), None) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{error}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        server
+    }
+
+    fn url(&self, password: &str) -> String {
+        let folder = self.folder.path().display();
+        format!("postgres://boss:{password}@/postgres?host={folder}&pool=5")
+    }
+
+    fn connection(&self) -> Connection {
+        Connection::from_url(&self.url(URL_PASSWORD)).unwrap()
+    }
+
+    fn clients(&self) -> Clients {
+        Clients::for_server(&self.connection(), None).unwrap()
+    }
+
+    fn sql(&self, database: &str, sql: &str) -> String {
+        let connection = self.connection().with_database(database);
+        self.clients().sql(&connection, sql, &[]).unwrap()
+    }
+
+    /// A database with what real ones have.
+    fn populated(&self) -> Connection {
+        let quoted = DATABASE.replace('"', "\"\"");
+        self.sql("postgres", &format!("CREATE DATABASE \"{quoted}\";"));
+        self.sql(DATABASE, include_str!("app/postgres.sql"));
+        self.connection().with_database(DATABASE)
+    }
+
+    fn databases(&self) -> String {
+        self.sql("postgres", "SELECT datname FROM pg_database ORDER BY 1;")
+    }
+
+    /// Rows of all tables, sequences, large objects, rights, extensions.
+    fn fingerprint(&self, database: &str) -> String {
+        let tables = self.sql(
+            database,
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
+             WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1;",
+        );
+        let mut all = String::new();
+        for table in tables.lines() {
+            let rows = format!(
+                "SELECT '{table}', count(*), md5(coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '')) FROM {table} t;"
+            );
+            all += &self.sql(database, &rows);
+        }
+        all += &self.sql(
+            database,
+            "SELECT sequencename, last_value FROM pg_sequences ORDER BY 1;
+             SELECT oid, md5(lo_get(oid)) FROM pg_largeobject_metadata ORDER BY 1;
+             SELECT relname, relacl FROM pg_class WHERE relacl IS NOT NULL AND relnamespace = 'public'::regnamespace ORDER BY 1;
+             SELECT extname, extversion FROM pg_extension ORDER BY 1;
+             SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1;
+             SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1;
+             SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1;",
+        );
+        all
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+struct Bench {
+    server: Server,
+    store: Store,
+    folder: tempfile::TempDir,
+    source: Connection,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let server = Server::start();
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", folder.path().join("store").display());
+        let store = Store::open(&StoreSpec::from_text(&url).unwrap())
+            .await
+            .unwrap();
+        let source = server.populated();
+        Self {
+            server,
+            store,
+            folder,
+            source,
+        }
+    }
+
+    async fn dump(&self, options: &DumpOptions) -> Result<Manifest, PostgresError> {
+        dump(
+            &self.store,
+            &self.source,
+            &self.server.clients(),
+            options,
+            Timestamp::now(),
+        )
+        .await
+    }
+
+    fn restore(&self, manifest: &Manifest, name: &str) -> Result<(), PostgresError> {
+        let runtime = tokio::runtime::Handle::current();
+        let (server, clients) = (self.server.connection(), self.server.clients());
+        tokio::task::block_in_place(|| {
+            into_new(&self.store, manifest, &server, &clients, name, &runtime)
+        })
+    }
+
+    fn object(&self, manifest: &Manifest) -> PathBuf {
+        self.store.local_path(&manifest.dump_key()).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_restores_into_a_new_database_and_a_file() {
+    let bench = Bench::new().await;
+    let options = DumpOptions {
+        label: Some("v1".into()),
+        ..DumpOptions::default()
+    };
+    let manifest = bench.dump(&options).await.unwrap();
+    assert_eq!(
+        list(&bench.store).await.unwrap(),
+        std::slice::from_ref(&manifest)
+    );
+    assert_eq!(manifest.label.as_deref(), Some("v1"));
+    assert_eq!(manifest.database, DATABASE);
+    assert!(manifest.extensions.contains_key("pgcrypto"), "{manifest:?}");
+    assert_eq!(manifest.rows["public.orders"], 2000);
+    assert!(manifest.dump.size < manifest.dump.raw_size);
+
+    bench.restore(&manifest, "back again").unwrap();
+    let original = bench.server.fingerprint(DATABASE);
+    assert!(original.lines().count() > 20, "{original}");
+    assert_eq!(bench.server.fingerprint("back again"), original);
+    let taken = bench.restore(&manifest, "back again").unwrap_err();
+    assert!(taken.to_string().contains("already exists"), "{taken}");
+    assert_eq!(bench.server.fingerprint("back again"), original);
+
+    let file = bench.folder.path().join("out.pgc");
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::block_in_place(|| to_file(&bench.store, &manifest, &file, &runtime)).unwrap();
+    assert_eq!(
+        std::fs::metadata(&file).unwrap().len(),
+        manifest.dump.raw_size
+    );
+    let decoded = Command::new(programs().join("pg_restore"))
+        .args(["-f", "/dev/null"])
+        .arg(&file)
+        .status();
+    assert!(decoded.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_dump_leaves_no_database_and_no_file() {
+    let bench = Bench::new().await;
+    let manifest = bench.dump(&DumpOptions::default()).await.unwrap();
+    let object = bench.object(&manifest);
+    let good = std::fs::read(&object).unwrap();
+    let before = (bench.server.databases(), bench.server.fingerprint(DATABASE));
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    let mut last = good.clone();
+    *last.last_mut().unwrap() ^= 1;
+    for bad in [&flipped, &last, &good[..good.len() / 2].to_vec()] {
+        std::fs::write(&object, bad).unwrap();
+        let error = bench.restore(&manifest, "never").unwrap_err();
+        assert_eq!(error.exit_code(), 5, "{error}");
+        let file = bench.folder.path().join("out.pgc");
+        let runtime = tokio::runtime::Handle::current();
+        let error =
+            tokio::task::block_in_place(|| to_file(&bench.store, &manifest, &file, &runtime))
+                .unwrap_err();
+        assert_eq!(error.exit_code(), 5, "{error}");
+        assert!(!file.exists());
+    }
+    assert_eq!(
+        (bench.server.databases(), bench.server.fingerprint(DATABASE)),
+        before
+    );
+    std::fs::write(&object, &good).unwrap();
+    bench.restore(&manifest, "now").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_that_fails_is_not_listed() {
+    let bench = Bench::new().await;
+    // An app that holds a table's lock, as a migration does.
+    let holder = bench.source.clone();
+    let clients = bench.server.clients();
+    let thread = std::thread::spawn(move || {
+        // Ended from outside below.
+        clients.sql(
+            &holder,
+            "BEGIN; LOCK TABLE orders; SELECT pg_sleep(600);",
+            &[],
+        )
+    });
+    let held = "SELECT count(*) FROM pg_locks WHERE relation = 'orders'::regclass AND mode = 'AccessExclusiveLock' AND granted;";
+    let waiting = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE relation = 'orders'::regclass AND NOT granted;";
+    wait_for(|| bench.server.sql(DATABASE, held).trim() == "1");
+
+    let options = DumpOptions {
+        lock_wait_ms: 200,
+        ..DumpOptions::default()
+    };
+    let error = bench.dump(&options).await.unwrap_err();
+    assert!(error.to_string().contains("statement timeout"), "{error}");
+
+    let patient = DumpOptions {
+        lock_wait_ms: 600_000,
+        ..DumpOptions::default()
+    };
+    let (killed, ()) = tokio::join!(bench.dump(&patient), async {
+        tokio::task::block_in_place(|| {
+            wait_for(|| bench.server.sql(DATABASE, waiting).contains('t'))
+        });
+    });
+    let error = killed.unwrap_err();
+    assert!(error.to_string().contains("pg_dump failed"), "{error}");
+    assert_eq!(list(&bench.store).await.unwrap(), []);
+
+    bench.server.sql(
+        DATABASE,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid();",
+    );
+    assert!(thread.join().unwrap().is_err());
+    bench.dump(&options).await.unwrap();
+    assert_eq!(list(&bench.store).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_before_a_dump() {
+    let bench = Bench::new().await;
+    let wrong = Connection::from_url(&bench.server.url("hidden")).unwrap();
+    let error = Clients::for_server(&wrong, None).unwrap_err();
+    assert!(
+        error.to_string().contains("password authentication failed"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("password"));
+    assert!(!format!("{error} {error:?} {wrong:?}").contains("hidden"));
+
+    let none = Clients::for_server(&bench.server.connection(), Some(Path::new("/nonexistent")));
+    assert_eq!(none.unwrap_err().exit_code(), 2);
+
+    let gone = bench.server.connection().with_database("gone");
+    let error = dump(
+        &bench.store,
+        &gone,
+        &bench.server.clients(),
+        &DumpOptions::default(),
+        Timestamp::now(),
+    )
+    .await
+    .unwrap_err();
+    assert!(error.to_string().contains("does not exist"), "{error}");
+    assert_eq!(list(&bench.store).await.unwrap(), []);
+    for url in [
+        "mysql://a/b",
+        "postgres://host",
+        "postgres://host/%zz",
+        "hidden",
+    ] {
+        let error = Connection::from_url(url).unwrap_err();
+        assert!(!error.to_string().contains("hidden"), "{error}");
+    }
+}
+
+fn wait_for(mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
