@@ -257,3 +257,103 @@ fn heavy_roll_up_is_cut_at_labels() {
         "label",
     );
 }
+
+/// Labels of one target that Lifeboat set by itself, without their times.
+fn auto_labels(site: &Site) -> Vec<(String, String)> {
+    let list: Value = serde_json::from_str(&site.ok(&["list", "app", "--json"])).unwrap();
+    let labels = list[0]["labels"].as_array().unwrap().iter();
+    labels
+        .map(|l| l["label"].as_str().unwrap().to_owned())
+        .filter_map(|l| Some((l.strip_prefix("auto/")?.rsplit_once('-')?.0.to_owned(), l)))
+        .collect()
+}
+
+fn auto_label(site: &Site, kind: &str) -> String {
+    let begun = std::time::Instant::now();
+    loop {
+        let found = auto_labels(site);
+        if let Some((_, label)) = found.iter().find(|(k, _)| k == kind) {
+            return label.clone();
+        }
+        assert!(
+            begun.elapsed() < std::time::Duration::from_secs(30),
+            "no label auto/{kind} in {found:?}"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn lifeboat_labels_what_a_person_would_want_back() {
+    let site = Site::new();
+    let daemon = site.start();
+    site.write("update t set a='before the migration' where id=1");
+    site.sync();
+    let before = site.copy_now("before.db");
+    for step in ["alter table t add column b", "create index i on t(b)"] {
+        site.write(step);
+        site.sync();
+    }
+    let label = auto_label(&site, "schema");
+    assert_same_pages(
+        &before,
+        &site.restore("schema.db", &["--label", &label]),
+        "auto/schema",
+    );
+    assert_eq!(auto_labels(&site).len(), 1, "one series, one label");
+
+    // While the daemon is away: found by the comparison at the next start.
+    site.write("update t set b='present'");
+    site.sync();
+    let present = site.copy_now("present.db");
+    site.ok(&["restore", "app", "--in-place", "--label", &label]);
+    let label = auto_label(&site, "before-restore");
+    assert_same_pages(
+        &present,
+        &site.restore("r.db", &["--label", &label]),
+        "auto/before-restore",
+    );
+
+    site.sync();
+    let mine = site.copy_now("mine.db");
+    assert_eq!(daemon.stop(), 0);
+    // Another file under the same name.
+    let other = site.path("other.db");
+    python(
+        &other,
+        "c=conn(); c.execute('pragma journal_mode=wal'); c.execute('create table other(a)'); c.execute('insert into other values(1)')",
+    );
+    for companion in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(site.path(&format!("app.sqlite3{companion}")));
+    }
+    std::fs::rename(&other, &site.db).unwrap();
+    let daemon = site.start();
+    let label = auto_label(&site, "before-replace");
+    assert_same_pages(
+        &mine,
+        &site.restore("r.db", &["--label", &label]),
+        "auto/before-replace",
+    );
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_claim_pins_the_history_that_it_ends() {
+    let mut site = Site::new();
+    site.sync();
+    let old = site.copy_now("old.db");
+    // Another host with a database of its own.
+    site.instance = "web2".into();
+    site.write("delete from t");
+    site.fails(1, &["sync", "--timeout", "5s"]);
+    let said = site.ok(&["claim", "app"]);
+    let label = auto_label(&site, "before-claim");
+    assert!(said.contains(&label), "{said}");
+    site.sync();
+    assert_same_pages(
+        &old,
+        &site.restore("r.db", &["--label", &label]),
+        "auto/before-claim",
+    );
+    assert_same_pages(&site.copy_now("now.db"), &site.restore("r.db", &[]), "now");
+}

@@ -8,13 +8,13 @@ use super::{Failure, load, ok};
 use crate::config::{Config, TargetConfig};
 use crate::daemon::fleet::{open_replica, system_now};
 use crate::daemon::target::policy;
-use crate::labels;
+use crate::labels::{self, Label, Pin};
 use crate::replica::owner::{self, Owner};
 use crate::replica::upload::Replica;
 use crate::restore::plan::{Catalog, Goal, plan};
 use crate::restore::{RestoreError, apply, catalog, opener};
 use crate::retention;
-use crate::store::PutMode;
+use crate::store::{PutMode, Store};
 use crate::types::Lineage;
 
 fn chosen<'a>(config: &'a Config, names: &[String]) -> Result<Vec<&'a TargetConfig>, Failure> {
@@ -388,13 +388,21 @@ pub(super) async fn claim(config: Config, name: &str, take: bool) -> Result<(), 
                     ));
                 }
             };
+            let pinned = if take {
+                pin_old_history(&replica, &config.instance).await?
+            } else {
+                None
+            };
             owner::write(&replica, &owner, PutMode::Overwrite).await?;
             println!(
-                "{} in {}: {} (epoch {}); nothing else was changed",
+                "{} in {}: {} (epoch {}){}; nothing else was changed",
                 target.name,
                 replica.display(),
                 if take { "claimed" } else { "released" },
-                owner.epoch
+                owner.epoch,
+                pinned.map_or_else(String::new, |label| format!(
+                    "; its newest point is pinned as {label}"
+                ))
             );
         }
     }
@@ -403,6 +411,26 @@ pub(super) async fn claim(config: Config, name: &str, take: bool) -> Result<(), 
         if take { "claim" } else { "release" }
     ));
     Ok(())
+}
+
+/// Pins the newest point of a replica that is about to get another owner. A replica without one has nothing to pin.
+async fn pin_old_history(store: &Store, instance: &str) -> Result<Option<String>, Failure> {
+    let catalog = Catalog::new(Replica::list(store).await?.into_values());
+    let Ok(plan) = plan(&catalog, Goal::Newest) else {
+        return Ok(None);
+    };
+    let now = system_now();
+    let name = labels::auto("before-claim", now);
+    let label = Label {
+        format: 1,
+        label: name.clone(),
+        at: now.to_string(),
+        pin: Pin::sqlite(plan.reaches),
+        version: None,
+        instance: instance.to_owned(),
+        set: None,
+    };
+    Ok(Some(labels::create(&name, &[(store, label)]).await?))
 }
 
 pub(super) fn config(global: &Global, action: ConfigAction) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -8,11 +9,16 @@ use super::{Failure, load, ok};
 use crate::config::{Config, TargetConfig, parse_time};
 use crate::daemon::control::{Client, Request};
 use crate::daemon::fleet::{open_replica, socket_path, system_now};
+use crate::daemon::snapshot::Wanted;
+use crate::labels;
 use crate::restore::plan::Goal;
 use crate::restore::swap::{SwapError, undo};
 use crate::restore::{Output, RestoreError, Verify, planned};
 use crate::store::{Store, StoreSpec};
 use crate::types::Txid;
+
+/// The bound on pinning the present state before a restore in place.
+const PIN_TIMEOUT_MS: u64 = 30_000;
 
 struct Job {
     name: String,
@@ -176,6 +182,9 @@ async fn one(
         println!("{}: {} exists; nothing to do", job.name, path.display());
         return Ok(());
     }
+    if let (Some(config), Output::InPlace(_), false) = (config, &job.output, args.dry_run) {
+        pin_present(config, &job.name, &path).await;
+    }
     // The daemon lets go of the database until this ends.
     let _released = match (config, &job.output) {
         (Some(config), Output::InPlace(_)) => release(config, &job.name).await?,
@@ -257,6 +266,35 @@ async fn one(
         );
     }
     Ok(())
+}
+
+/// What is there now stays restorable from the store, too. At 3 a.m. a store or database that does not allow it must not stop a restore: the
+/// old files are kept beside the database in any case.
+async fn pin_present(config: &Config, name: &str, path: &Path) {
+    if !path.exists() {
+        return;
+    }
+    let wanted = Wanted {
+        targets: vec![name.to_owned()],
+        label: labels::auto("before-restore", system_now()),
+        version: None,
+        timeout_ms: PIN_TIMEOUT_MS,
+    };
+    let timeout = Duration::from_millis(PIN_TIMEOUT_MS);
+    let why = match super::snapshot::anywhere(config.clone(), wanted, timeout).await {
+        Ok(done) => match (done.label, done.targets.into_iter().find_map(|t| t.error)) {
+            (Some(label), None) => {
+                eprintln!("{name}: what is there now is pinned as {label}");
+                return;
+            }
+            (_, Some(error)) => error,
+            (None, None) => done.error.unwrap_or_else(|| "no answer".into()),
+        },
+        Err(failure) => failure.message,
+    };
+    eprintln!(
+        "{name}: what is there now could not be pinned in the store ({why}); the old files are kept beside the database"
+    );
 }
 
 async fn release(config: &Config, name: &str) -> Result<Option<Client>, Failure> {

@@ -1,8 +1,9 @@
-//! Points of one target that roll-up may not merge over, kept in `<state>/cuts.json`.
+//! Points of one target that roll-up may not merge over, kept in `<state>/cuts.json`, and the labels that Lifeboat sets by itself.
 //!
 //! Invariants
 //! - A cut is on disk before anyone is told its TXID, and set before the next capture: no local file ever spans it.
 //! - A cut that a label is wanted for stays until every store has the label, or until it is known that it never can.
+//! - A change of the schema labels the point before it; a series of them (a deploy's migrations) only the first.
 //! - Others go when no local file ends there any more and nobody can still be writing a label for them.
 
 use std::collections::BTreeSet;
@@ -13,10 +14,14 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::labels;
+use crate::sqlite::capture::Captured;
 use crate::types::{Entry, Millis, Txid};
 
 /// Whoever asked for a point writes its label within this time; retention keeps the point until then.
 const PENDING_MS: i64 = 60 * 60 * 1000;
+/// Changes of the schema within this time after a labelled one belong to the same series.
+const SERIES_MS: i64 = 10 * 60 * 1000;
 
 /// One point.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,11 +42,21 @@ impl Cut {
     }
 }
 
+/// What the file holds.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    /// The schema cookie of the newest capture that told it.
+    schema: Option<u32>,
+    /// When a change of it was labelled last.
+    schema_labelled_ms: Option<i64>,
+    cuts: Vec<Cut>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Cuts {
     path: PathBuf,
-    list: Mutex<Vec<Cut>>,
+    saved: Mutex<Saved>,
 }
 
 /// A label that an uploader is to write.
@@ -55,22 +70,40 @@ pub struct WantedLabel {
     pub at: Millis,
 }
 
+impl Saved {
+    fn push(&mut self, txid: Txid, label: Option<String>, local: &[Entry], now: Millis) {
+        self.cuts.retain(|cut| {
+            now.since(Millis(cut.at_ms)) < PENDING_MS
+                || cut.label.is_some()
+                || cut
+                    .txid()
+                    .is_some_and(|t| local.iter().any(|e| e.span.max() <= t))
+        });
+        self.cuts.push(Cut {
+            txid: txid.to_string(),
+            at_ms: now.0,
+            label,
+            done: BTreeSet::new(),
+        });
+    }
+}
+
 impl Cuts {
     /// Reads what is in a state directory. What cannot be read is as good as lost: the labels that were written are in the store.
     pub fn open(state: &Path) -> Self {
         let path = state.join("cuts.json");
-        let list = std::fs::read(&path)
+        let saved = std::fs::read(&path)
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
         Self {
             path,
-            list: Mutex::new(list),
+            saved: Mutex::new(saved),
         }
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut Vec<Cut>) -> T) -> T {
-        change(&mut self.list.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, change: impl FnOnce(&mut Saved) -> T) -> T {
+        change(&mut self.saved.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Adds a point; durable when this returns. `local` are the local files: cuts that none of them ends at are dropped.
@@ -81,27 +114,46 @@ impl Cuts {
         local: &[Entry],
         now: Millis,
     ) -> io::Result<()> {
-        self.with(|list| {
-            list.retain(|cut| {
-                now.since(Millis(cut.at_ms)) < PENDING_MS
-                    || cut.label.is_some()
-                    || cut
-                        .txid()
-                        .is_some_and(|t| local.iter().any(|e| e.span.max() <= t))
-            });
-            list.push(Cut {
-                txid: txid.to_string(),
-                at_ms: now.0,
-                label,
-                done: BTreeSet::new(),
-            });
-            self.save(list)
+        self.with(|saved| {
+            saved.push(txid, label, local, now);
+            self.save(saved)
+        })
+    }
+
+    /// Forgets everything: a history begins.
+    pub fn clear(&self) -> io::Result<()> {
+        self.with(|saved| {
+            *saved = Saved::default();
+            self.save(saved)
+        })
+    }
+
+    /// Labels the point before a change of the schema. Call it for each capture, before anything is rolled up.
+    pub fn schema_seen(&self, captured: &Captured, local: &[Entry], now: Millis) -> io::Result<()> {
+        let Some(cookie) = captured.schema else {
+            return Ok(());
+        };
+        self.with(|saved| {
+            let before = saved.schema.replace(cookie);
+            if before == Some(cookie) {
+                return Ok(());
+            }
+            let labelled = saved.schema_labelled_ms.map(Millis);
+            let in_series = labelled.is_some_and(|l| now.since(l).abs() < SERIES_MS);
+            // Below TXID 2 there is nothing that can be restored.
+            let point = captured.entry.span.min().get() - 1;
+            let point = Txid::new(point).filter(|t| *t > Txid::FIRST);
+            if let (Some(_), Some(txid), false) = (before, point, in_series) {
+                saved.schema_labelled_ms = Some(now.0);
+                saved.push(txid, Some(labels::auto("schema", now)), local, now);
+            }
+            self.save(saved)
         })
     }
 
     /// Every point that may not be merged over.
     pub fn set(&self) -> BTreeSet<Txid> {
-        self.with(|list| list.iter().filter_map(Cut::txid).collect())
+        self.with(|saved| saved.cuts.iter().filter_map(Cut::txid).collect())
     }
 
     /// Points whose label may still be on its way, for retention.
@@ -111,7 +163,7 @@ impl Cuts {
             let label = cut.label.clone();
             Some((cut.txid()?, label.unwrap_or_else(|| "on its way".into())))
         };
-        self.with(|list| list.iter().filter(young).filter_map(named).collect())
+        self.with(|saved| saved.cuts.iter().filter(young).filter_map(named).collect())
     }
 
     /// Labels that one store lacks.
@@ -123,9 +175,9 @@ impl Cuts {
                 at: Millis(cut.at_ms),
             })
         };
-        self.with(|list| {
-            list.iter()
-                .filter(|c| !c.done.contains(&store))
+        self.with(|saved| {
+            let cuts = saved.cuts.iter();
+            cuts.filter(|c| !c.done.contains(&store))
                 .filter_map(wanted)
                 .collect()
         })
@@ -133,8 +185,9 @@ impl Cuts {
 
     /// One store has a label, or can never have it.
     pub fn done(&self, wanted: &WantedLabel, store: u32, stores: u32) -> io::Result<()> {
-        self.with(|list| {
-            for cut in list
+        self.with(|saved| {
+            for cut in saved
+                .cuts
                 .iter_mut()
                 .filter(|c| c.label.as_ref() == Some(&wanted.label))
             {
@@ -143,14 +196,14 @@ impl Cuts {
                     cut.label = None;
                 }
             }
-            self.save(list)
+            self.save(saved)
         })
     }
 
-    fn save(&self, list: &[Cut]) -> io::Result<()> {
+    fn save(&self, saved: &Saved) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(&serde_json::to_vec(list)?)?;
+        file.write_all(&serde_json::to_vec(saved)?)?;
         file.as_file().sync_all()?;
         file.persist(&self.path)?;
         File::open(folder)?.sync_all()
@@ -207,5 +260,31 @@ mod tests {
         cuts.done(&wanted, 1, 2).unwrap();
         assert_eq!(cuts.wanted(1), []);
         assert!(cuts.pending(Millis(9 * PENDING_MS)).is_empty());
+    }
+
+    #[test]
+    fn only_the_first_change_of_a_series_is_labelled() {
+        let dir = tempfile::tempdir().unwrap();
+        let cuts = Cuts::open(dir.path());
+        let seen = |n: u64, schema: Option<u32>, at: i64| {
+            let captured = Captured {
+                entry: file(n, n),
+                pages: 1,
+                commit: 1,
+                schema,
+            };
+            // As after a restart, each time.
+            let cuts = Cuts::open(dir.path());
+            cuts.schema_seen(&captured, &[], Millis(at)).unwrap();
+            let wanted = cuts.wanted(0).into_iter();
+            wanted.map(|w| w.txid.get()).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(3, Some(7), 0), [0; 0], "what was before is not known");
+        assert_eq!(seen(4, None, 1), [0; 0]);
+        assert_eq!(seen(5, Some(7), 2), [0; 0]);
+        assert_eq!(seen(6, Some(8), 3), [5]);
+        assert_eq!(seen(7, Some(9), 4), [5], "the same migrations");
+        assert_eq!(seen(8, Some(10), 4 + SERIES_MS), [5, 7]);
+        assert!(cuts.set().is_empty(), "read at opening only");
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod plan;
+mod proof;
 pub mod swap;
 pub mod v03;
 

@@ -5,18 +5,21 @@
 //! - A stale `-wal`, `-shm` or `-journal` never meets the restored file: SQLite would replay it. They are moved away **before** the rename, while
 //!   the old database is already checkpointed (in place) or absent, so a crash between the steps leaves the old database whole, or
 //!   no database and the restored one still to be renamed: running the restore again mends it.
-//! - In place: nobody else has the database open, proven by `locking_mode=EXCLUSIVE` and held through the rename.
+//! - In place: nobody else has the database open, proven by `proof` and held through the rename.
+//! - One restore at a time writes to one place: the temporary file has one name for each place and is locked. What a killed restore left there
+//!   is taken over by the next.
 //! - Old files are kept as `<name>.before-restore-<UTC time>`, which discovery ignores. They are never deleted here.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
-use tempfile::NamedTempFile;
+use rustix::fs::{FlockOperation, flock};
+use tempfile::{NamedTempFile, TempPath};
 use thiserror::Error;
 
+use super::proof::Proof;
 use crate::types::Millis;
 
 /// What lies beside a database.
@@ -48,6 +51,9 @@ pub enum SwapError {
         /// Bytes free.
         free: u64,
     },
+    /// Another restore is at work on the same place.
+    #[error("another restore to {0} is running; nothing was changed by this one")]
+    Running(PathBuf),
     /// Nothing to swap back.
     #[error("{0} has no kept copy from before a restore")]
     NothingKept(PathBuf),
@@ -73,6 +79,7 @@ impl SwapError {
                 "stop the app (with Kamal: `kamal app stop`), then restore again".into()
             }
             Self::NoSpace { .. } => "free space, or restore to another volume with -o".into(),
+            Self::Running(_) => "wait for it, or stop it, then restore again".into(),
             Self::NothingKept(_) => {
                 "only `restore --in-place` keeps a copy that --undo can swap back".into()
             }
@@ -108,6 +115,8 @@ fn folder(path: &Path) -> &Path {
 /// A temporary file beside `path`, with room for `need` bytes on its volume.
 pub fn temporary(path: &Path, need: u64) -> Result<NamedTempFile, SwapError> {
     let folder = folder(path);
+    // First: what a killed restore left takes room.
+    let draft = draft(path, folder)?;
     let stat = rustix::fs::statvfs(folder).map_err(|e| SwapError::Io {
         path: folder.to_owned(),
         source: e.into(),
@@ -120,11 +129,42 @@ pub fn temporary(path: &Path, need: u64) -> Result<NamedTempFile, SwapError> {
             free,
         });
     }
+    Ok(draft)
+}
+
+/// The temporary file of a place, empty and locked.
+fn draft(path: &Path, folder: &Path) -> Result<NamedTempFile, SwapError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    tempfile::Builder::new()
-        .prefix(&format!(".{name}.lifeboat-restore-"))
-        .tempfile_in(folder)
-        .map_err(at(folder))
+    let draft = folder.join(format!(".{name}.lifeboat-restore"));
+    loop {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&draft)
+            .map_err(at(&draft))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(SwapError::Running(path.to_owned())),
+            Err(e) => return Err(at(&draft)(e.into())),
+        }
+        // Whoever held the lock may have renamed or removed what was opened.
+        let own = file.metadata().map_err(at(&draft))?;
+        let there = match fs::symlink_metadata(&draft) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(at(&draft)(e)),
+        };
+        if (own.dev(), own.ino()) != (there.dev(), there.ino()) {
+            continue;
+        }
+        file.set_len(0).map_err(at(&draft))?;
+        let path = TempPath::try_from_path(&draft).map_err(at(&draft))?;
+        return Ok(NamedTempFile::from_parts(file, path));
+    }
 }
 
 /// Puts the file at a path where nothing is. Stale companions there are moved away first.
@@ -156,7 +196,7 @@ pub fn put_in_place(
         put_new(file, path, now)?;
         return Ok(None);
     }
-    let exclusive = Exclusive::take(path)?;
+    let proof = Proof::take(path)?;
     like(&file, &fs::metadata(path).map_err(at(path))?)?;
     sync(&file)?;
     let kept = keep(path, KEPT, now)?;
@@ -165,7 +205,7 @@ pub fn put_in_place(
         source: e.error,
     })?;
     sync_folder(path)?;
-    drop(exclusive);
+    drop(proof);
     Ok(Some(kept))
 }
 
@@ -189,15 +229,15 @@ pub fn undo(path: &Path, now: Millis) -> Result<(PathBuf, PathBuf), SwapError> {
     let Some(copy) = copies.pop() else {
         return Err(SwapError::NothingKept(path.to_owned()));
     };
-    let exclusive = if path.exists() {
-        Some(Exclusive::take(path)?)
+    let proof = if path.exists() {
+        Some(Proof::take(path)?)
     } else {
         None
     };
     let kept = keep(path, KEPT_BY_UNDO, now)?;
     fs::rename(&copy, path).map_err(at(path))?;
     sync_folder(path)?;
-    drop(exclusive);
+    drop(proof);
     Ok((copy, kept))
 }
 
@@ -271,45 +311,10 @@ fn sync_folder(path: &Path) -> Result<(), SwapError> {
         .map_err(at(folder))
 }
 
-/// Proof that nobody else has a database open, held until dropped. A plain `BEGIN EXCLUSIVE` succeeds beside an idle connection in
-/// WAL mode; exclusive locking mode does not. The WAL is checkpointed on the way, so the file alone is the whole database.
-struct Exclusive {
-    _conn: Connection,
-}
-
-impl Exclusive {
-    fn take(path: &Path) -> Result<Self, SwapError> {
-        let in_use = |reason: String| SwapError::InUse {
-            path: path.to_owned(),
-            reason,
-        };
-        // Like every connection of ours it leaves the WAL alone when it closes: by then the path is the restored database's.
-        let conn = crate::sqlite::guard::open(path).map_err(|e| in_use(e.to_string()))?;
-        let lock = || -> rusqlite::Result<()> {
-            conn.busy_timeout(std::time::Duration::from_secs(2))?;
-            conn.query_row("PRAGMA locking_mode=EXCLUSIVE", [], |_| Ok(()))?;
-            conn.execute_batch("BEGIN EXCLUSIVE; COMMIT")?;
-            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-        };
-        match lock() {
-            Ok(()) => Ok(Self { _conn: conn }),
-            // A damaged database is a reason to restore, not to refuse; nobody can be at work in it.
-            Err(e) if is_damage(&e) => Ok(Self { _conn: conn }),
-            Err(e) => Err(in_use(e.to_string())),
-        }
-    }
-}
-
-fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    matches!(
-        error.sqlite_error_code(),
-        Some(DatabaseCorrupt | NotADatabase)
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use rusqlite::Connection;
+
     use super::*;
 
     fn database(path: &Path, value: i64) {

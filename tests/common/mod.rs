@@ -190,7 +190,8 @@ c.execute('begin'); c.executemany('insert into t(a) values(?)',((os.urandom(500)
     pub fn begin(&mut self) {
         let now = self.now();
         let (guard, _) = Guard::attach(&self.db, true).unwrap();
-        let mut capture = Capture::begin(guard, &self.table(), &self.spool, IDENTITY, now).unwrap();
+        let (mut capture, _) =
+            Capture::begin(guard, &self.table(), &self.spool, IDENTITY, now).unwrap();
         let (view, captured) = capture.view(&self.spool, now).unwrap();
         assert!(captured.is_none(), "the app is quiet at the start");
         let header = capture.base_header(now);

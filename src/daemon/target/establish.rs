@@ -8,17 +8,19 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{About, Ended, GaveUp, GaveUpWhy, Target, blocking};
+use crate::daemon::cuts::Cuts;
+use crate::labels;
 use crate::observe::facts::{State, StoreFacts};
 use crate::replica::owner::{self, Local, Owner, Refusal, Verdict};
 use crate::replica::spool::Spool;
 use crate::replica::upload::{Replica, durable};
 use crate::restore::plan::{Catalog, Goal};
 use crate::restore::{self, apply};
-use crate::sqlite::capture::{Capture, Identity, open_table};
+use crate::sqlite::capture::{Capture, CaptureError, GapReport, Identity, open_table};
 use crate::sqlite::guard::{GapReason, Guard};
 use crate::sqlite::pages::{Described, PageTable};
 use crate::store::{PutMode, Store};
-use crate::types::{Entry, Lineage, Span, Txid};
+use crate::types::{Entry, Lineage, Millis, Span, Txid};
 
 /// First pause before a replica that could not be gone on from is read again, whole.
 const REREAD_MIN: Duration = Duration::from_secs(60 * 60);
@@ -236,14 +238,18 @@ impl Target {
             None,
         );
         spool.clear()?;
+        // Points of another history.
+        self.cuts.clear()?;
         self.state.record(local)?;
         let (table, spool, now) = (self.state.table(), Arc::clone(spool), (self.now)());
         let identity = Identity {
             lineage: local.lineage,
             epoch: local.epoch,
         };
+        let cuts = Arc::clone(&self.cuts);
         let capture = blocking(move || {
-            let capture = Capture::begin(guard, &table, &spool, identity, now)?;
+            let (capture, first) = Capture::begin(guard, &table, &spool, identity, now)?;
+            cuts.schema_seen(&first, &spool.entries(), now)?;
             capture.guard().beat().rest();
             Ok::<_, Ended>(capture)
         })
@@ -306,8 +312,9 @@ impl Target {
             None,
         );
         let mut capture = capture;
+        let cuts = Arc::clone(&self.cuts);
         let (capture, report) = blocking(move || {
-            let report = capture.gap(&table_path, &spool, now);
+            let report = gap_capture(&mut capture, reason, &table_path, &spool, &cuts, now);
             capture.guard().beat().rest();
             (capture, report)
         })
@@ -420,6 +427,28 @@ struct Found {
     /// Go on from what is there: lineage, and whether pages must prove it. `None`: nothing is there.
     rebuild: Option<(Option<Lineage>, bool)>,
     epoch: u32,
+}
+
+/// The point before another file came, or before the schema changed unseen, gets a label.
+fn gap_capture(
+    capture: &mut Capture,
+    reason: GapReason,
+    table: &Path,
+    spool: &Spool,
+    cuts: &Cuts,
+    now: Millis,
+) -> Result<GapReport, CaptureError> {
+    let before = capture.txid();
+    let is_labelled = cuts.set().contains(&before);
+    if reason == GapReason::FileReplaced && before > Txid::FIRST && !is_labelled {
+        let label = labels::auto("before-replace", now);
+        cuts.add(before, Some(label), &spool.entries(), now)?;
+    }
+    let report = capture.gap(table, spool, now)?;
+    if let Some(captured) = &report.captured {
+        cuts.schema_seen(captured, &spool.entries(), now)?;
+    }
+    Ok(report)
 }
 
 /// Where a table is rebuilt: under its own name only once its pages were compared.

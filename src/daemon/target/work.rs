@@ -95,6 +95,10 @@ pub(super) fn work(
         }
         Err(e) => return Err(e.into()),
     }
+    for captured in &done.captured {
+        cuts.schema_seen(captured, &spool.entries(), now)
+            .map_err(CaptureError::from)?;
+    }
     if due.roll_up {
         let cuts = all_cuts(spool, cuts);
         for merge in compact::due(&spool.entries(), &cuts, now) {

@@ -152,14 +152,16 @@ impl Capture {
     ) -> Result<Captured, CaptureError> {
         let post = self.table.checksum_after(updates, about.commit)?;
         let header = level_zero_header(&about, self.identity, &self.table, post, created);
-        let entry = write_file(spool, &header, updates.iter().map(|u| u.0), |page, buf| {
-            view.page(page, buf)
-        })?;
+        let (entry, schema) =
+            write_file(spool, &header, updates.iter().map(|u| u.0), |page, buf| {
+                view.page(page, buf)
+            })?;
         self.table.apply(updates, about)?;
         Ok(Captured {
             entry,
             pages: updates.len() as u32,
             commit: about.commit,
+            schema,
         })
     }
 

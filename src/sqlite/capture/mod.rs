@@ -92,6 +92,8 @@ pub struct Captured {
     pub pages: u32,
     /// Database size after it, in pages.
     pub commit: u32,
+    /// The schema cookie, if page 1 is in it: it changes with every change of the schema.
+    pub schema: Option<u32>,
 }
 
 /// What one look came to.
@@ -141,7 +143,7 @@ impl Capture {
         spool: &Spool,
         identity: Identity,
         now: Millis,
-    ) -> Result<Self, CaptureError> {
+    ) -> Result<(Self, Captured), CaptureError> {
         let view = view_now(&guard)?;
         let table = build_table(&guard, &view, table_path, identity.lineage, Txid::FIRST)?;
         let cursor = Cursor {
@@ -156,8 +158,8 @@ impl Capture {
             last_created: now,
             views: Vec::new(),
         };
-        capture.write_page_one(&view, spool, now)?;
-        Ok(capture)
+        let captured = capture.write_page_one(&view, spool, now)?;
+        Ok((capture, captured))
     }
 
     /// Goes on from a trusted table. If the WAL still holds the position that the table names, nothing needs comparing; otherwise the

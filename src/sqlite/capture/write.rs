@@ -49,7 +49,7 @@ pub(super) fn write_changes(
         None => guard.file_page(page, buf),
     };
     guard.beat().touch();
-    let entry = write_file(spool, &header, updates.iter().map(|u| u.0), read)?;
+    let (entry, schema) = write_file(spool, &header, updates.iter().map(|u| u.0), read)?;
     table.apply(&updates, about)?;
     *cursor = Cursor {
         position: changes.position,
@@ -59,6 +59,7 @@ pub(super) fn write_changes(
         entry,
         pages: updates.len() as u32,
         commit: about.commit,
+        schema,
     })
 }
 
@@ -110,29 +111,33 @@ pub(super) fn level_zero_header(
     }
 }
 
-/// Writes one local file durably.
+/// Writes one local file durably. With the schema cookie, if page 1 is in it (the database header of SQLite's file format, offset 40).
 pub(super) fn write_file(
     spool: &Spool,
     header: &ltx::Header,
     pages: impl Iterator<Item = Pgno>,
     mut read: impl FnMut(Pgno, &mut [u8]) -> Result<(), GuardError>,
-) -> Result<Entry, CaptureError> {
+) -> Result<(Entry, Option<u32>), CaptureError> {
     let Some(span) = Span::new(Level::CAPTURE, header.min, header.max) else {
         return Err(CaptureError::Local(io::Error::other("TXIDs out of order")));
     };
     let mut draft: Draft = spool.draft(span)?;
     let mut buf = vec![0; header.page_size.bytes()];
+    let mut schema = None;
     {
         let out = BufWriter::with_capacity(WRITE_BUFFER_BYTES, draft.file());
         let mut encoder = ltx::Encoder::new(out, header)?;
         for page in pages {
             read(page, &mut buf)?;
+            if page == Pgno::FIRST {
+                schema = Some(u32::from_be_bytes([buf[40], buf[41], buf[42], buf[43]]));
+            }
             encoder.page(page, &buf)?;
         }
         let (mut out, _) = encoder.finish()?;
         out.flush()?;
     }
-    Ok(spool.keep(draft, header.timestamp)?)
+    Ok((spool.keep(draft, header.timestamp)?, schema))
 }
 
 /// Streams a base to `out`.
