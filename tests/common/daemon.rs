@@ -265,6 +265,10 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGTERM; returns the exit code.
     pub fn stop(mut self) -> i32 {
         let pid = rustix::process::Pid::from_child(&self.child);
