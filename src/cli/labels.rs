@@ -41,11 +41,20 @@ async fn complete(label: &Label, config: &Config) -> Result<(), Failure> {
     let Some(home) = config.targets.iter().find(|t| t.name == set.home) else {
         return Ok(());
     };
+    let mut failed = None;
     for store in &home.options.stores {
-        let root = open_replica(store, &home.name).await?;
-        if labels::read_set(&root, &label.label).await?.is_some() {
-            return Ok(());
+        let found = async {
+            let root = open_replica(store, &home.name).await?;
+            Ok::<_, Failure>(labels::read_set(&root, &label.label).await?.is_some())
+        };
+        match found.await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(e) => failed = Some(e),
         }
+    }
+    if let Some(error) = failed {
+        return Err(error);
     }
     Err(Failure::new(
         3,

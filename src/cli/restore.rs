@@ -11,9 +11,9 @@ use crate::daemon::control::{Client, Request};
 use crate::daemon::fleet::{open_replica, socket_path, system_now};
 use crate::daemon::snapshot::Wanted;
 use crate::labels;
-use crate::restore::plan::Goal;
+use crate::restore::plan::{Goal, PlanError};
 use crate::restore::swap::{SwapError, undo};
-use crate::restore::{Output, RestoreError, Verify, planned};
+use crate::restore::{Output, Planned, Report, RestoreError, Verify, planned};
 use crate::store::{Store, StoreSpec};
 use crate::types::Txid;
 
@@ -22,8 +22,16 @@ const PIN_TIMEOUT_MS: u64 = 30_000;
 
 struct Job {
     name: String,
-    store: Store,
+    /// Those that could be opened.
+    stores: Vec<Store>,
     output: Output,
+}
+
+/// What a job reads, the best first: the newest point, and of equal ones the first store.
+struct Source {
+    store: Store,
+    goal: Goal,
+    plan: Planned,
 }
 
 pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Failure> {
@@ -45,12 +53,10 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
     let mut jobs = Vec::new();
     match (&config, &args.source) {
         (None, Some(url)) => jobs.push(from_url(url, &args).await?),
-        (Some(config), Some(source)) => {
-            jobs.push(job(config, find(config, source)?, &args, false).await?)
-        }
+        (Some(config), Some(source)) => jobs.push(job(find(config, source)?, &args, false).await?),
         (Some(config), None) => {
             for target in &config.targets {
-                jobs.push(job(config, target, &args, true).await?);
+                jobs.push(job(target, &args, true).await?);
             }
         }
         (None, None) => {}
@@ -62,20 +68,121 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
             Some("`lifeboat config show` lists the targets".into()),
         ));
     }
+    no_two_to_one_place(&jobs)?;
     let many = jobs.len();
+    // All are planned before the first is written.
+    let mut planned = Vec::new();
     for job in jobs {
-        let goal = match &args.label {
-            Some(label) => {
-                super::labels::goal(&job.store, label, config.as_ref(), args.all).await?
+        if args.if_not_exists && job.output.path().exists() {
+            println!(
+                "{}: {} exists; nothing to do",
+                job.name,
+                job.output.path().display()
+            );
+            continue;
+        }
+        if args.undo {
+            planned.push((job, Vec::new()));
+            continue;
+        }
+        match sources(&job, &args, config.as_ref(), goal).await {
+            Ok(sources) => planned.push((job, sources)),
+            Err(failure) if args.if_replica_exists && failure.code == 3 => {
+                println!("{}: {}; nothing to do", job.name, failure.message);
             }
-            None => goal,
-        };
-        one(global, &args, config.as_ref(), job, goal).await?;
+            Err(failure) => return Err(failure),
+        }
+    }
+    for (job, sources) in planned {
+        one(global, &args, config.as_ref(), job, sources).await?;
     }
     if !args.dry_run {
         ok(&format!("restore targets={many}"));
     }
     Ok(())
+}
+
+fn no_two_to_one_place(jobs: &[Job]) -> Result<(), Failure> {
+    let mut seen = std::collections::BTreeMap::new();
+    for job in jobs {
+        if let Some(other) = seen.insert(job.output.path(), &job.name) {
+            return Err(Failure::new(
+                2,
+                format!(
+                    "{other} and {} would both be restored to {}; nothing was changed",
+                    job.name,
+                    job.output.path().display()
+                ),
+                Some("restore them one by one, each with its own -o".into()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Plans from every store that answers.
+async fn sources(
+    job: &Job,
+    args: &RestoreArgs,
+    config: Option<&Config>,
+    goal: Goal,
+) -> Result<Vec<Source>, Failure> {
+    let mut found = Vec::new();
+    let mut first_failure = None;
+    // The newest file behind a hole in a chain, and what was said of it.
+    let mut torn: Option<(Txid, Failure)> = None;
+    for store in &job.stores {
+        let source = async {
+            let goal = match &args.label {
+                Some(label) => super::labels::goal(store, label, config, args.all).await?,
+                None => goal,
+            };
+            Ok::<_, Failure>((goal, planned(store, goal).await))
+        };
+        let source = match source.await {
+            Ok((goal, Ok((plan, _)))) => Ok(Source {
+                store: store.clone(),
+                goal,
+                plan,
+            }),
+            Ok((_, Err(error))) => {
+                if let RestoreError::Hole(hole) = &error
+                    && torn
+                        .as_ref()
+                        .is_none_or(|(newest, _)| *newest < hole.newest)
+                {
+                    torn = Some((hole.newest, RestoreError::Hole(*hole).into()));
+                }
+                Err(error.into())
+            }
+            Err(failure) => Err(failure),
+        };
+        match source {
+            Ok(source) => found.push(source),
+            Err(failure) => {
+                if job.stores.len() > 1 {
+                    eprintln!("{}: {}: {}", job.name, store.display(), failure.message);
+                }
+                first_failure.get_or_insert(failure);
+            }
+        }
+    }
+    // Stable: of equal points the first store's.
+    found.sort_by_key(|s| std::cmp::Reverse((s.plan.as_of(), s.plan.txid())));
+    let Some(best) = found.first() else {
+        return first_failure.map_or(Ok(found), Err);
+    };
+    // Another store is as good only if it reaches as far.
+    match (torn, best.plan.txid()) {
+        (Some((newest, mut failure)), Some(txid)) if txid < newest => {
+            failure.hint = Some(format!(
+                "to have the last point that can be restored, from {}: --txid {txid}",
+                best.store.display()
+            ));
+            Err(failure)
+        }
+        _ => Ok(found),
+    }
 }
 
 /// `lifeboat restore app.sqlite3` right after `lifeboat run app.sqlite3`, with no configuration at all.
@@ -143,18 +250,26 @@ async fn from_url(url: &str, args: &RestoreArgs) -> Result<Job, Failure> {
     })?;
     Ok(Job {
         name: url.to_owned(),
-        store,
+        stores: vec![store],
         output: Output::New(output),
     })
 }
 
-async fn job(
-    _config: &Config,
-    target: &TargetConfig,
-    args: &RestoreArgs,
-    all: bool,
-) -> Result<Job, Failure> {
-    let store = open_replica(&target.options.stores[0], &target.name).await?;
+async fn job(target: &TargetConfig, args: &RestoreArgs, all: bool) -> Result<Job, Failure> {
+    let mut stores = Vec::new();
+    let mut failed = None;
+    for store in &target.options.stores {
+        match open_replica(store, &target.name).await {
+            Ok(store) => stores.push(store),
+            Err(error) => {
+                eprintln!("{}: {error}", target.name);
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    if let (Some(error), true) = (failed, stores.is_empty()) {
+        return Err(error.into());
+    }
     let output = match &args.output {
         Some(folder) if all => {
             Output::New(folder.join(target.path.file_name().unwrap_or_default()))
@@ -165,7 +280,7 @@ async fn job(
     };
     Ok(Job {
         name: target.name.clone(),
-        store,
+        stores,
         output,
     })
 }
@@ -175,13 +290,9 @@ async fn one(
     args: &RestoreArgs,
     config: Option<&Config>,
     job: Job,
-    goal: Goal,
+    sources: Vec<Source>,
 ) -> Result<(), Failure> {
     let path = job.output.path().to_owned();
-    if args.if_not_exists && path.exists() {
-        println!("{}: {} exists; nothing to do", job.name, path.display());
-        return Ok(());
-    }
     if let (Some(config), Output::InPlace(_), false) = (config, &job.output, args.dry_run) {
         pin_present(config, &job.name, &path).await;
     }
@@ -201,7 +312,7 @@ async fn one(
         return Ok(());
     }
     if args.dry_run {
-        return dry_run(global, &job, goal).await;
+        return dry_run(global, &job, &sources);
     }
     if let Some(folder) = path
         .parent()
@@ -215,19 +326,7 @@ async fn one(
         VerifyArg::Quick => Verify::Quick,
         VerifyArg::Full => Verify::Full,
     };
-    let bar = progress();
-    let ticks = bar.clone();
-    let result = crate::restore::restore(
-        &job.store,
-        goal,
-        job.output,
-        verify,
-        system_now(),
-        move |n| ticks.inc(n),
-    )
-    .await;
-    bar.finish_and_clear();
-    let report = match result {
+    let report = match from_any(&job, sources, verify).await {
         Err(RestoreError::Plan(e)) if args.if_replica_exists => {
             println!("{}: {e}; nothing to do", job.name);
             return Ok(());
@@ -323,8 +422,45 @@ async fn release(config: &Config, name: &str) -> Result<Option<Client>, Failure>
     }
 }
 
-async fn dry_run(global: &Global, job: &Job, goal: Goal) -> Result<(), Failure> {
-    let (plan, _) = planned(&job.store, goal).await?;
+/// From the best store; where it fails, from another one that holds the same point. An older point is for a person to choose.
+async fn from_any(job: &Job, sources: Vec<Source>, verify: Verify) -> Result<Report, RestoreError> {
+    let mut sources = sources.into_iter().peekable();
+    loop {
+        let source = sources.next().ok_or(PlanError::Empty)?;
+        let (bar, output) = (progress(), job.output.clone());
+        let ticks = bar.clone();
+        let count = move |n| ticks.inc(n);
+        let (store, goal) = (&source.store, source.goal);
+        let result =
+            crate::restore::restore(store, goal, output, verify, system_now(), count).await;
+        bar.finish_and_clear();
+        let is_stores_fault = matches!(
+            result,
+            Err(RestoreError::Store(_)
+                | RestoreError::Corrupt { .. }
+                | RestoreError::Hole(_)
+                | RestoreError::Checksum { .. })
+        );
+        let same = |other: &Source| {
+            source.plan.txid().is_some() && other.plan.txid() == source.plan.txid()
+        };
+        match result {
+            Err(error) if is_stores_fault && sources.peek().is_some_and(same) => {
+                eprintln!(
+                    "{}: {}: {error}; trying the next store, which holds the same point",
+                    job.name,
+                    store.display()
+                );
+            }
+            result => return result,
+        }
+    }
+}
+
+fn dry_run(global: &Global, job: &Job, sources: &[Source]) -> Result<(), Failure> {
+    let Some(Source { store, plan, .. }) = sources.first() else {
+        return Ok(());
+    };
     let objects = plan.objects();
     let bytes: u64 = objects.iter().map(|o| o.1).sum();
     let path = job.output.path();
@@ -338,15 +474,16 @@ async fn dry_run(global: &Global, job: &Job, goal: Goal) -> Result<(), Failure> 
             .collect();
         println!(
             "{}",
-            json!({ "target": job.name, "txid": plan.txid().map(|t| t.to_string()), "as_of": plan.as_of().to_string(), "bytes": bytes, "files": files })
+            json!({ "target": job.name, "store": store.display(), "txid": plan.txid().map(|t| t.to_string()), "as_of": plan.as_of().to_string(), "bytes": bytes, "files": files })
         );
         return Ok(());
     }
     println!(
-        "{}: {} to {}: {bytes} bytes to read",
+        "{}: {} to {}: {bytes} bytes to read from {}",
         job.name,
         plan.point(),
         path.display(),
+        store.display(),
     );
     for (name, bytes) in &objects {
         println!("  {name} {bytes} bytes");

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use thiserror::Error;
 
 use crate::ltx;
+use crate::store::StoreError;
 use crate::types::{DbChecksum, Entry, PageSize, Pgno, RollingChecksum, page_hash};
 
 /// Bytes read at once when the result is read back.
@@ -43,6 +44,16 @@ impl Fault {
             self,
             Self::Io(_) | Self::Ltx(ltx::Error::Read(_) | ltx::Error::Write(_))
         )
+    }
+}
+
+impl Fault {
+    /// The store's own error, if that is what ended the reading.
+    pub fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            Self::Io(e) | Self::Ltx(ltx::Error::Read(e)) => e.get_ref()?.downcast_ref(),
+            _ => None,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod v03;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
@@ -19,7 +20,7 @@ use thiserror::Error;
 use crate::ltx;
 use crate::replica::layout::Layout;
 use crate::replica::upload::Replica;
-use crate::store::{Store, StoreError};
+use crate::store::{Class, Store, StoreError};
 use crate::types::{DbChecksum, Entry, Millis, PageSize, Txid};
 use plan::{Catalog, Goal, Plan, PlanError, Point};
 use swap::SwapError;
@@ -286,12 +287,68 @@ pub async fn restore(
     if matches!(output, Output::New(_)) && path.exists() {
         return Err(SwapError::Exists(path).into());
     }
-    let (planned, catalog) = planned(store, goal).await?;
-    let need = need(store, &planned).await?;
-    let temporary = swap::temporary(&path, need)?;
-    let fill = filler(store, planned.clone(), catalog, &path);
+    let progress: Progress = Arc::new(progress);
+    let (mut planned, mut catalog) = planned(store, goal).await?;
+    for _ in 1..PLANS_MAX {
+        let result = attempt(store, &planned, catalog, &output, verify, now, &progress).await;
+        let Err(RestoreError::Store(error)) = result else {
+            return Ok(result?.report(planned, begun));
+        };
+        if error.class() != Class::NotFound {
+            return Err(error.into());
+        }
+        // A running Lifeboat may have pruned what it had rolled up meanwhile: the point is still there, in other objects.
+        let again = self::planned(store, goal).await?;
+        if again.0.objects() == planned.objects() {
+            return Err(error.into());
+        }
+        tracing::info!(%error, "the replica changed meanwhile; planning again");
+        (planned, catalog) = again;
+    }
+    let done = attempt(store, &planned, catalog, &output, verify, now, &progress).await?;
+    Ok(done.report(planned, begun))
+}
+
+/// Plans of one restore: a replica changes about once in half a minute.
+const PLANS_MAX: usize = 4;
+
+type Progress = Arc<dyn Fn(u64) + Send + Sync>;
+
+struct Done {
+    checksum: DbChecksum,
+    checksum_known: bool,
+    kept: Option<PathBuf>,
+    bytes: u64,
+}
+
+impl Done {
+    fn report(self, plan: Planned, begun: Instant) -> Report {
+        Report {
+            plan,
+            bytes: self.bytes,
+            checksum: self.checksum,
+            checksum_known: self.checksum_known,
+            kept: self.kept,
+            took: begun.elapsed(),
+        }
+    }
+}
+
+async fn attempt(
+    store: &Store,
+    planned: &Planned,
+    catalog: Catalog,
+    output: &Output,
+    verify: Verify,
+    now: Millis,
+    progress: &Progress,
+) -> Result<Done, RestoreError> {
+    let need = need(store, planned).await?;
+    let temporary = swap::temporary(output.path(), need)?;
+    let fill = filler(store, planned.clone(), catalog, output.path());
+    let (output, progress) = (output.clone(), Arc::clone(progress));
     let work = move || -> Result<_, RestoreError> {
-        let filled = fill(temporary.as_file(), &progress)?;
+        let filled = fill(temporary.as_file(), &*progress)?;
         let found = apply::checksum(temporary.as_file(), filled.page_size, filled.commit)?;
         if let Some(expected) = filled.expected.filter(|e| *e != found) {
             return Err(RestoreError::Checksum {
@@ -305,19 +362,16 @@ pub async fn restore(
             Output::New(path) => swap::put_new(temporary, &path, now).map(|()| None),
             Output::InPlace(path) => swap::put_in_place(temporary, &path, now),
         }?;
-        Ok((found, filled.expected.is_some(), kept, bytes))
+        Ok(Done {
+            checksum: found,
+            checksum_known: filled.expected.is_some(),
+            kept,
+            bytes,
+        })
     };
-    let (checksum, checksum_known, kept, bytes) = tokio::task::spawn_blocking(work)
+    tokio::task::spawn_blocking(work)
         .await
-        .map_err(std::io::Error::other)??;
-    Ok(Report {
-        plan: planned,
-        bytes,
-        checksum,
-        checksum_known,
-        kept,
-        took: begun.elapsed(),
-    })
+        .map_err(std::io::Error::other)?
 }
 
 /// Plans from LTX files; where there are none for the goal, from what Litestream 0.3 left in the same place.
@@ -387,6 +441,8 @@ fn filler(
                         source: e.source,
                         instead: without(&catalog, e.entry),
                     }
+                } else if let Some(error) = e.source.store_error() {
+                    RestoreError::Store(error.clone())
                 } else {
                     RestoreError::Local(std::io::Error::other(e))
                 }

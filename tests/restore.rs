@@ -1,0 +1,250 @@
+//! Restores from replicas that change, lie in several stores, or are damaged in one of them.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::daemon::{Site, assert_same_pages};
+use common::python;
+use lifeboat::ltx;
+use lifeboat::restore::plan::Goal;
+use lifeboat::restore::{Output, RestoreError, Verify, restore};
+use lifeboat::store::{Class, Kind, PutMode, Store};
+use lifeboat::types::{Lineage, Millis, PageSize, Pgno, Txid};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+
+fn file(min: u64, max: u64, fill: u8) -> bytes::Bytes {
+    let header = ltx::Header {
+        page_size: PageSize::new(512).unwrap(),
+        commit: 2,
+        min: Txid::new(min).unwrap(),
+        max: Txid::new(max).unwrap(),
+        timestamp: Millis(1),
+        wal_offset: 32,
+        wal_size: 0,
+        salt: (0, 0),
+        lineage: Lineage::new(7),
+        pre: None,
+        post: None,
+        epoch: 1,
+    };
+    let mut encoder = ltx::Encoder::new(Vec::new(), &header).unwrap();
+    for page in 1..=2 {
+        let page = Pgno::new(page).unwrap();
+        encoder.page(page, &[fill; 512]).unwrap();
+    }
+    encoder.finish().unwrap().0.into()
+}
+
+fn key(level: &str, min: u64, max: u64) -> String {
+    format!("ltx/{level}/{min:016x}-{max:016x}.ltx")
+}
+
+async fn put(store: &Store, key: &str, file: bytes::Bytes) {
+    store.put(key, file, PutMode::Create, None).await.unwrap();
+}
+
+/// A replica of TXIDs 1 to 5: a base and single captures.
+async fn replica() -> Store {
+    let memory = Arc::new(InMemory::new());
+    let store = Store::from_object_store(Kind::Memory, memory, Path::from("app"));
+    put(&store, &key("9", 1, 2), file(1, 2, 2)).await;
+    for txid in 3..=5 {
+        put(&store, &key("0", txid, txid), file(txid, txid, txid as u8)).await;
+    }
+    store
+}
+
+/// Restores while, after the first page, `change` happens to the store.
+async fn restore_while<F>(
+    store: &Store,
+    out: &std::path::Path,
+    change: impl Fn(Store) -> F + Send + Sync + 'static,
+) -> Result<Txid, RestoreError>
+where
+    F: Future<Output = ()>,
+{
+    let (changed, runtime) = (AtomicBool::new(false), tokio::runtime::Handle::current());
+    let changing = store.clone();
+    let progress = move |_| {
+        if !changed.swap(true, Ordering::Relaxed) {
+            runtime.block_on(change(changing.clone()));
+        }
+    };
+    let output = Output::New(out.to_owned());
+    let report = restore(
+        store,
+        Goal::Newest,
+        output,
+        Verify::None,
+        Millis(9),
+        progress,
+    );
+    Ok(report.await?.plan.txid().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pruned_meanwhile_is_found_where_it_was_rolled_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.db");
+    let store = replica().await;
+    let rolled_up = |store: Store| async move {
+        put(&store, &key("1", 3, 5), file(3, 5, 5)).await;
+        for txid in 3..=4 {
+            store.delete(&key("0", txid, txid)).await.unwrap();
+        }
+    };
+    let txid = restore_while(&store, &out, rolled_up).await.unwrap();
+    assert_eq!(txid.get(), 5);
+    assert_eq!(std::fs::read(&out).unwrap(), [5; 1024]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_for_good_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.db");
+    let store = replica().await;
+    let lost = |store: Store| async move { store.delete(&key("0", 4, 4)).await.unwrap() };
+    let error = restore_while(&store, &out, lost).await.unwrap_err();
+    assert!(
+        matches!(&error, RestoreError::Hole(hole) if hole.reaches.txid.get() == 3 && hole.missing.get() == 4),
+        "{error}"
+    );
+    // Read errors are the store's, not the disk's.
+    let store = replica().await;
+    let gone = |store: Store| async move {
+        for key in [
+            key("9", 1, 2),
+            key("0", 3, 3),
+            key("0", 4, 4),
+            key("0", 5, 5),
+        ] {
+            store.delete(&key).await.unwrap();
+        }
+    };
+    let error = restore_while(&store, &out, gone).await.unwrap_err();
+    assert!(
+        matches!(&error, RestoreError::Plan(_))
+            || matches!(&error, RestoreError::Store(e) if e.class() == Class::NotFound),
+        "{error}"
+    );
+    assert!(!out.exists());
+}
+
+/// A database in two stores.
+fn two_stores() -> Site {
+    let mut site = Site::new();
+    site.extra = format!(
+        "    stores:\n      - url: {}\n      - url: file://{}\n",
+        site.store,
+        site.path("second").display()
+    );
+    site
+}
+
+fn objects(site: &Site, store: &str, level: u8) -> Vec<std::path::PathBuf> {
+    let folder = site.path(&format!("{store}/app/ltx/{level}"));
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn the_store_that_went_furthest_is_taken_and_damage_in_one_is_no_loss() {
+    let site = two_stores();
+    for value in 0..4 {
+        site.write(&format!("update t set a={value} where id=1"));
+        site.sync();
+    }
+    let now = site.copy_now("now.db");
+    let check = |what: &str| {
+        assert_same_pages(&now, &site.restore("out.db", &["--verify", "full"]), what);
+    };
+    check("both are whole");
+    // The first store lags: its newest files never arrived.
+    let first = objects(&site, "store", 0);
+    let newest = std::fs::read(&first[first.len() - 1]).unwrap();
+    std::fs::remove_file(&first[first.len() - 1]).unwrap();
+    check("the first store lags");
+    // It has the same point, but damaged.
+    let mut damaged = newest.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(&first[first.len() - 1], &damaged).unwrap();
+    let out = site.path("x.db");
+    let done = site.run(&["restore", "app", "-o", out.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(
+        done.status.success() && said.contains("trying the next store"),
+        "{said}"
+    );
+    assert_same_pages(&now, &out, "damaged in the first store");
+    std::fs::remove_file(&out).unwrap();
+    // A hole in the first store, and the second store ends before what lies behind it: a person must choose.
+    std::fs::write(&first[first.len() - 1], &newest).unwrap();
+    let kept = std::fs::read(&first[first.len() - 2]).unwrap();
+    std::fs::remove_file(&first[first.len() - 2]).unwrap();
+    check("a hole in the first store");
+    let second = objects(&site, "second", 0);
+    std::fs::remove_file(&second[second.len() - 1]).unwrap();
+    let error = site.fails(5, &["restore", "app", "-o", out.to_str().unwrap()]);
+    assert!(
+        error.contains("is missing") && error.contains("second") && error.contains("--txid"),
+        "{error}"
+    );
+    assert!(!out.exists());
+    // Gone altogether.
+    std::fs::write(&second[second.len() - 1], &newest).unwrap();
+    std::fs::write(&second[second.len() - 2], &kept).unwrap();
+    std::fs::remove_dir_all(site.path("store")).unwrap();
+    check("only the second is there");
+}
+
+#[test]
+fn all_to_one_moment_or_none() {
+    let mut site = Site::new();
+    let other = site.path("other.sqlite3");
+    std::fs::copy(&site.db, &other).unwrap();
+    python(&other, "conn().execute('pragma journal_mode=wal')");
+    site.extra += &format!("  - path: {}\n", other.display());
+    site.sync();
+    let moment = || {
+        // Captures are a millisecond apart at least.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        jiff::Timestamp::now().to_string()
+    };
+    let before = moment();
+    let oracle = [
+        (site.copy_now("a.db"), "app.sqlite3"),
+        (site.path("b.db"), "other.sqlite3"),
+    ];
+    std::fs::copy(&other, &oracle[1].0).unwrap();
+    for db in [&site.db, &other] {
+        python(db, "conn().execute('delete from t')");
+    }
+    site.sync();
+    let folder = site.path("all");
+    let all = ["restore", "--all", "-o", folder.to_str().unwrap()];
+    site.ok(&[&all[..], &["--at", &before]].concat());
+    for (oracle, name) in &oracle {
+        assert_same_pages(oracle, &folder.join(name), name);
+    }
+    // One of them did not exist then: said before anything is written.
+    let young = site.path("young.sqlite3");
+    std::fs::copy(&other, &young).unwrap();
+    python(&young, "conn().execute('pragma journal_mode=wal')");
+    site.extra += &format!("  - path: {}\n", young.display());
+    site.sync();
+    let folder = site.path("again");
+    let all = ["restore", "--all", "-o", folder.to_str().unwrap()];
+    site.fails(3, &[&all[..], &["--at", &before]].concat());
+    assert!(!folder.exists());
+    site.ok(&[&all[..], &["--at", &before, "--if-replica-exists"]].concat());
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+}
