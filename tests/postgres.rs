@@ -1,172 +1,16 @@
 //! Dumps of a real PostgreSQL server, and what becomes of them when something fails.
 
+mod pg;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use jiff::Timestamp;
 use lifeboat::postgres::{
     Clients, Connection, DumpOptions, Manifest, PostgresError, dump, into_new, list, to_file,
 };
 use lifeboat::store::{Store, StoreSpec};
-
-const PASSWORD: &str = "p@ss/word:1";
-const URL_PASSWORD: &str = "p%40ss%2Fword%3A1";
-/// Quotes and spaces, as the issue wants.
-const DATABASE: &str = "an \"odd\" 'name'";
-
-/// A server of its own, on a socket in a folder of its own, ended with the test.
-struct Server {
-    child: Child,
-    folder: tempfile::TempDir,
-}
-
-fn programs() -> PathBuf {
-    let newest = std::fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
-        .filter(|bin| bin.join("initdb").exists())
-        .max();
-    newest.expect("no PostgreSQL server is installed: run bin/install-dev")
-}
-
-/// The server refuses to run as root.
-fn as_nobody_special(program: &Path) -> Command {
-    if !rustix::process::getuid().is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
-        .arg(program);
-    command
-}
-
-impl Server {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let password = folder.path().join("password");
-        std::fs::write(&password, PASSWORD).unwrap();
-        if rustix::process::getuid().is_root() {
-            let chown = Command::new("chown")
-                .args(["-R", "postgres:postgres"])
-                .arg(folder.path())
-                .status();
-            assert!(
-                chown.unwrap().success(),
-                "user postgres is missing: run bin/install-dev"
-            );
-        }
-        let data = folder.path().join("data");
-        let made = as_nobody_special(&programs().join("initdb"))
-            .args([
-                "-A",
-                "scram-sha-256",
-                "-U",
-                "boss",
-                "-E",
-                "UTF8",
-                "--no-sync",
-                "--pwfile",
-            ])
-            .arg(&password)
-            .arg("-D")
-            .arg(&data)
-            .output()
-            .unwrap();
-        assert!(
-            made.status.success(),
-            "{}",
-            String::from_utf8_lossy(&made.stderr)
-        );
-        let child = as_nobody_special(&programs().join("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c"])
-            .arg(format!(
-                "unix_socket_directories={}",
-                folder.path().display()
-            ))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { child, folder };
-        let begun = Instant::now();
-        while let Err(error) = Clients::for_server(&server.connection(), None) {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{error}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        server
-    }
-
-    fn url(&self, password: &str) -> String {
-        let folder = self.folder.path().display();
-        format!("postgres://boss:{password}@/postgres?host={folder}&pool=5")
-    }
-
-    fn connection(&self) -> Connection {
-        Connection::from_url(&self.url(URL_PASSWORD)).unwrap()
-    }
-
-    fn clients(&self) -> Clients {
-        Clients::for_server(&self.connection(), None).unwrap()
-    }
-
-    fn sql(&self, database: &str, sql: &str) -> String {
-        let connection = self.connection().with_database(database);
-        self.clients().sql(&connection, sql, &[]).unwrap()
-    }
-
-    /// A database with what real ones have.
-    fn populated(&self) -> Connection {
-        let quoted = DATABASE.replace('"', "\"\"");
-        self.sql("postgres", &format!("CREATE DATABASE \"{quoted}\";"));
-        self.sql(DATABASE, include_str!("app/postgres.sql"));
-        self.connection().with_database(DATABASE)
-    }
-
-    fn databases(&self) -> String {
-        self.sql("postgres", "SELECT datname FROM pg_database ORDER BY 1;")
-    }
-
-    /// Rows of all tables, sequences, large objects, rights, extensions.
-    fn fingerprint(&self, database: &str) -> String {
-        let tables = self.sql(
-            database,
-            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
-             WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1;",
-        );
-        let mut all = String::new();
-        for table in tables.lines() {
-            let rows = format!(
-                "SELECT '{table}', count(*), md5(coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '')) FROM {table} t;"
-            );
-            all += &self.sql(database, &rows);
-        }
-        all += &self.sql(
-            database,
-            "SELECT sequencename, last_value FROM pg_sequences ORDER BY 1;
-             SELECT oid, md5(lo_get(oid)) FROM pg_largeobject_metadata ORDER BY 1;
-             SELECT relname, relacl FROM pg_class WHERE relacl IS NOT NULL AND relnamespace = 'public'::regnamespace ORDER BY 1;
-             SELECT extname, extversion FROM pg_extension ORDER BY 1;
-             SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1;
-             SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1;
-             SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1;",
-        );
-        all
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-        }
-        let _ = self.child.wait();
-    }
-}
+use pg::{DATABASE, Server, programs, wait_for};
 
 struct Bench {
     server: Server,
@@ -194,13 +38,15 @@ impl Bench {
 
     async fn dump(&self, options: &DumpOptions) -> Result<Manifest, PostgresError> {
         dump(
-            &self.store,
+            std::slice::from_ref(&self.store),
             &self.source,
             &self.server.clients(),
             options,
+            None,
             Timestamp::now(),
         )
         .await
+        .map(|dumped| dumped.manifest)
     }
 
     fn restore(&self, manifest: &Manifest, name: &str) -> Result<(), PostgresError> {
@@ -351,10 +197,11 @@ async fn what_is_refused_before_a_dump() {
 
     let gone = bench.server.connection().with_database("gone");
     let error = dump(
-        &bench.store,
+        std::slice::from_ref(&bench.store),
         &gone,
         &bench.server.clients(),
         &DumpOptions::default(),
+        None,
         Timestamp::now(),
     )
     .await
@@ -369,13 +216,5 @@ async fn what_is_refused_before_a_dump() {
     ] {
         let error = Connection::from_url(url).unwrap_err();
         assert!(!error.to_string().contains("hidden"), "{error}");
-    }
-}
-
-fn wait_for(mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -97,9 +97,16 @@ pub(super) async fn snapshot(
     timeout: &str,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let (mine, rest) = split(&config, &targets)?;
+    let dumps = super::postgres::split(&config, &targets);
+    let (mine, rest) = match &dumps.rest {
+        Some(names) => split(&config, names)?,
+        None => (Vec::new(), Rest::None),
+    };
     let names = rest.names();
     let mut count = mine.len();
+    if !dumps.is_empty() {
+        count += super::postgres::dump(&config, &dumps, as_json).await?;
+    }
     if let Some(names) = names {
         count += run::make_durable(config.clone(), names, timeout, as_json).await?;
     }

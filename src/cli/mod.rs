@@ -5,6 +5,7 @@ mod compat;
 mod files;
 mod inspect;
 mod labels;
+mod postgres;
 mod restore;
 mod run;
 mod snapshot;
@@ -157,7 +158,12 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::List { target } => {
             let config = load(global, Vec::new())?;
-            let (mine, rest) = files::split(&config, &Vec::from_iter(target.clone()))?;
+            let dumps = postgres::split(&config, &Vec::from_iter(target.clone()));
+            postgres::list(&config, &dumps, global.json).await?;
+            let Some(names) = dumps.rest else {
+                return Ok(());
+            };
+            let (mine, rest) = files::split(&config, &names)?;
             files::list(&config, &mine, global.json).await?;
             match rest.names() {
                 Some(_) => inspect::list(config, target, global.json).await,

@@ -32,6 +32,10 @@ pub(super) async fn snapshot(
     })?;
     // Databases first, then files: no row points at a file that is missing.
     let (mine, rest) = files::split(&config, &args.targets)?;
+    let rest = match rest {
+        Rest::None if args.targets.is_empty() && !config.postgres.is_empty() => Rest::All,
+        rest => rest,
+    };
     let (label, databases) = match rest {
         Rest::None if mine.is_empty() => return Err(failure(&Snapshot::default())),
         Rest::None => (label, 0),
@@ -78,7 +82,10 @@ pub(super) async fn anywhere(
         };
     }
     if !wanted.targets.is_empty() {
-        let known = |name: &String| config.targets.iter().any(|t| t.name == *name);
+        let known = |name: &String| {
+            let postgres = |s| crate::daemon::postgres::is_of(s, name);
+            config.targets.iter().any(|t| t.name == *name) || config.postgres.iter().any(postgres)
+        };
         if let Some(name) = wanted.targets.iter().find(|n| !known(n)) {
             return Err(crate::daemon::fleet::FleetError::Unknown(name.clone()).into());
         }

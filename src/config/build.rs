@@ -19,6 +19,7 @@ use super::expand::{Resolver, Text};
 use super::files::{self, FilesConfig};
 use super::load::CONFIG_VARIABLES;
 use super::paths;
+use super::postgres::{self, PostgresConfig};
 use super::raw::{Loose, RawConfig, RawHttp, RawRetention, ScalarOr};
 use super::store::{StoreConfig, StoreParts, file_url_of};
 use super::values::{Defaults, listen, min_free, plain_retention, retention_of, time_zone};
@@ -36,10 +37,11 @@ pub(super) struct Builder<'r, 'a> {
     pub(super) targets: Vec<TargetConfig>,
     pub(super) dirs: Vec<DirConfig>,
     pub(super) files: Vec<FilesConfig>,
+    pub(super) postgres: Vec<PostgresConfig>,
     state_dir: Option<PathBuf>,
     store_check: Option<Duration>,
     min_free: Option<MinFree>,
-    time_zone: Option<TimeZone>,
+    pub(super) time_zone: Option<TimeZone>,
     instance: Option<String>,
     /// Variables that gave a value; the others that are set are reported as not used.
     consumed: RefCell<BTreeSet<&'static str>>,
@@ -59,6 +61,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             targets: Vec::new(),
             dirs: Vec::new(),
             files: Vec::new(),
+            postgres: Vec::new(),
             state_dir: None,
             store_check: None,
             min_free: None,
@@ -124,6 +127,10 @@ impl<'r, 'a> Builder<'r, 'a> {
             let place = v.at(&entry);
             self.files_target(entry.value, &place)?;
         }
+        for entry in raw.postgres.unwrap_or_default() {
+            let place = v.at(&entry);
+            self.postgres_target(entry.value, &place)?;
+        }
         match raw.sqlite {
             Some(entries) => {
                 for entry in entries {
@@ -139,8 +146,7 @@ impl<'r, 'a> Builder<'r, 'a> {
     }
 
     fn refuse_unsupported(&self, raw: &RawConfig) -> Result<(), ConfigError> {
-        let keys: [(&str, &Option<Loose>); 5] = [
-            ("postgres", &raw.postgres),
+        let keys: [(&str, &Option<Loose>); 4] = [
             ("drill", &raw.drill),
             ("notify", &raw.notify),
             ("redis", &raw.redis),
@@ -248,8 +254,10 @@ impl<'r, 'a> Builder<'r, 'a> {
         }
         check_unique(&self.targets)?;
         files::check_unique(&self.files, &self.targets)?;
+        postgres::check_unique(&self.postgres, &self.files, &self.targets)?;
         self.dirs.retain(|dir| dir.watch);
-        if self.targets.is_empty() && self.dirs.is_empty() && self.files.is_empty() {
+        let no_databases = self.targets.is_empty() && self.dirs.is_empty();
+        if no_databases && self.files.is_empty() && self.postgres.is_empty() {
             return Err(ConfigError::NoTargets {
                 place: self.values.line(0),
             });
@@ -272,6 +280,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             targets: self.targets,
             dirs: self.dirs,
             files: self.files,
+            postgres: self.postgres,
             state_dir: self.state_dir.map(|dir| paths::resolved(&dir, host)),
             http: self.http.unwrap_or(Some(DEFAULT_HTTP_LISTEN)),
             shutdown_timeout: self.shutdown_timeout.unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT),

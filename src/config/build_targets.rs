@@ -251,6 +251,7 @@ impl Builder<'_, '_> {
                 self.shared_stores(),
                 &Place::Environment,
             ),
+            None if !self.postgres.is_empty() => Ok(()),
             None => Err(ConfigError::NoTargets {
                 place: Place::Environment,
             }),

@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::files::{FilesConfig, show_files};
+use super::postgres::{PostgresConfig, show_postgres};
 use super::store::StoreConfig;
 use super::units::format_duration;
 
@@ -53,6 +54,8 @@ pub struct Config {
     pub dirs: Vec<DirConfig>,
     /// Folders of files.
     pub files: Vec<FilesConfig>,
+    /// PostgreSQL databases, by server.
+    pub postgres: Vec<PostgresConfig>,
     /// The one place for local state; beside each database if `None`.
     pub state_dir: Option<PathBuf>,
     /// Address of metrics, health and status; `None` if off.
@@ -192,6 +195,7 @@ impl Config {
             "targets": self.targets.iter().map(show_target).collect::<Vec<_>>(),
             "dirs": self.dirs.iter().map(show_dir).collect::<Vec<_>>(),
             "files": self.files.iter().map(show_files).collect::<Vec<_>>(),
+            "postgres": self.postgres.iter().map(show_postgres).collect::<Vec<_>>(),
             "state-dir": self.state_dir.as_deref().map(show_path),
             "http": self.http.map_or("off".into(), |a| a.to_string()),
             "shutdown-timeout": format_duration(self.shutdown_timeout),

@@ -198,6 +198,7 @@ fn from_environment(env: &Environment, host: &Host) -> Result<Loaded, ConfigErro
     let resolver = Resolver::new(env, host, Place::Environment, false);
     let mut builder = Builder::new(&resolver);
     builder.read(RawConfig::default())?;
+    builder.database_url()?;
     builder.volumes()?;
     Ok((builder.finish(ConfigSource::Environment)?, resolver.used()))
 }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::{DeserializeError, Spanned};
 
@@ -97,7 +97,7 @@ raw!(
         min_free: Text,
         time_zone: Text,
         instance: Text,
-        postgres: Loose,
+        postgres: Vec<Spanned<RawPostgres>>,
         drill: Loose,
         notify: Loose,
         files: Vec<Spanned<RawFiles>>,
@@ -139,6 +139,82 @@ raw!(
         stores: Vec<Spanned<ScalarOr<RawStore>>>,
     }
 );
+
+raw!(
+    /// An entry of `postgres`.
+    RawPostgres {
+        name: Text,
+        url: Text,
+        url_file: Text,
+        host: Text,
+        port: Text,
+        user: Text,
+        password: Text,
+        password_file: Text,
+        database: Text,
+        sslmode: Text,
+        sslrootcert: Text,
+        databases: Spanned<RawDatabases>,
+        schedule: Text,
+        time_zone: Text,
+        jitter: Text,
+        retention: Spanned<ScalarOr<RawRetention>>,
+        bin_dir: Text,
+        pg_dump_args: Vec<Text>,
+        compression_level: Text,
+        compression_threads: Text,
+        lock_wait_timeout: Text,
+        restore_url: Text,
+        restore_url_file: Text,
+        drill_url: Text,
+        drill_url_file: Text,
+        on_deploy: Text,
+        max_age: Text,
+        read_budget: Text,
+        store: Spanned<ScalarOr<RawStore>>,
+        stores: Vec<Spanned<ScalarOr<RawStore>>>,
+    }
+);
+
+raw!(
+    /// `databases: { except: [...] }`.
+    RawExcept { except: Vec<Text> }
+);
+
+/// `databases`: `all`, a list of names, or all but some.
+pub(super) enum RawDatabases {
+    Word(String),
+    Names(Vec<Text>),
+    Except(RawExcept),
+}
+
+impl<'de> Deserialize<'de> for RawDatabases {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = RawDatabases;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`all`, a list of names, or `{ except: [...] }`")
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+                Ok(RawDatabases::Word(value.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(RawDatabases::Names)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                RawExcept::deserialize(MapAccessDeserializer::new(map)).map(RawDatabases::Except)
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
 
 raw!(
     /// A store.

@@ -618,7 +618,7 @@ fn schema_objects<'a>(value: &'a Value, found: &mut Vec<Vec<&'a str>>) {
 
 #[test]
 fn the_schema_has_exactly_the_keys_that_are_read() {
-    let unsupported = ["postgres", "drill", "notify", "redis", "probes"];
+    let unsupported = ["drill", "notify", "redis", "probes"];
     let schema = schema();
     let mut objects = Vec::new();
     schema_objects(&schema, &mut objects);
@@ -629,6 +629,8 @@ fn the_schema_has_exactly_the_keys_that_are_read() {
         "retention: {zzzz: 1}",
         "http: {zzzz: 1}",
         "files: [{zzzz: 1}]",
+        "postgres: [{zzzz: 1}]",
+        "postgres: [{databases: {zzzz: 1}}]",
     ] {
         let Err(ConfigError::UnknownKey { known, .. }) = Machine::with_file(file).result() else {
             panic!("{file}")
@@ -645,7 +647,7 @@ fn the_schema_has_exactly_the_keys_that_are_read() {
         });
         assert!(found, "no object of the schema has exactly {known:?}");
     }
-    assert_eq!(objects.len(), 6);
+    assert_eq!(objects.len(), 8);
 }
 
 #[test]
@@ -703,4 +705,50 @@ fn the_examples_in_the_documentation_load() {
         }
         assert!(!machine.load().targets.is_empty(), "{example}");
     }
+}
+
+#[test]
+fn postgres_targets() {
+    let file = "store: s3://b\ntime-zone: Europe/Berlin\npostgres:
+  - {name: app, url: \"${DATABASE_URL}\", schedule: '15 * * * *', retention: {daily: 7}, on-deploy: reuse, pg-dump-args: [--no-comments]}
+  - {name: rest, host: /run/postgresql, user: boss, password: hidden, databases: {except: [postgres]}, bin-dir: /opt/pg, read-budget: 1GiB}
+  - {name: listed, databases: ['a b', c]}";
+    let url = "postgres://u:hidden@db.example/main?pool=5&sslmode=require";
+    let machine = Machine::with_file(file)
+        .env("DATABASE_URL", url)
+        .env("PGHOST", "other.example");
+    let config = machine.load();
+    let [app, rest, listed] = &config.postgres[..] else {
+        panic!("{:?}", config.postgres)
+    };
+    assert_eq!(app.connection.display(), "postgres://db.example/main");
+    assert_eq!(app.retention.daily, 7);
+    assert_eq!(app.retention.point_in_time, Duration::ZERO);
+    assert_eq!(app.time_zone.iana_name(), Some("Europe/Berlin"));
+    assert_eq!(app.on_deploy, OnDeploy::Reuse);
+    assert_eq!(app.dump.extra, ["--no-comments"]);
+    assert_eq!(rest.connection.server(), "/run/postgresql");
+    assert_eq!(rest.databases, Databases::Except(vec!["postgres".into()]));
+    assert_eq!((rest.read_budget, rest.retention.hourly), (1 << 30, 24));
+    assert_eq!(listed.connection.server(), "other.example");
+    let names = vec!["a b".to_owned(), "c".to_owned()];
+    assert_eq!(listed.databases, Databases::Named(names));
+    let shown = config.show().to_string() + &format!("{config:?}");
+    assert!(!shown.contains("hidden"), "{shown}");
+}
+
+#[test]
+fn database_url_alone_is_enough() {
+    let with = |url| {
+        Machine::new()
+            .env("LIFEBOAT_STORE_URL", "s3://b")
+            .env("DATABASE_URL", url)
+    };
+    let config = with("postgresql://u:p@db/my_app").load();
+    assert_eq!(config.postgres[0].name, "my_app");
+    assert!(config.targets.is_empty());
+    let config = with("postgres://u:p@db/my%20app").load();
+    assert_eq!(config.postgres[0].name, "postgres");
+    let other = with("mysql2://u:p@db/x").result();
+    assert!(matches!(other, Err(ConfigError::NoTargets { .. })));
 }

@@ -311,6 +311,11 @@ impl Fleet {
         &self.config
     }
 
+    /// Where facts go.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
     async fn member<T>(&self, name: &str, get: impl FnOnce(&Member) -> T) -> Result<T, FleetError> {
         let members = self.members.lock().await;
         members

@@ -8,6 +8,8 @@ pub mod cuts;
 pub mod files;
 pub mod files_jobs;
 pub mod fleet;
+pub mod postgres;
+pub mod postgres_jobs;
 pub mod snapshot;
 pub mod state;
 pub mod target;
@@ -82,6 +84,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     let fleet = Arc::new(Fleet::start(Arc::clone(&config), Arc::clone(&board)).await?);
     let jobs = files_jobs::Jobs::start(&config, &board);
+    let dumps = postgres_jobs::Jobs::start(&config, &board);
     let mut tasks = Vec::new();
     if let Some(listener) = listener {
         if let Ok(address) = listener.local_addr() {
@@ -117,9 +120,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!(%error, "removing the control socket");
     }
-    let (stopped, ()) = tokio::join!(
+    let (stopped, (), ()) = tokio::join!(
         fleet.stop(config.shutdown_timeout),
-        jobs.stop(config.shutdown_timeout)
+        jobs.stop(config.shutdown_timeout),
+        dumps.stop()
     );
     if stopped {
         Ok(())

@@ -6,11 +6,15 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::fleet::{Fleet, system_now};
+use super::postgres::{Ask, Database};
+use crate::config::OnDeploy;
 use crate::labels::{self, Label, Pin, SetRef};
+use crate::postgres::{self, Manifest, PostgresError};
 use crate::replica::upload::Replica;
 use crate::restore::plan::{Catalog, Goal, plan};
 use crate::store::Store;
@@ -67,10 +71,14 @@ pub struct TargetSnapshot {
 }
 
 /// What can be labelled. A new kind of target is a new arm.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Item {
     /// A SQLite database of the fleet.
     Sqlite(String),
+    /// A PostgreSQL database, and how long its last dump is good enough.
+    Postgres(Box<Database>, Option<Duration>),
+    /// What could not be found out about a target.
+    Unknown(String, String),
 }
 
 /// A point that was taken.
@@ -90,7 +98,8 @@ enum Miss {
 impl Item {
     fn name(&self) -> &str {
         match self {
-            Self::Sqlite(name) => name,
+            Self::Sqlite(name) | Self::Unknown(name, _) => name,
+            Self::Postgres(database, _) => &database.name,
         }
     }
 
@@ -101,9 +110,28 @@ impl Item {
     }
 
     /// Everything committed before this call lies at or before the point.
-    async fn take(&self, fleet: &Fleet) -> Result<Taken, String> {
+    async fn take(&self, fleet: &Fleet, label: &str) -> Result<Taken, String> {
         let begun = Instant::now();
         match self {
+            Self::Unknown(_, why) => Err(why.clone()),
+            Self::Postgres(database, good_for) => {
+                let recent = match good_for {
+                    Some(age) => recent(database, *age).await.map_err(|e| e.to_string())?,
+                    None => None,
+                };
+                let manifest = match recent {
+                    Some(manifest) => manifest,
+                    None => database
+                        .dump(fleet.board(), Some(label))
+                        .await
+                        .map_err(|e| e.to_string())?,
+                };
+                Ok(Taken {
+                    at: Millis(manifest.began.as_millisecond()),
+                    pin: Pin::Postgres { dump: manifest.id },
+                    begun,
+                })
+            }
             Self::Sqlite(name) => {
                 let txid = fleet.pin(name).await.map_err(|e| e.to_string())?;
                 Ok(Taken {
@@ -118,6 +146,21 @@ impl Item {
     /// Waits until the point is in every store, and finds out that it can be restored from each.
     async fn prove(&self, fleet: &Fleet, taken: &Taken) -> Result<Vec<Store>, Miss> {
         match self {
+            Self::Unknown(_, why) => Err(Miss::Failed(why.clone())),
+            Self::Postgres(database, _) => {
+                let Pin::Postgres { dump } = &taken.pin else {
+                    return Err(Miss::Failed("the point is no dump".into()));
+                };
+                for store in &database.stores {
+                    let listed = postgres::list(store).await;
+                    let listed = listed.map_err(|e| Miss::Failed(e.to_string()))?;
+                    if !listed.iter().any(|m| m.id == *dump) {
+                        let why = format!("{} does not hold dump {dump}", store.display());
+                        return Err(Miss::Failed(why));
+                    }
+                }
+                Ok(database.stores.clone())
+            }
             Self::Sqlite(name) => {
                 let failed = |e: &dyn std::fmt::Display| Miss::Failed(e.to_string());
                 let Some(txid) = taken.pin.txid() else {
@@ -139,6 +182,24 @@ impl Item {
     }
 }
 
+/// The newest dump, if every store holds it and it is not older than `age`.
+async fn recent(database: &Database, age: Duration) -> Result<Option<Manifest>, PostgresError> {
+    let mut found: Option<Manifest> = None;
+    for store in &database.stores {
+        let newest = postgres::list(store).await?.pop();
+        let fresh = newest.filter(|m| {
+            let old = Timestamp::now().duration_since(m.began);
+            old.unsigned_abs() <= age && m.anomalies.is_empty()
+        });
+        match (&found, fresh) {
+            (_, None) => return Ok(None),
+            (Some(a), Some(b)) if a.id != b.id => return Ok(None),
+            (_, fresh) => found = fresh,
+        }
+    }
+    Ok(found)
+}
+
 /// Whether exactly this point can be restored from a store, by its own listing.
 pub async fn holds(store: &Store, txid: Txid) -> Result<bool, crate::store::StoreError> {
     let catalog = Catalog::new(Replica::list(store).await?.into_values());
@@ -158,7 +219,7 @@ pub async fn snapshot(fleet: &Fleet, wanted: &Wanted, instance: &str) -> Snapsho
     let deadline = tokio::time::Instant::now() + Duration::from_millis(wanted.timeout_ms);
     let mut outcomes = Vec::new();
     for attempt in 1..=TRIES {
-        let (next, passed) = attempt_all(fleet, &items, deadline, wanted.timeout_ms).await;
+        let (next, passed) = attempt_all(fleet, &items, deadline, wanted).await;
         outcomes = next;
         // All again: a queue that is taken later than the data would know more.
         if !passed || attempt == TRIES {
@@ -170,12 +231,34 @@ pub async fn snapshot(fleet: &Fleet, wanted: &Wanted, instance: &str) -> Snapsho
 }
 
 async fn items(fleet: &Fleet, names: &[String]) -> Vec<Item> {
-    let names = if names.is_empty() {
+    let config = fleet.config();
+    let mut items = Vec::new();
+    for server in &config.postgres {
+        let mine = |name: &String| super::postgres::is_of(server, name);
+        let named = names.iter().any(mine);
+        if !named && (!names.is_empty() || server.on_deploy == OnDeploy::Skip) {
+            continue;
+        }
+        let good_for = (server.on_deploy == OnDeploy::Reuse).then_some(server.max_age);
+        match super::postgres::open(config, server, Ask::Server).await {
+            Ok(databases) => {
+                let wanted = |d: &Database| {
+                    !named || names.iter().any(|n| *n == server.name || *n == d.name)
+                };
+                let chosen = databases.into_iter().filter(wanted);
+                items.extend(chosen.map(|d| Item::Postgres(Box::new(d), good_for)));
+            }
+            Err(error) => items.push(Item::Unknown(server.name.clone(), error.to_string())),
+        }
+    }
+    let sqlite = if names.is_empty() {
         fleet.names().await
     } else {
-        names.to_vec()
+        let is_postgres = |n: &String| config.postgres.iter().any(|s| super::postgres::is_of(s, n));
+        names.iter().filter(|n| !is_postgres(n)).cloned().collect()
     };
-    names.into_iter().map(Item::Sqlite).collect()
+    items.extend(sqlite.into_iter().map(Item::Sqlite));
+    items
 }
 
 /// One round over all items. `true`: some store got past a point.
@@ -183,15 +266,18 @@ async fn attempt_all(
     fleet: &Fleet,
     items: &[Item],
     deadline: tokio::time::Instant,
-    timeout_ms: u64,
+    wanted: &Wanted,
 ) -> (Vec<Outcome>, bool) {
-    let late = || format!("not durable within {} s", timeout_ms.div_ceil(1000));
+    let late = || {
+        let seconds = wanted.timeout_ms.div_ceil(1000);
+        format!("not durable within {seconds} s")
+    };
     let mut taken = Vec::new();
     for queues in [true, false] {
         let wave = items.iter().filter(|i| i.is_queue() == queues);
         let takes = wave.map(|item| async {
             let begun = Instant::now();
-            match tokio::time::timeout_at(deadline, item.take(fleet)).await {
+            match tokio::time::timeout_at(deadline, item.take(fleet, &wanted.label)).await {
                 Ok(result) => (item.clone(), result, begun),
                 Err(_) => (item.clone(), Err(late()), begun),
             }

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::daemon::fleet::system_now;
 use crate::observe::facts::{Board, TargetFacts};
-use crate::observe::health::{Verdict, WalStat, files_verdict, verdict};
+use crate::observe::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
 use crate::observe::metrics;
 use crate::types::Millis;
 
@@ -44,13 +44,14 @@ fn router(board: Arc<Board>) -> Router {
 
 /// Judges every target, with the WAL files as they are now. Only `stat`: opening and closing a file would drop SQLite's locks.
 pub async fn verdicts(board: &Board) -> Vec<Verdict> {
-    let (targets, files) = (board.snapshot(), board.files());
+    let (targets, files, postgres) = (board.snapshot(), board.files(), board.postgres());
     let judge = move || {
         let databases = targets
             .iter()
             .map(|t| verdict(t, wal_stat(t), system_now()));
         let files = files.iter().map(|f| files_verdict(f, system_now()));
-        databases.chain(files).collect()
+        let postgres = postgres.iter().map(|f| postgres_verdict(f, system_now()));
+        databases.chain(postgres).chain(files).collect()
     };
     tokio::task::spawn_blocking(judge).await.unwrap_or_default()
 }
@@ -88,7 +89,12 @@ async fn up(State(board): State<Arc<Board>>) -> Json<Value> {
 }
 
 async fn scrape(State(board): State<Arc<Board>>) -> impl IntoResponse {
-    let text = metrics::render(&board.snapshot(), &board.files(), system_now());
+    let text = metrics::render(
+        &board.snapshot(),
+        &board.files(),
+        &board.postgres(),
+        system_now(),
+    );
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 

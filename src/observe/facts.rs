@@ -229,11 +229,67 @@ pub struct FilesFacts {
     pub requests: BTreeMap<&'static str, u64>,
 }
 
+/// Dumps of a PostgreSQL database in one store.
+#[derive(Clone, Debug, Default)]
+pub struct PostgresFacts {
+    /// Unique name.
+    pub name: String,
+    /// URL without secrets.
+    pub store: String,
+    /// Server and database, without user and password.
+    pub database: String,
+    /// Allowed age of the newest dump.
+    pub objective: Duration,
+    /// When the newest dump was begun.
+    pub succeeded_at: Option<Millis>,
+    /// Its id.
+    pub dump: Option<String>,
+    /// Its bytes in the store.
+    pub bytes: u64,
+    /// Its bytes before compression.
+    pub raw_bytes: u64,
+    /// Bytes of the database on the server then.
+    pub database_bytes: u64,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// When a run failed last.
+    pub failed_at: Option<Millis>,
+    /// Since when a run has been at work.
+    pub running_since: Option<Millis>,
+    /// When the next one is due.
+    pub next: Option<Millis>,
+    /// Runs, all of them.
+    pub runs: u64,
+    /// Of those, runs that made no dump.
+    pub failures: u64,
+    /// What looks wrong with the newest dump beside the one before it.
+    pub anomalies: Vec<String>,
+    /// Dumps there.
+    pub dumps: u64,
+    /// Their bytes.
+    pub dump_bytes: u64,
+    /// Dumps that retention deleted.
+    pub deleted: u64,
+    /// Retention runs that deleted nothing because something was wrong.
+    pub refusals: u64,
+    /// When a dump was read back last, in full and rightly.
+    pub read_back_at: Option<Millis>,
+    /// Dumps that were found damaged.
+    pub damaged: Vec<String>,
+    /// What was wrong with the last run, in words; `None` after a dump.
+    pub last_error: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Requests by kind.
+    pub requests: BTreeMap<&'static str, u64>,
+}
+
 /// All targets.
 #[derive(Debug, Default)]
 pub struct Board(
     RwLock<BTreeMap<String, Arc<TargetBoard>>>,
     Mutex<BTreeMap<(String, String), FilesFacts>>,
+    Mutex<BTreeMap<(String, String), PostgresFacts>>,
 );
 
 impl Board {
@@ -267,6 +323,31 @@ impl Board {
     /// All files, by name and store.
     pub fn files(&self) -> Vec<FilesFacts> {
         let all = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().cloned().collect()
+    }
+
+    /// Changes the facts of a PostgreSQL database in one store.
+    pub fn update_postgres(
+        &self,
+        name: &str,
+        store: &str,
+        change: impl FnOnce(&mut PostgresFacts),
+    ) {
+        let mut all = self.2.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts = all.entry((name.to_owned(), store.to_owned())).or_default();
+        (facts.name, facts.store) = (name.to_owned(), store.to_owned());
+        change(facts);
+    }
+
+    /// Drops the facts of databases that are no targets any more.
+    pub fn retain_postgres(&self, keep: impl Fn(&str) -> bool) {
+        let mut all = self.2.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(name, _), _| keep(name));
+    }
+
+    /// All PostgreSQL databases, by name and store.
+    pub fn postgres(&self) -> Vec<PostgresFacts> {
+        let all = self.2.lock().unwrap_or_else(PoisonError::into_inner);
         all.values().cloned().collect()
     }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::facts::{FilesFacts, State, StoreFacts, TargetFacts};
+use super::facts::{FilesFacts, PostgresFacts, State, StoreFacts, TargetFacts};
 use crate::types::Millis;
 
 /// Capture looks at the WAL-index at least every few seconds; after this long it hangs.
@@ -182,6 +182,53 @@ pub fn files_verdict(f: &FilesFacts, now: Millis) -> Verdict {
     }
 }
 
+/// Judges dumps in one store: the newest must not be older than two of its periods, the last run must have made one, and no dump may be
+/// damaged. A dump that looks odd is a hint, not a fault: it is complete.
+pub fn postgres_verdict(f: &PostgresFacts, now: Millis) -> Verdict {
+    let objective = i64::try_from(f.objective.as_millis()).unwrap_or(i64::MAX);
+    let age = f.succeeded_at.map(|at| now.since(at).max(0));
+    let mut reasons = Vec::new();
+    match (age, f.succeeded_at) {
+        (Some(age), Some(at)) if age > objective => {
+            reasons.push(format!("{}: the newest dump is of {at}", f.store));
+        }
+        (None, _) => reasons.push(format!("{}: there is no dump yet", f.store)),
+        _ => {}
+    }
+    reasons.extend(f.last_error.clone());
+    let damaged = f.damaged.iter();
+    reasons.extend(damaged.map(|id| format!("{}: dump {id} is damaged", f.store)));
+    let mut hints: Vec<String> = f.hint.iter().cloned().collect();
+    hints.extend(
+        f.anomalies
+            .iter()
+            .map(|a| format!("look at the newest dump: {a}")),
+    );
+    let state = match (f.running_since, &f.last_error, age) {
+        (Some(_), _, _) => "running",
+        (None, Some(_), _) => "failed",
+        (None, None, Some(_)) => "steady",
+        (None, None, None) => "waiting",
+    };
+    Verdict {
+        name: f.name.clone(),
+        path: f.database.clone(),
+        safe: reasons.is_empty(),
+        state,
+        lag_seconds: age.unwrap_or(0) as f64 / 1000.0,
+        objective_seconds: f.objective.as_secs_f64(),
+        captured_txid: None,
+        reasons,
+        hints,
+        stores: vec![StoreVerdict {
+            store: f.store.clone(),
+            lag_seconds: age.unwrap_or(0) as f64 / 1000.0,
+            durable_txid: f.dump.clone(),
+            durable_at: f.succeeded_at.map(|t| t.to_string()),
+        }],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,6 +315,32 @@ mod tests {
         red(|f| f.succeeded_at = None);
         red(|f| f.succeeded_at = Some(Millis(NOW.0 - 3_600_001)));
         red(|f| f.last_error = Some("3 files could not be read".into()));
+    }
+
+    #[test]
+    fn dumps_are_red_without_a_recent_one() {
+        let good = PostgresFacts {
+            name: "app".into(),
+            objective: Duration::from_secs(3_600),
+            succeeded_at: Some(Millis(NOW.0 - 1_000)),
+            ..PostgresFacts::default()
+        };
+        assert!(postgres_verdict(&good, NOW).safe);
+        let judged = |change: fn(&mut PostgresFacts)| {
+            let mut facts = good.clone();
+            change(&mut facts);
+            postgres_verdict(&facts, NOW)
+        };
+        for red in [
+            judged(|f| f.succeeded_at = None),
+            judged(|f| f.succeeded_at = Some(Millis(NOW.0 - 3_600_001))),
+            judged(|f| f.last_error = Some("the server is down".into())),
+            judged(|f| f.damaged.push("20261121T065216.123Z".into())),
+        ] {
+            assert!(!red.safe && !red.reasons.is_empty(), "{red:?}");
+        }
+        let odd = judged(|f| f.anomalies.push("tables are gone: users".into()));
+        assert!(odd.safe && odd.hints[0].contains("tables are gone"));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use prometheus::{Encoder, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
-use super::facts::{FilesFacts, State, TargetFacts};
-use super::health::{files_verdict, lag_ms, verdict};
+use super::facts::{FilesFacts, PostgresFacts, State, TargetFacts};
+use super::health::{files_verdict, lag_ms, postgres_verdict, verdict};
 use crate::sqlite::guard::GapReason;
 use crate::types::{Millis, Txid};
 
@@ -165,6 +165,78 @@ const FILES_REFUSED: Spec = (
     STORE,
 );
 
+const PG_AT: Spec = (
+    "lifeboat_postgres_success_timestamp_seconds",
+    "When the newest dump was begun",
+    STORE,
+);
+const PG_FAILED_AT: Spec = (
+    "lifeboat_postgres_failure_timestamp_seconds",
+    "When a dump failed last; 0 for never",
+    STORE,
+);
+const PG_BYTES: Spec = (
+    "lifeboat_postgres_dump_bytes",
+    "Bytes of the newest dump in the store",
+    STORE,
+);
+const PG_RAW: Spec = (
+    "lifeboat_postgres_dump_raw_bytes",
+    "Bytes of the newest dump before compression",
+    STORE,
+);
+const PG_DB: Spec = (
+    "lifeboat_postgres_database_bytes",
+    "Bytes of the database on the server at the newest dump",
+    STORE,
+);
+const PG_SECONDS: Spec = (
+    "lifeboat_postgres_dump_seconds",
+    "How long the newest dump took",
+    STORE,
+);
+const PG_READY: Spec = (
+    "lifeboat_postgres_ready",
+    "1 if the newest dump is recent, the last run made one, and none is damaged",
+    STORE,
+);
+const PG_ANOMALIES: Spec = (
+    "lifeboat_postgres_anomalies",
+    "What looks wrong with the newest dump beside the one before it, counted",
+    STORE,
+);
+const PG_DUMPS: Spec = ("lifeboat_postgres_dumps", "Dumps in the store", STORE);
+const PG_STORED: Spec = (
+    "lifeboat_postgres_stored_bytes",
+    "Bytes of all dumps in the store",
+    STORE,
+);
+const PG_READ_BACK: Spec = (
+    "lifeboat_postgres_read_back_timestamp_seconds",
+    "When a dump was read back last, in full and rightly",
+    STORE,
+);
+const PG_DAMAGED: Spec = (
+    "lifeboat_postgres_damaged",
+    "Dumps that were found damaged",
+    STORE,
+);
+const PG_RUNS: Spec = (
+    "lifeboat_postgres_runs_total",
+    "Runs by result",
+    &["target", "store", "result"],
+);
+const PG_DELETED: Spec = (
+    "lifeboat_postgres_deleted_total",
+    "Dumps that retention deleted",
+    STORE,
+);
+const PG_REFUSED: Spec = (
+    "lifeboat_postgres_retention_refused_total",
+    "Retention runs on dumps that deleted nothing because something was wrong",
+    STORE,
+);
+
 const PROCESS: Spec = (
     "lifeboat_resident_memory_bytes",
     "Resident memory of this process",
@@ -176,10 +248,15 @@ const RESULTS: [&str; 3] = ["sealed", "partial", "busy"];
 const KINDS: [&str; 7] = ["put", "part", "get", "head", "list", "delete", "check"];
 
 /// The text that Prometheus scrapes.
-pub fn render(targets: &[TargetFacts], files: &[FilesFacts], now: Millis) -> String {
+pub fn render(
+    targets: &[TargetFacts],
+    files: &[FilesFacts],
+    postgres: &[PostgresFacts],
+    now: Millis,
+) -> String {
     let scrape = Scrape(Registry::new());
     // Fails only for a malformed or doubled name, which the test of this module would show.
-    if let Err(error) = scrape.all(targets, files, now) {
+    if let Err(error) = scrape.all(targets, files, postgres, now) {
         tracing::error!(%error, "metrics");
     }
     let mut text = Vec::new();
@@ -220,11 +297,13 @@ impl Scrape {
         &self,
         targets: &[TargetFacts],
         files: &[FilesFacts],
+        postgres: &[PostgresFacts],
         now: Millis,
     ) -> prometheus::Result<()> {
         self.targets(targets, now)?;
-        self.stores(targets, files, now)?;
+        self.stores(targets, files, postgres, now)?;
         self.files(files, now)?;
+        self.postgres(postgres, now)?;
         self.gauge(PROCESS, [(vec![], resident_bytes() as f64)])?;
         self.gauge(BUILD, [(vec![env!("CARGO_PKG_VERSION")], 1.0)])
     }
@@ -326,10 +405,54 @@ impl Scrape {
         self.counter(FILES_RUNS, runs)
     }
 
+    fn postgres(&self, all: &[PostgresFacts], now: Millis) -> prometheus::Result<()> {
+        let labels = |f: &'_ PostgresFacts| (f.name.clone(), f.store.clone());
+        let names: Vec<(String, String)> = all.iter().map(labels).collect();
+        let label = |i: usize| vec![names[i].0.as_str(), names[i].1.as_str()];
+        let gauge = |spec: Spec, get: &dyn Fn(&PostgresFacts) -> f64| {
+            self.gauge(
+                spec,
+                all.iter().enumerate().map(|(i, f)| (label(i), get(f))),
+            )
+        };
+        gauge(PG_AT, &|f| seconds(f.succeeded_at))?;
+        gauge(PG_FAILED_AT, &|f| seconds(f.failed_at))?;
+        gauge(PG_BYTES, &|f| f.bytes as f64)?;
+        gauge(PG_RAW, &|f| f.raw_bytes as f64)?;
+        gauge(PG_DB, &|f| f.database_bytes as f64)?;
+        gauge(PG_SECONDS, &|f| f.seconds)?;
+        gauge(PG_READY, &|f| {
+            f64::from(u8::from(postgres_verdict(f, now).safe))
+        })?;
+        gauge(PG_ANOMALIES, &|f| f.anomalies.len() as f64)?;
+        gauge(PG_DUMPS, &|f| f.dumps as f64)?;
+        gauge(PG_STORED, &|f| f.dump_bytes as f64)?;
+        gauge(PG_READ_BACK, &|f| seconds(f.read_back_at))?;
+        gauge(PG_DAMAGED, &|f| f.damaged.len() as f64)?;
+        let counter = |spec: Spec, get: &dyn Fn(&PostgresFacts) -> u64| {
+            self.counter(
+                spec,
+                all.iter().enumerate().map(|(i, f)| (label(i), get(f))),
+            )
+        };
+        counter(PG_DELETED, &|f| f.deleted)?;
+        counter(PG_REFUSED, &|f| f.refusals)?;
+        let runs = all.iter().enumerate().flat_map(|(i, f)| {
+            let good = f.runs.saturating_sub(f.failures);
+            [("complete", good), ("failed", f.failures)].map(|(result, count)| {
+                let mut names = label(i);
+                names.push(result);
+                (names, count)
+            })
+        });
+        self.counter(PG_RUNS, runs)
+    }
+
     fn stores(
         &self,
         targets: &[TargetFacts],
         files: &[FilesFacts],
+        postgres: &[PostgresFacts],
         now: Millis,
     ) -> prometheus::Result<()> {
         let all: Vec<_> = targets
@@ -370,7 +493,13 @@ impl Scrape {
                 (vec![f.name.as_str(), f.store.as_str(), k], count)
             })
         });
-        self.counter(REQUESTS, requests.chain(of_files))
+        let of_dumps = postgres.iter().flat_map(|f| {
+            KINDS.into_iter().map(move |k| {
+                let count = f.requests.get(k).copied().unwrap_or(0);
+                (vec![f.name.as_str(), f.store.as_str(), k], count)
+            })
+        });
+        self.counter(REQUESTS, requests.chain(of_files).chain(of_dumps))
     }
 }
 
@@ -410,7 +539,12 @@ mod tests {
             store: "s3://bucket/uploads".into(),
             ..FilesFacts::default()
         };
-        render(&[target], &[files], Millis(1_000))
+        let dumps = PostgresFacts {
+            name: "main".into(),
+            store: "s3://bucket/main".into(),
+            ..PostgresFacts::default()
+        };
+        render(&[target], &[files], &[dumps], Millis(1_000))
     }
 
     fn names(text: &str) -> BTreeSet<&str> {

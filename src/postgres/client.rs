@@ -3,130 +3,16 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use url::Url;
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::PostgresError;
-use crate::config::Secret;
+use super::{Connection, PostgresError};
 
 /// What a program says on stderr is kept up to this: errors stand at the end of a short text.
 const STDERR_MAX_BYTES: u64 = 64 * 1024;
-
-/// Stands for a host that a URL leaves out.
-const NO_HOST: &str = "-";
-
-/// Parameters of a URL that libpq reads from the environment. Others, as Rails' `pool`, are dropped.
-const PARAMETERS: [(&str, &str); 8] = [
-    ("host", "PGHOST"),
-    ("port", "PGPORT"),
-    ("sslmode", "PGSSLMODE"),
-    ("sslrootcert", "PGSSLROOTCERT"),
-    ("sslcert", "PGSSLCERT"),
-    ("sslkey", "PGSSLKEY"),
-    ("channel_binding", "PGCHANNELBINDING"),
-    ("connect_timeout", "PGCONNECT_TIMEOUT"),
-];
-
-/// How to reach one database. `Debug` shows no password.
-#[derive(Clone, Debug)]
-pub struct Connection {
-    variables: Vec<(&'static str, String)>,
-    password: Option<Secret>,
-    database: String,
-}
-
-impl Connection {
-    /// Reads `postgres://user:password@host:port/database?sslmode=...`; sockets as `postgres:///database?host=/folder`.
-    ///
-    /// # Errors
-    /// [`PostgresError::Url`], without any part of the URL in it.
-    pub fn from_url(text: &str) -> Result<Self, PostgresError> {
-        // libpq takes a user without a host, for sockets; the URL standard does not.
-        let text = text.replacen("@/", &format!("@{NO_HOST}/"), 1);
-        let url = Url::parse(&text).map_err(|_| PostgresError::Url("cannot be read"))?;
-        if !matches!(url.scheme(), "postgres" | "postgresql") {
-            return Err(PostgresError::Url("must begin with postgres://"));
-        }
-        let decoded = |part: &str| decode(part).ok_or(PostgresError::Url("holds a wrong %-escape"));
-        let database = decoded(url.path().trim_start_matches('/'))?;
-        if database.is_empty() {
-            return Err(PostgresError::Url("names no database"));
-        }
-        let mut variables = Vec::new();
-        if let Some(host) = url.host_str().filter(|h| !h.is_empty() && *h != NO_HOST) {
-            variables.push(("PGHOST", decoded(host)?));
-        }
-        if let Some(port) = url.port() {
-            variables.push(("PGPORT", port.to_string()));
-        }
-        if !url.username().is_empty() {
-            variables.push(("PGUSER", decoded(url.username())?));
-        }
-        for (key, value) in url.query_pairs() {
-            if let Some((_, variable)) = PARAMETERS.iter().find(|(name, _)| *name == key) {
-                variables.push((variable, value.into_owned()));
-            }
-        }
-        let password = url
-            .password()
-            .map(decoded)
-            .transpose()?
-            .and_then(Secret::new);
-        Ok(Self {
-            variables,
-            password,
-            database,
-        })
-    }
-
-    /// The database's name.
-    pub fn database(&self) -> &str {
-        &self.database
-    }
-
-    /// The same server and user, another database.
-    #[must_use]
-    pub fn with_database(&self, name: &str) -> Self {
-        Self {
-            database: name.to_owned(),
-            ..self.clone()
-        }
-    }
-
-    fn apply(&self, command: &mut Command) {
-        for (name, _) in std::env::vars_os() {
-            // What this process inherited must not point a client at another server.
-            if name.to_str().is_some_and(|name| name.starts_with("PG")) {
-                command.env_remove(name);
-            }
-        }
-        command
-            .env("PGAPPNAME", "lifeboat")
-            .env("PGCLIENTENCODING", "UTF8")
-            .env("PGDATABASE", &self.database)
-            .env("LC_MESSAGES", "C");
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        if let Some(password) = &self.password {
-            command.env("PGPASSWORD", password.reveal());
-        }
-    }
-}
-
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |b: u8| char::from(b).to_digit(16);
-        let value = digit(rest.next()?)? * 16 + digit(rest.next()?)?;
-        bytes.push(u8::try_from(value).ok()?);
-    }
-    String::from_utf8(bytes).ok().filter(|t| !t.contains('\0'))
-}
 
 /// Client programs of one major.
 #[derive(Clone, Debug)]
@@ -136,6 +22,58 @@ pub struct Clients {
     pub major: u32,
     /// As `pg_dump --version` prints it.
     pub version: String,
+    stop: Option<Stop>,
+}
+
+/// Ends programs at work, from another thread.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<Mutex<Stopping>>);
+
+#[derive(Debug, Default)]
+struct Stopping {
+    asked: bool,
+    programs: Vec<OwnedFd>,
+}
+
+impl Stop {
+    /// Kills what runs, and what is started from now on.
+    pub fn stop(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.asked = true;
+        for program in state.programs.drain(..) {
+            // Gone already is fine: the descriptor never means another process.
+            let _ = pidfd_send_signal(&program, Signal::KILL);
+        }
+    }
+
+    /// Whether it was asked for.
+    pub fn is_stopped(&self) -> bool {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.asked
+    }
+
+    fn watch(&self, child: &Child) {
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let Some(Ok(program)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+            return;
+        };
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.asked {
+            let _ = pidfd_send_signal(&program, Signal::KILL);
+        } else {
+            state.programs.push(program);
+        }
+    }
+}
+
+/// Calls [`Stop::stop`] when dropped: whoever waits for work on another thread may be dropped himself.
+#[derive(Debug)]
+pub struct StopOnDrop(pub Stop);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 impl Clients {
@@ -151,6 +89,7 @@ impl Clients {
             folder: bin_dir.map(Path::to_owned),
             major: 0,
             version: String::new(),
+            stop: None,
         };
         let number = any.sql(connection, "SHOW server_version_num", &[])?;
         let major = number.trim().parse::<u32>().unwrap_or(0) / 10_000;
@@ -163,6 +102,7 @@ impl Clients {
             folder,
             major,
             version: String::new(),
+            stop: None,
         };
         let output = found
             .command("pg_dump")
@@ -210,11 +150,24 @@ impl Clients {
             .spawn()
             .map_err(|e| PostgresError::Client(format!("{program} cannot be started: {e}")))?;
         let said = child.stderr.take().map(listen);
-        Ok(Running {
+        let running = Running {
             program,
             child,
             said,
-        })
+        };
+        if let Some(stop) = &self.stop {
+            stop.watch(&running.child);
+        }
+        Ok(running)
+    }
+
+    /// The same, with programs that end when `stop` says so.
+    #[must_use]
+    pub fn stopped_by(&self, stop: &Stop) -> Self {
+        Self {
+            stop: Some(stop.clone()),
+            ..self.clone()
+        }
     }
 
     /// Runs SQL, with `values` as psql's variables (`:'name'` and `:"name"` quote them), and returns the rows as text. Blocks.

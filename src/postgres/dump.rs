@@ -1,27 +1,31 @@
-//! One dump: from the server through a full decode, hashes and zstd into the store.
+//! One dump: from the server through a full decode, hashes and zstd into its stores.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use super::client::Running;
-use super::manifest::dump_key;
-use super::{Clients, Connection, Manifest, Part, PostgresError};
-use crate::store::{Piece, Store};
+use super::catalog::{About, about};
+use super::client::{Running, StopOnDrop};
+use super::manifest::{dump_key, globals_key};
+use super::{Clients, Connection, Manifest, Part, PostgresError, Stop, count};
+use crate::store::{Piece, PutMode, Store};
 
 /// Bytes read from `pg_dump` at once.
 const READ_BYTES: usize = 256 * 1024;
 /// Compressed bytes are sent in pieces of this size.
 const PIECE_BYTES: usize = 1024 * 1024;
-/// Pieces on their way to the uploader: the bound on what a slow store holds in memory here.
+/// Pieces on their way to an uploader: the bound on what a slow store holds in memory here.
 const PIECES_AHEAD: usize = 4;
+/// Roles and tablespaces of a server, before compression. Ten thousand roles are a few MiB.
+const GLOBALS_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How a dump is made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DumpOptions {
     /// Of zstd.
     pub level: i32,
@@ -31,7 +35,7 @@ pub struct DumpOptions {
     pub lock_wait_ms: u32,
     /// Passed to `pg_dump`.
     pub extra: Vec<String>,
-    /// Pins the dump.
+    /// The label that it was made for; label objects pin it.
     pub label: Option<String>,
 }
 
@@ -47,130 +51,270 @@ impl Default for DumpOptions {
     }
 }
 
-#[derive(Deserialize)]
-struct About {
-    server_version: String,
-    database_bytes: u64,
-    extensions: std::collections::BTreeMap<String, String>,
-    rows: std::collections::BTreeMap<String, i64>,
+/// A dump that is in at least one store.
+#[derive(Debug)]
+pub struct Dumped {
+    /// What it is.
+    pub manifest: Manifest,
+    /// One for each store, in their order: whether it holds the dump.
+    pub stores: Vec<Result<(), PostgresError>>,
 }
 
-const ABOUT: &str = "SELECT json_build_object(
- 'server_version', current_setting('server_version'),
- 'database_bytes', pg_database_size(current_database()),
- 'extensions', (SELECT coalesce(json_object_agg(extname, extversion), '{}') FROM pg_extension),
- 'rows', (SELECT coalesce(json_object_agg(n.nspname || '.' || c.relname, c.reltuples::bigint), '{}')
-   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-   WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'))::text;
-";
-
-/// Dumps one database into its store. Returns when the manifest is acknowledged.
+/// Dumps one database into its stores, all at once. Returns when the manifests are acknowledged. `previous` is the dump before it, for
+/// comparison. Dropping the future ends the programs at work.
 ///
 /// # Errors
-/// Nothing is listed then: bytes that may have arrived have no manifest.
+/// Nothing is listed in any store then: bytes that may have arrived have no manifest.
 pub async fn dump(
-    store: &Store,
+    stores: &[Store],
     connection: &Connection,
     clients: &Clients,
     options: &DumpOptions,
+    previous: Option<&Manifest>,
     now: Timestamp,
-) -> Result<Manifest, PostgresError> {
+) -> Result<Dumped, PostgresError> {
     let id = now.strftime("%Y%m%dT%H%M%S.%3fZ").to_string();
     let key = dump_key(&id);
-    let (pieces, received) = mpsc::channel(PIECES_AHEAD);
+    let stop = StopOnDrop(Stop::default());
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        stores.iter().map(|_| mpsc::channel(PIECES_AHEAD)).unzip();
     let worker = {
-        let (connection, clients, options) = (connection.clone(), clients.clone(), options.clone());
+        let (connection, options) = (connection.clone(), options.clone());
+        let clients = clients.stopped_by(&stop.0);
         tokio::task::spawn_blocking(move || {
-            let result = stream(&connection, &clients, &options, &pieces);
-            let last = match &result {
-                Ok(_) => Piece::End,
-                Err(e) => Piece::Failed(io::Error::other(e.to_string())),
-            };
-            // An upload that failed first has closed the channel, and says why itself.
-            let _ = pieces.blocking_send(last);
+            let mut fan = Fan(senders.into_iter().map(Some).collect());
+            let result = stream(&connection, &clients, &options, &mut fan);
+            match &result {
+                Ok(_) => fan.end(|| Piece::End),
+                Err(e) => fan.end(|| Piece::Failed(io::Error::other(e.to_string()))),
+            }
             result
         })
     };
-    let uploaded = store.put_stream_new(&key, received, None).await;
+    let uploads = stores
+        .iter()
+        .zip(receivers)
+        .map(|(store, received)| store.put_stream_new(&key, received, None));
+    let uploaded = futures::future::join_all(uploads).await;
     let streamed = worker
         .await
         .map_err(|e| PostgresError::Io("dumping", io::Error::other(e)))?;
-    let (about, part) = match (streamed, uploaded) {
-        (Ok(done), Ok(_)) => done,
+    let mut uploaded: Vec<Result<(), PostgresError>> = uploaded
+        .into_iter()
+        .map(|r| r.map(|_| ()).map_err(PostgresError::from))
+        .collect();
+    let done = match streamed {
+        Ok(done) => done,
         // The store's refusal is the cause of a broken pipe here.
-        (Err(PostgresError::Io(..)), Err(store)) | (Ok(_), Err(store)) => return Err(store.into()),
-        (Err(error), _) => return Err(error),
+        Err(PostgresError::Io(..)) if uploaded.iter().all(Result::is_err) => {
+            return Err(first_error(uploaded));
+        }
+        Err(error) => return Err(error),
     };
-    let stored = store.head(&key).await?;
-    if stored.size != part.size {
-        let why = format!("the store holds {} of {} bytes", stored.size, part.size);
-        return Err(PostgresError::Damaged { id, why });
+    let manifest = manifest(id, done, connection, clients, options, previous, now);
+    for (store, result) in stores.iter().zip(&mut uploaded) {
+        if result.is_ok() {
+            *result = commit(store, &manifest.0, manifest.1.as_ref()).await;
+        }
     }
-    let manifest = Manifest {
+    if uploaded.iter().all(Result::is_err) {
+        return Err(first_error(uploaded));
+    }
+    Ok(Dumped {
+        manifest: manifest.0,
+        stores: uploaded,
+    })
+}
+
+fn first_error(results: Vec<Result<(), PostgresError>>) -> PostgresError {
+    let first = results.into_iter().find_map(Result::err);
+    first.unwrap_or_else(|| PostgresError::Io("sending the dump", io::ErrorKind::NotFound.into()))
+}
+
+struct Streamed {
+    about: About,
+    part: Part,
+    counts: BTreeMap<String, u64>,
+    globals: Option<(Part, Bytes)>,
+}
+
+fn manifest(
+    id: String,
+    done: Streamed,
+    connection: &Connection,
+    clients: &Clients,
+    options: &DumpOptions,
+    previous: Option<&Manifest>,
+    now: Timestamp,
+) -> (Manifest, Option<Bytes>) {
+    let (globals, bytes) = done.globals.unzip();
+    let mut manifest = Manifest {
         id,
         database: connection.database().to_owned(),
         began: now,
         ended: Timestamp::now().max(now),
-        dump: part,
-        server_version: about.server_version,
+        dump: done.part,
+        server_version: done.about.server_version,
         client_version: clients.version.clone(),
-        database_bytes: about.database_bytes,
-        extensions: about.extensions,
-        rows: about.rows,
+        database_bytes: done.about.database_bytes,
+        extensions: done.about.extensions,
+        rows: done.about.rows,
+        counts: done.counts,
+        properties: done.about.properties,
+        globals,
+        anomalies: Vec::new(),
         label: options.label.clone(),
     };
-    manifest.write(store).await?;
-    Ok(manifest)
+    if let Some(previous) = previous {
+        manifest.anomalies = super::anomaly::compare(previous, &manifest);
+    }
+    (manifest, bytes)
+}
+
+/// Looks at what arrived, then writes globals and manifest.
+async fn commit(
+    store: &Store,
+    manifest: &Manifest,
+    globals: Option<&Bytes>,
+) -> Result<(), PostgresError> {
+    let stored = store.head(&manifest.dump_key()).await?;
+    if stored.size != manifest.dump.size {
+        let why = format!(
+            "the store holds {} of {} bytes",
+            stored.size, manifest.dump.size
+        );
+        let id = manifest.id.clone();
+        return Err(PostgresError::Damaged { id, why });
+    }
+    if let Some(bytes) = globals {
+        let key = globals_key(&manifest.id);
+        store
+            .put(&key, bytes.clone(), PutMode::Create, None)
+            .await?;
+    }
+    manifest.write(store).await
 }
 
 fn stream(
     connection: &Connection,
     clients: &Clients,
     options: &DumpOptions,
-    pieces: &mpsc::Sender<Piece>,
-) -> Result<(About, Part), PostgresError> {
-    let about = clients.sql(connection, ABOUT, &[])?;
-    let about = serde_json::from_str(&about)
-        .map_err(|e| PostgresError::Io("reading the catalogue", e.into()))?;
+    fan: &mut Fan,
+) -> Result<Streamed, PostgresError> {
+    let about = about(clients, connection)?;
+    // Before the dump: whoever owns something in it is known.
+    let globals = match globals(clients, connection, options) {
+        Ok(globals) => Some(globals),
+        Err(error) => {
+            tracing::warn!(%error, "roles and tablespaces were not dumped; the database is");
+            None
+        }
+    };
     let wait = format!("--lock-wait-timeout={}", options.lock_wait_ms);
     let mut arguments = vec!["-Fc", "-Z0", "-w", &wait];
     arguments.extend(options.extra.iter().map(String::as_str));
     let mut source = clients.start("pg_dump", &arguments, Some(connection))?;
-    let mut proof = clients.start("pg_restore", &["-f", "/dev/null"], None)?;
-    let part = pump(&mut source, &mut proof, options, pieces);
-    if part.is_err() {
-        // What broke the pipe says why, if it ended by itself: the dump first, then its reader.
-        drop(proof.child.stdin.take());
-        drop(source.child.stdout.take());
-        if let Ok(Some(status)) = source.child.try_wait()
-            && !status.success()
-        {
-            source.finish()?;
+    // Decodes everything; what it writes is counted.
+    let mut proof = clients.start("pg_restore", &["--data-only", "-f", "-"], None)?;
+    let counting = proof
+        .child
+        .stdout
+        .take()
+        .map(|out| std::thread::spawn(move || count::rows(out)));
+    let part = pump(&mut source, &mut proof, options, fan);
+    let part = match part {
+        Ok(part) => part,
+        Err(error) => {
+            // What broke the pipe says why, if it ended by itself: the dump first, then its reader.
+            drop(proof.child.stdin.take());
+            drop(source.child.stdout.take());
+            if let Ok(Some(status)) = source.child.try_wait()
+                && !status.success()
+            {
+                source.finish()?;
+            }
+            if let Ok(Some(_)) = proof.child.try_wait() {
+                proof.finish()?;
+            }
+            return Err(error);
         }
-        if let Ok(Some(_)) = proof.child.try_wait() {
-            proof.finish()?;
-        }
-        return part.map(|part| (about, part));
-    }
+    };
     source.finish()?;
     // Its input has ended: it has now read everything, or says what is wrong with it.
     drop(proof.child.stdin.take());
     proof.finish()?;
-    part.map(|part| (about, part))
+    Ok(Streamed {
+        about,
+        part,
+        counts: counted(counting)?,
+        globals,
+    })
+}
+
+fn counted(
+    thread: Option<JoinHandle<io::Result<BTreeMap<String, u64>>>>,
+) -> Result<BTreeMap<String, u64>, PostgresError> {
+    let joined = thread.map(JoinHandle::join);
+    match joined {
+        Some(Ok(counts)) => counts.map_err(|e| PostgresError::Io("counting rows", e)),
+        _ => Err(PostgresError::Io(
+            "counting rows",
+            io::ErrorKind::BrokenPipe.into(),
+        )),
+    }
+}
+
+fn globals(
+    clients: &Clients,
+    connection: &Connection,
+    options: &DumpOptions,
+) -> Result<(Part, Bytes), PostgresError> {
+    let failed = |e| PostgresError::Io("reading roles", e);
+    let escaped = connection
+        .database()
+        .replace('\\', "\\\\")
+        .replace('\'', "\\'");
+    let database = format!("dbname='{escaped}'");
+    let arguments = [
+        "--globals-only",
+        "--no-role-passwords",
+        "-w",
+        "-l",
+        &database,
+    ];
+    let mut running = clients.start("pg_dumpall", &arguments, Some(connection))?;
+    let mut raw = Vec::new();
+    if let Some(out) = running.child.stdout.take() {
+        out.take(GLOBALS_MAX_BYTES + 1)
+            .read_to_end(&mut raw)
+            .map_err(failed)?;
+    }
+    running.finish()?;
+    if raw.len() as u64 > GLOBALS_MAX_BYTES {
+        return Err(failed(io::Error::other("they are larger than 64 MiB")));
+    }
+    let bytes = zstd::encode_all(raw.as_slice(), options.level).map_err(failed)?;
+    let part = Part {
+        size: bytes.len() as u64,
+        sha256: hex(&Sha256::digest(&bytes)),
+        raw_size: raw.len() as u64,
+        raw_sha256: hex(&Sha256::digest(&raw)),
+    };
+    Ok((part, bytes.into()))
 }
 
 fn pump(
     source: &mut Running,
     proof: &mut Running,
     options: &DumpOptions,
-    pieces: &mpsc::Sender<Piece>,
+    fan: &mut Fan,
 ) -> Result<Part, PostgresError> {
     let failed = |what| move |e| PostgresError::Io(what, e);
     let missing = || PostgresError::Io("starting the dump", io::ErrorKind::BrokenPipe.into());
     let mut input = source.child.stdout.take().ok_or_else(missing)?;
     let reader = proof.child.stdin.as_mut().ok_or_else(missing)?;
     let sink = Sink {
-        pieces,
+        fan,
         buffer: Vec::with_capacity(PIECE_BYTES),
         sha256: Sha256::new(),
         bytes: 0,
@@ -213,9 +357,36 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Compressed bytes, hashed and handed to the uploader.
+/// One stream to several uploaders. One that has given up is left out; without any the stream is broken.
+struct Fan(Vec<Option<mpsc::Sender<Piece>>>);
+
+impl Fan {
+    fn send(&mut self, piece: &Bytes) -> io::Result<()> {
+        for sender in &mut self.0 {
+            let sent = sender
+                .as_ref()
+                .map(|s| s.blocking_send(Piece::Data(piece.clone())));
+            if let Some(Err(_)) = sent {
+                *sender = None;
+            }
+        }
+        if self.0.iter().all(Option::is_none) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, last: impl Fn() -> Piece) {
+        for sender in self.0.iter().flatten() {
+            // Fails only if its uploader has given up.
+            let _ = sender.blocking_send(last());
+        }
+    }
+}
+
+/// Compressed bytes, hashed and handed to the uploaders.
 struct Sink<'a> {
-    pieces: &'a mpsc::Sender<Piece>,
+    fan: &'a mut Fan,
     buffer: Vec<u8>,
     sha256: Sha256,
     bytes: u64,
@@ -237,8 +408,6 @@ impl Write for Sink<'_> {
         let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE_BYTES));
         self.sha256.update(&piece);
         self.bytes += piece.len() as u64;
-        self.pieces
-            .blocking_send(Piece::Data(Bytes::from(piece)))
-            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+        self.fan.send(&Bytes::from(piece))
     }
 }

@@ -27,6 +27,14 @@ pub enum PostgresError {
         /// What differs.
         why: String,
     },
+    /// Some stores hold a dump, others do not.
+    #[error("dump {id} is not in every store: {missing}; it is in the others")]
+    Partly {
+        /// The dump.
+        id: String,
+        /// Stores and reasons.
+        missing: String,
+    },
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -48,6 +56,7 @@ impl PostgresError {
                 Some("GRANT pg_read_all_data TO the role of the URL; large objects and row-level security need the owner or a superuser".into())
             }
             Self::Failed { .. } | Self::Io(..) => None,
+            Self::Partly { .. } => Some("the next run tries again".into()),
             Self::Damaged { .. } => Some("restore another dump: `lifeboat list` shows them".into()),
             Self::Store(e) => e.hint(),
         }
@@ -58,7 +67,7 @@ impl PostgresError {
         match self {
             Self::Url(_) | Self::Client(_) => 2,
             Self::Damaged { .. } => 5,
-            Self::Failed { .. } | Self::Store(_) | Self::Io(..) => 1,
+            Self::Failed { .. } | Self::Partly { .. } | Self::Store(_) | Self::Io(..) => 1,
         }
     }
 }

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::PostgresError;
 use crate::store::{PutMode, Store};
 
-const FOLDER: &str = "dumps/";
-const FILE: &str = "/manifest.json";
+/// Where dumps lie.
+pub(super) const FOLDER: &str = "dumps/";
+/// Ends the key of a manifest.
+pub(super) const FILE: &str = "/manifest.json";
 
 /// One stream of a dump, before and after compression.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,30 @@ pub struct Part {
     pub raw_size: u64,
     /// Their SHA-256, hexadecimal.
     pub raw_sha256: String,
+}
+
+/// What a database is, beside what is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Properties {
+    /// Its owner.
+    pub owner: String,
+    /// As `pg_encoding_to_char` names it.
+    pub encoding: String,
+    /// `LC_COLLATE`.
+    pub collate: String,
+    /// `LC_CTYPE`.
+    pub ctype: String,
+    /// `c` for libc, `i` for ICU, `b` for the server's own.
+    pub provider: String,
+    /// Locale of ICU or of the server's own provider.
+    pub locale: String,
+    /// Connections allowed; -1 is any number.
+    pub connection_limit: i32,
+    /// Rights on the database, as SQL that gives them.
+    pub grants: Vec<String>,
+    /// Settings of the database and of roles in it, as SQL that sets them.
+    pub settings: Vec<String>,
 }
 
 /// The commit marker of a dump.
@@ -48,6 +74,18 @@ pub struct Manifest {
     pub extensions: BTreeMap<String, String>,
     /// Row estimates by table, as the planner has them; -1 for a table that was never analysed.
     pub rows: BTreeMap<String, i64>,
+    /// Rows in the dump by table, exactly; the name as SQL writes it. Empty if they could not be counted (`--inserts`).
+    #[serde(default)]
+    pub counts: BTreeMap<String, u64>,
+    /// Owner, encoding, settings and privileges of the database itself, which are no part of a dump.
+    #[serde(default)]
+    pub properties: Properties,
+    /// Roles and tablespaces, compressed by zstd, without password hashes; `None` if the server did not show them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub globals: Option<Part>,
+    /// What looks wrong with this dump beside the one before it; such a dump replaces no other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anomalies: Vec<String>,
     /// Pins the dump.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
@@ -57,6 +95,16 @@ impl Manifest {
     /// Key of the dump itself.
     pub fn dump_key(&self) -> String {
         dump_key(&self.id)
+    }
+
+    /// Key of the roles.
+    pub fn globals_key(&self) -> String {
+        globals_key(&self.id)
+    }
+
+    /// Bytes in the store.
+    pub fn stored_bytes(&self) -> u64 {
+        self.dump.size + self.globals.as_ref().map_or(0, |g| g.size)
     }
 
     pub(super) async fn write(&self, store: &Store) -> Result<(), PostgresError> {
@@ -69,6 +117,10 @@ impl Manifest {
             .map_err(PostgresError::Store)?;
         Ok(())
     }
+}
+
+pub(super) fn globals_key(id: &str) -> String {
+    format!("{FOLDER}{id}/globals.sql.zst")
 }
 
 pub(super) fn dump_key(id: &str) -> String {

@@ -10,14 +10,21 @@
 //! Blocking work runs on threads that may block. SQL goes through `psql`, so that what preflight learns about TLS, sockets and passwords
 //! holds for `pg_dump` too: both are libpq.
 
+mod anomaly;
+mod catalog;
 mod client;
+mod connection;
+mod count;
 mod dump;
 mod error;
 mod manifest;
 mod restore;
 
-pub use client::{Clients, Connection};
-pub use dump::{DumpOptions, dump};
+pub use anomaly::compare;
+pub use catalog::databases;
+pub use client::{Clients, Stop, StopOnDrop};
+pub use connection::{Connection, Parts};
+pub use dump::{DumpOptions, Dumped, dump};
 pub use error::PostgresError;
-pub use manifest::{Manifest, Part, list};
+pub use manifest::{Manifest, Part, Properties, list};
 pub use restore::{into_new, to_file};

@@ -1,0 +1,185 @@
+//! Commands on PostgreSQL targets.
+
+use serde_json::json;
+
+use super::Failure;
+use crate::config::{Config, PostgresConfig};
+use crate::daemon::fleet::system_now;
+use crate::daemon::postgres::{Ask, Database, is_of, open};
+use crate::labels::{self, Label, Pin, age};
+use crate::observe::facts::Board;
+use crate::postgres::{self, Manifest, PostgresError};
+use crate::types::Millis;
+
+impl From<PostgresError> for Failure {
+    fn from(error: PostgresError) -> Self {
+        Self::new(error.exit_code(), &error, error.hint())
+    }
+}
+
+/// PostgreSQL targets among those that were named, and the other names.
+pub(super) struct Split {
+    /// Each with the names that mean it.
+    mine: Vec<(PostgresConfig, Vec<String>)>,
+    /// The rest, where none means all; `None` if every name was one of PostgreSQL.
+    pub(super) rest: Option<Vec<String>>,
+}
+
+/// Which of the targets that were named (all, if none was) are of PostgreSQL.
+pub(super) fn split(config: &Config, names: &[String]) -> Split {
+    let mut mine = Vec::new();
+    for server in &config.postgres {
+        let own = names.iter().filter(|n| is_of(server, n));
+        let own: Vec<String> = own.cloned().collect();
+        if names.is_empty() || !own.is_empty() {
+            mine.push((server.clone(), own));
+        }
+    }
+    let is_mine = |name: &&String| config.postgres.iter().any(|s| is_of(s, name));
+    let rest: Vec<String> = names.iter().filter(|n| !is_mine(n)).cloned().collect();
+    let rest = (names.is_empty() || !rest.is_empty()).then_some(rest);
+    Split { mine, rest }
+}
+
+impl Split {
+    /// Whether there is none of PostgreSQL.
+    pub(super) fn is_empty(&self) -> bool {
+        self.mine.is_empty()
+    }
+
+    /// The databases that are meant.
+    pub(super) async fn databases(
+        &self,
+        config: &Config,
+        ask: Ask,
+    ) -> Result<Vec<Database>, Failure> {
+        let mut found = Vec::new();
+        for (server, names) in &self.mine {
+            let all = open(config, server, ask).await?;
+            for name in names.iter().filter(|n| **n != server.name) {
+                if !all.iter().any(|d| d.name == *name) {
+                    let known: Vec<&str> = all.iter().map(|d| d.name.as_str()).collect();
+                    return Err(Failure::new(
+                        2,
+                        format!("no target is named \"{name}\""),
+                        Some(format!("there are: {}", known.join(", "))),
+                    ));
+                }
+            }
+            let meant = |d: &Database| {
+                names.is_empty() || names.iter().any(|n| *n == server.name || *n == d.name)
+            };
+            found.extend(all.into_iter().filter(meant));
+        }
+        Ok(found)
+    }
+}
+
+/// Dumps now, without a label; returns how many databases.
+pub(super) async fn dump(config: &Config, split: &Split, as_json: bool) -> Result<usize, Failure> {
+    let databases = split.databases(config, Ask::Server).await?;
+    let board = Board::default();
+    for database in &databases {
+        let manifest = interruptible(database.dump(&board, None)).await?;
+        if as_json {
+            println!(
+                "{}",
+                json!({ "target": database.name, "kind": "postgres", "dump": manifest })
+            );
+            continue;
+        }
+        println!(
+            "{}: dump {} of {}: {} bytes ({} before compression) in {:.1} s, durable in {} stores",
+            database.name,
+            manifest.id,
+            database.connection.display(),
+            manifest.stored_bytes(),
+            manifest.dump.raw_size,
+            seconds(&manifest),
+            database.stores.len(),
+        );
+        for anomaly in &manifest.anomalies {
+            println!("{}: WARNING: {anomaly}", database.name);
+        }
+    }
+    Ok(databases.len())
+}
+
+/// An interrupt drops the work, which ends its programs.
+pub(super) async fn interruptible<T>(
+    work: impl Future<Output = Result<T, PostgresError>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        result = work => Ok(result?),
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(1, "interrupted; nothing was changed", None)),
+    }
+}
+
+fn seconds(manifest: &Manifest) -> f64 {
+    manifest.ended.duration_since(manifest.began).as_secs_f64()
+}
+
+/// Labels that pin a dump.
+pub(super) fn labels_of<'a>(labels: &'a [Label], id: &str) -> Vec<&'a str> {
+    let pins = |l: &&Label| matches!(&l.pin, Pin::Postgres { dump } if dump == id);
+    labels
+        .iter()
+        .filter(pins)
+        .map(|l| l.label.as_str())
+        .collect()
+}
+
+pub(super) async fn list(config: &Config, split: &Split, as_json: bool) -> Result<(), Failure> {
+    for database in split.databases(config, Ask::Stores).await? {
+        for store in &database.stores {
+            let dumps = postgres::list(store).await?;
+            let labels = labels::list(store).await?;
+            if as_json {
+                let all: Vec<_> = dumps
+                    .iter()
+                    .map(|m| json!({ "labels": labels_of(&labels, &m.id), "dump": m }))
+                    .collect();
+                println!(
+                    "{}",
+                    json!({ "target": database.name, "kind": "postgres", "store": store.display(), "dumps": all })
+                );
+                continue;
+            }
+            println!(
+                "{} in {}: {} dumps",
+                database.name,
+                store.display(),
+                dumps.len()
+            );
+            for m in &dumps {
+                let mut notes: String = labels_of(&labels, &m.id)
+                    .iter()
+                    .map(|l| format!("  {l}"))
+                    .collect();
+                if !m.anomalies.is_empty() {
+                    notes += "  ODD: ";
+                    notes += &m.anomalies.join("; ");
+                }
+                println!(
+                    "  {}  {:>5} ago  {:>14} bytes  {:>14} raw  PostgreSQL {}{notes}",
+                    m.id,
+                    age(Millis(m.began.as_millisecond()), system_now()),
+                    m.stored_bytes(),
+                    m.dump.raw_size,
+                    m.server_version.split(' ').next().unwrap_or_default(),
+                );
+            }
+            for label in &labels {
+                if let Pin::Postgres { dump } = &label.pin
+                    && !dumps.iter().any(|m| m.id == *dump)
+                {
+                    println!(
+                        "  label {}: NOT RESTORABLE: dump {dump} is gone",
+                        label.label
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,382 @@
+//! PostgreSQL: what a target is made of here, and one dump at a time for each server.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::fleet::open_replica;
+use crate::config::{Config, Databases, PostgresConfig};
+use crate::observe::facts::{Board, PostgresFacts};
+use crate::postgres::{
+    self, Clients, Connection, DumpOptions, Dumped, Manifest, PostgresError, databases,
+};
+use crate::schedule::Schedule;
+use crate::store::Store;
+use crate::types::Millis;
+
+/// Where the databases of a target with several of them lie in the store, each under its escaped name.
+const DATABASES: &str = "databases";
+/// Between looks whether another process has ended its dump.
+const TURN_EVERY: Duration = Duration::from_millis(200);
+
+/// One database in its stores.
+#[derive(Clone)]
+pub struct Database {
+    /// `app`, or `app/database` if the target has several.
+    pub name: String,
+    /// How it is kept.
+    pub server: Arc<PostgresConfig>,
+    /// How to reach it.
+    pub connection: Connection,
+    /// Its root in each store.
+    pub stores: Vec<Store>,
+    /// Held by whoever dumps from this server.
+    turn: PathBuf,
+}
+
+/// Where the names of databases come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// The server: what is to be dumped.
+    Server,
+    /// The stores: what can be restored, whether the server is up or not. Named databases are always among them.
+    Stores,
+}
+
+/// Whether a name is that of a target or of one of its databases.
+pub fn is_of(server: &PostgresConfig, name: &str) -> bool {
+    match name.strip_prefix(server.name.as_str()) {
+        Some("") => true,
+        Some(rest) => rest.starts_with('/') && server.databases != Databases::Own,
+        None => false,
+    }
+}
+
+/// Opens the databases of a target.
+///
+/// # Errors
+/// The store's; the server's, if it is asked.
+pub async fn open(
+    config: &Config,
+    server: &PostgresConfig,
+    ask: Ask,
+) -> Result<Vec<Database>, PostgresError> {
+    let mut roots = Vec::new();
+    for store in &server.stores {
+        roots.push(open_replica(store, &server.name).await?);
+    }
+    let shared = Arc::new(server.clone());
+    let one = |database: Option<&str>| Database {
+        name: match database {
+            Some(database) => format!("{}/{database}", server.name),
+            None => server.name.clone(),
+        },
+        server: Arc::clone(&shared),
+        connection: match database {
+            Some(database) => server.connection.with_database(database),
+            None => server.connection.clone(),
+        },
+        stores: match database {
+            Some(database) => roots
+                .iter()
+                .map(|root| root.child(DATABASES).child(&escape(database)))
+                .collect(),
+            None => roots.clone(),
+        },
+        turn: turn_path(config, &server.connection),
+    };
+    let names = match (&server.databases, ask) {
+        (Databases::Own, _) => return Ok(vec![one(None)]),
+        (Databases::Named(names), Ask::Server) => names.clone(),
+        (Databases::Named(names), Ask::Stores) => {
+            let mut found = stored(&roots).await?;
+            found.extend(names.iter().cloned());
+            found.sort();
+            found.dedup();
+            found
+        }
+        (Databases::All | Databases::Except(_), Ask::Stores) => stored(&roots).await?,
+        (Databases::All | Databases::Except(_), Ask::Server) => {
+            let (connection, bin_dir) = (server.connection.clone(), server.bin_dir.clone());
+            let except = match &server.databases {
+                Databases::Except(names) => names.clone(),
+                _ => Vec::new(),
+            };
+            let all = blocking(move || {
+                let clients = Clients::for_server(&connection, bin_dir.as_deref())?;
+                databases(&clients, &connection)
+            })
+            .await?;
+            all.into_iter().filter(|n| !except.contains(n)).collect()
+        }
+    };
+    Ok(names.iter().map(|name| one(Some(name))).collect())
+}
+
+/// Databases that have something in a store.
+async fn stored(roots: &[Store]) -> Result<Vec<String>, PostgresError> {
+    let mut names = Vec::new();
+    for root in roots {
+        for object in root.list(DATABASES).await? {
+            let name = object.key.split('/').nth(1).and_then(unescape);
+            names.extend(name);
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// A name as one segment of a key: other bytes than letters, digits, `_` and `-` as `=XX`.
+fn escape(name: &str) -> String {
+    let mut out = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => out.push(char::from(byte)),
+            other => out += &format!("={other:02X}"),
+        }
+    }
+    out
+}
+
+fn unescape(segment: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'=' {
+            let digits = [rest.next()?, rest.next()?];
+            let digits = std::str::from_utf8(&digits).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Work that blocks, on a thread of its own.
+///
+/// # Errors
+/// The work's.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PostgresError> + Send + 'static,
+) -> Result<T, PostgresError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(PostgresError::Io(
+            "working on a thread",
+            std::io::Error::other(e),
+        )),
+    }
+}
+
+fn turn_path(config: &Config, connection: &Connection) -> PathBuf {
+    let folder = config.state_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let server = xxh3_64(connection.server().as_bytes());
+    folder.join(format!("lifeboat-postgres-{server:016x}.lock"))
+}
+
+/// Waits until nobody on this host dumps from the server; released when dropped, also by a kill.
+async fn turn(path: &std::path::Path) -> Result<File, PostgresError> {
+    let failed = |e| PostgresError::Io("locking the server for a dump", e);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(failed)?;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) => tokio::time::sleep(TURN_EVERY).await,
+            Err(e) => return Err(failed(e.into())),
+        }
+    }
+}
+
+fn millis(at: Timestamp) -> Millis {
+    Millis(at.as_millisecond())
+}
+
+/// Two periods of a schedule, and its jitter: how old a dump may be.
+pub fn objective(server: &PostgresConfig) -> Duration {
+    let Ok(schedule) = Schedule::parse(&server.schedule, &server.time_zone) else {
+        // The configuration has tried it.
+        return Duration::ZERO;
+    };
+    let next = |at| schedule.next_after(at);
+    let period = next(Timestamp::now()).and_then(|a| Some(next(a)?.duration_since(a)));
+    let period = period.and_then(|p| Duration::try_from(p).ok());
+    period.unwrap_or_default() * 2 + server.jitter
+}
+
+impl Database {
+    /// Changes the facts of one store.
+    pub fn update(&self, board: &Board, store: &Store, change: impl FnOnce(&mut PostgresFacts)) {
+        let requests = store.stats().by_word();
+        board.update_postgres(&self.name, &store.display(), |f| {
+            f.requests = requests;
+            f.database = self.connection.display();
+            change(f);
+        });
+    }
+
+    /// Changes the facts of every store.
+    pub fn update_all(&self, board: &Board, change: impl Fn(&mut PostgresFacts)) {
+        for store in &self.stores {
+            self.update(board, store, &change);
+        }
+    }
+
+    /// Client programs of the server's major.
+    ///
+    /// # Errors
+    /// As [`Clients::for_server`].
+    pub async fn clients(&self, connection: &Connection) -> Result<Clients, PostgresError> {
+        let (connection, bin_dir) = (connection.clone(), self.server.bin_dir.clone());
+        blocking(move || Clients::for_server(&connection, bin_dir.as_deref())).await
+    }
+
+    /// Dumps now, after whoever is at it on this server. Facts go to the board.
+    ///
+    /// # Errors
+    /// No store holds the dump then; or, with [`PostgresError::Partly`], not every store does.
+    pub async fn dump(
+        &self,
+        board: &Board,
+        label: Option<&str>,
+    ) -> Result<Manifest, PostgresError> {
+        let _turn = turn(&self.turn).await?;
+        self.update_all(board, |f| f.running_since = Some(millis(Timestamp::now())));
+        let begun = std::time::Instant::now();
+        let result = self.dump_in_turn(label).await;
+        self.update_all(board, |f| f.running_since = None);
+        let seconds = begun.elapsed().as_secs_f64();
+        match result {
+            Ok(dumped) => self.report(board, dumped, seconds),
+            Err(error) => {
+                self.update_all(board, |f| failed(f, &error));
+                Err(error)
+            }
+        }
+    }
+
+    async fn dump_in_turn(&self, label: Option<&str>) -> Result<Dumped, PostgresError> {
+        let clients = self.clients(&self.connection).await?;
+        let mut previous = None;
+        for store in &self.stores {
+            // A store that is away does not hold up the others.
+            match postgres::list(store).await {
+                Ok(all) => {
+                    previous = all.into_iter().rfind(|m| m.anomalies.is_empty());
+                    break;
+                }
+                Err(error) => tracing::debug!(%error, "listing dumps"),
+            }
+        }
+        let options = DumpOptions {
+            label: label.map(str::to_owned),
+            ..self.server.dump.clone()
+        };
+        postgres::dump(
+            &self.stores,
+            &self.connection,
+            &clients,
+            &options,
+            previous.as_ref(),
+            Timestamp::now(),
+        )
+        .await
+    }
+
+    fn report(
+        &self,
+        board: &Board,
+        dumped: Dumped,
+        seconds: f64,
+    ) -> Result<Manifest, PostgresError> {
+        let manifest = dumped.manifest;
+        tracing::info!(
+            target_name = self.name,
+            dump = manifest.id,
+            bytes = manifest.stored_bytes(),
+            raw_bytes = manifest.dump.raw_size,
+            seconds,
+            "database dumped"
+        );
+        for anomaly in &manifest.anomalies {
+            tracing::warn!(
+                target_name = self.name,
+                dump = manifest.id,
+                anomaly,
+                "this dump looks odd; its predecessors are kept"
+            );
+        }
+        let mut missing = Vec::new();
+        for (store, result) in self.stores.iter().zip(dumped.stores) {
+            self.update(board, store, |f| match result {
+                Ok(()) => {
+                    f.runs += 1;
+                    f.seconds = seconds;
+                    shown(f, &manifest);
+                    (f.last_error, f.hint) = (None, None);
+                    f.dumps += 1;
+                    f.dump_bytes += manifest.stored_bytes();
+                }
+                Err(error) => {
+                    failed(f, &error);
+                    missing.push(format!("{}: {error}", store.display()));
+                }
+            });
+        }
+        if missing.is_empty() {
+            Ok(manifest)
+        } else {
+            Err(PostgresError::Partly {
+                id: manifest.id,
+                missing: missing.join("; "),
+            })
+        }
+    }
+}
+
+/// Facts of the newest dump.
+pub(super) fn shown(f: &mut PostgresFacts, manifest: &Manifest) {
+    f.succeeded_at = Some(millis(manifest.began));
+    f.dump = Some(manifest.id.clone());
+    f.bytes = manifest.stored_bytes();
+    f.raw_bytes = manifest.dump.raw_size;
+    f.database_bytes = manifest.database_bytes;
+    f.anomalies.clone_from(&manifest.anomalies);
+}
+
+pub(super) fn failed(f: &mut PostgresFacts, error: &PostgresError) {
+    f.runs += 1;
+    f.failures += 1;
+    f.failed_at = Some(millis(Timestamp::now()));
+    f.last_error = Some(error.to_string());
+    f.hint = error.hint();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_databases_go_through_keys() {
+        for name in ["app", "an \"odd\" 'name'", "a/b", "..", "Ünï=20", "a=b", ""] {
+            let segment = escape(name);
+            assert_eq!(unescape(&segment).as_deref(), Some(name));
+            assert!(!segment.contains(['/', '.', ' ', '%']), "{segment}");
+        }
+        assert_eq!(unescape("a=2"), None);
+        assert_eq!(unescape("a=FF"), None);
+    }
+}

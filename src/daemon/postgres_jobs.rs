@@ -1,0 +1,217 @@
+//! Scheduled dumps: one task for each PostgreSQL server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::postgres::{Ask, Database, objective, open, shown};
+use crate::config::{Config, PostgresConfig};
+use crate::observe::facts::Board;
+use crate::postgres::{self, PostgresError};
+use crate::schedule::Schedule;
+use crate::types::Millis;
+
+/// After a failed run, and twice as long after each further one, up to the next scheduled time.
+const RETRY_FIRST: Duration = Duration::from_secs(5 * 60);
+/// Doublings of that.
+const RETRY_DOUBLINGS: u32 = 5;
+/// Waits are cut into pieces: a suspended host or a clock that was set must not delay a run.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// All tasks. Dropping it does not end them: [`Jobs::stop`] does.
+pub struct Jobs {
+    tasks: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Jobs {
+    /// Starts a task for each server.
+    pub fn start(config: &Arc<Config>, board: &Arc<Board>) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let tasks = config.postgres.iter().filter_map(|server| {
+            // The configuration has tried it.
+            let schedule = Schedule::parse(&server.schedule, &server.time_zone).ok()?;
+            let job = Job {
+                config: Arc::clone(config),
+                server: server.clone(),
+                schedule,
+                board: Arc::clone(board),
+            };
+            let mut stopped = stopped.clone();
+            Some(tokio::spawn(async move {
+                tokio::select! {
+                    // Dropping a dump ends its programs and its uploads.
+                    _ = stopped.wait_for(|stop| *stop) => {}
+                    () = job.run() => {}
+                }
+            }))
+        });
+        Self {
+            tasks: tasks.collect(),
+            stop,
+        }
+    }
+
+    /// Ends them: a dump under way breaks off and is not listed.
+    pub async fn stop(self) {
+        // Fails only if every task has ended.
+        let _ = self.stop.send(true);
+        futures::future::join_all(self.tasks).await;
+    }
+}
+
+struct Job {
+    config: Arc<Config>,
+    server: PostgresConfig,
+    schedule: Schedule,
+    board: Arc<Board>,
+}
+
+impl Job {
+    async fn run(self) {
+        let mut due = self.first_due().await;
+        let mut failures = 0_u32;
+        loop {
+            let at = Millis(due.as_millisecond());
+            self.each(|f| f.next = Some(at));
+            wait(due).await;
+            let done = self.once().await;
+            let now = Timestamp::now();
+            let next = self.next_after(now);
+            failures = if done { 0 } else { failures + 1 };
+            due = next;
+            if failures > 0 {
+                let pause = RETRY_FIRST * 2_u32.pow(RETRY_DOUBLINGS.min(failures - 1));
+                let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO);
+                due = next.min(now.saturating_add(pause).unwrap_or(next));
+            }
+        }
+    }
+
+    fn next_after(&self, at: Timestamp) -> Timestamp {
+        let next = self.schedule.next_after(at).unwrap_or(Timestamp::MAX);
+        let jitter = self.server.jitter.mul_f64(rand::random::<f64>());
+        let jitter = SignedDuration::try_from(jitter).unwrap_or(SignedDuration::ZERO);
+        next.saturating_add(jitter).unwrap_or(next)
+    }
+
+    fn is_mine(&self, name: &str) -> bool {
+        super::postgres::is_of(&self.server, name)
+    }
+
+    fn each(&self, change: impl Fn(&mut crate::observe::facts::PostgresFacts)) {
+        for facts in self.board.postgres() {
+            if self.is_mine(&facts.name) {
+                self.board
+                    .update_postgres(&facts.name, &facts.store, &change);
+            }
+        }
+    }
+
+    /// A run that was missed is made up for once; the first one is due at once.
+    async fn first_due(&self) -> Timestamp {
+        let now = Timestamp::now();
+        let known = match open(&self.config, &self.server, Ask::Stores).await {
+            Ok(known) => known,
+            // Trying will say why.
+            Err(_) => return now,
+        };
+        let mut oldest = None;
+        for database in &known {
+            let newest = self.newest(database).await;
+            oldest = match (oldest, newest) {
+                (_, None) => return now,
+                (None, newest) => newest,
+                (Some(a), Some(b)) => Some(std::cmp::min(a, b)),
+            };
+        }
+        // A last run in the future means that a clock was wrong once.
+        oldest.map_or(now, |last| {
+            self.schedule.next_after(last.min(now)).unwrap_or(now)
+        })
+    }
+
+    /// When the newest dump that every store holds was begun; fills in the facts.
+    async fn newest(&self, database: &Database) -> Option<Timestamp> {
+        let limit = objective(&self.server);
+        let mut oldest: Option<Timestamp> = None;
+        let mut missing = false;
+        for store in &database.stores {
+            let listed = postgres::list(store).await;
+            let all = listed.unwrap_or_default();
+            database.update(&self.board, store, |f| {
+                f.objective = limit;
+                f.dumps = all.len() as u64;
+                f.dump_bytes = all.iter().map(postgres::Manifest::stored_bytes).sum();
+                if let Some(newest) = all.last() {
+                    shown(f, newest);
+                    let took = newest.ended.duration_since(newest.began);
+                    f.seconds = took.as_secs_f64();
+                }
+            });
+            match all.last() {
+                Some(newest) => oldest = Some(oldest.map_or(newest.began, |o| o.min(newest.began))),
+                None => missing = true,
+            }
+        }
+        oldest.filter(|_| !missing)
+    }
+
+    /// Every database of the server, one after the other. `false` if one of them failed.
+    async fn once(&self) -> bool {
+        let databases = match open(&self.config, &self.server, Ask::Server).await {
+            Ok(databases) => databases,
+            Err(error) => {
+                self.unreachable(&error).await;
+                return false;
+            }
+        };
+        let names: Vec<&str> = databases.iter().map(|d| d.name.as_str()).collect();
+        self.board
+            .retain_postgres(|name| !self.is_mine(name) || names.contains(&name));
+        let limit = objective(&self.server);
+        let mut done = true;
+        for database in &databases {
+            database.update_all(&self.board, |f| f.objective = limit);
+            if let Err(error) = database.dump(&self.board, None).await {
+                tracing::error!(target_name = database.name, %error, hint = error.hint(), "database was not dumped");
+                done = false;
+            }
+        }
+        done
+    }
+
+    /// The server could not be asked for its databases: everything known is late.
+    async fn unreachable(&self, error: &PostgresError) {
+        tracing::error!(target_name = self.server.name, %error, hint = error.hint(), "databases were not dumped");
+        let known = self.board.postgres();
+        if !known.iter().any(|f| self.is_mine(&f.name)) {
+            let whole = PostgresConfig {
+                databases: crate::config::Databases::Own,
+                ..self.server.clone()
+            };
+            let limit = objective(&self.server);
+            for database in open(&self.config, &whole, Ask::Stores)
+                .await
+                .into_iter()
+                .flatten()
+            {
+                database.update_all(&self.board, |f| f.objective = limit);
+            }
+        }
+        self.each(|f| super::postgres::failed(f, error));
+    }
+}
+
+/// Until a time, by the clock on the wall.
+async fn wait(due: Timestamp) {
+    while let Ok(left) = Duration::try_from(due.duration_since(Timestamp::now())) {
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK_EVERY)).await;
+    }
+}
