@@ -65,7 +65,7 @@ RUN set -eu; \
     fi; \
     for major in $POSTGRES_MAJORS; do clients="${clients:-} postgresql-client-$major"; done; \
     if [ -n "${clients:-}" ]; then apt-get install -y --no-install-recommends $clients; fi; \
-    rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
+    rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 
 # Rails images run as 1000:1000. A fresh volume takes its owner from the image that mounts it first: with these folders the sidecar may be
 # that image, and the app can still write. No VOLUME: it would leave a nameless volume behind with every container.

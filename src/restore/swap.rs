@@ -280,10 +280,22 @@ fn dated(path: &Path, word: &str, now: Millis) -> PathBuf {
         .unwrap_or(base)
 }
 
-/// Owner and mode of the folder's files: owner of the folder, readable and writable as the folder is.
+/// Owner and mode of the folder's files: owner of the folder, readable and writable as the folder is. In a folder that is everybody's, as
+/// /tmp, and where this user may not give files away, the file stays this user's own.
 fn like_folder(file: &NamedTempFile, path: &Path) -> Result<(), SwapError> {
+    const STICKY: u32 = 0o1000;
     let meta = fs::metadata(folder(path)).map_err(at(path))?;
-    give(file, meta.uid(), meta.gid(), meta.mode() & 0o666)
+    let own = file.as_file().metadata().map_err(at(file.path()))?;
+    let keep = |mode| give(file, own.uid(), own.gid(), mode);
+    if meta.mode() & STICKY != 0 {
+        return keep(0o600);
+    }
+    match give(file, meta.uid(), meta.gid(), meta.mode() & 0o666) {
+        Err(SwapError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            keep(meta.mode() & 0o660 | 0o600)
+        }
+        done => done,
+    }
 }
 
 fn like(file: &NamedTempFile, meta: &fs::Metadata) -> Result<(), SwapError> {
@@ -339,6 +351,15 @@ mod tests {
         let file = temporary(path, 1).unwrap();
         fs::copy(&made, file.path()).unwrap();
         file
+    }
+
+    #[test]
+    fn in_a_folder_of_everybody_a_copy_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        let path = dir.path().join("copy.db");
+        put_new(restored(&path, 1), &path, Millis(1_000)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]
