@@ -7,7 +7,8 @@ use std::process::Command;
 
 use jiff::Timestamp;
 use lifeboat::postgres::{
-    Clients, Connection, DumpOptions, Manifest, PostgresError, dump, into_new, list, to_file,
+    Clients, Connection, DumpOptions, Manifest, PostgresError, RestoreOptions, Source, dump,
+    into_new, list, to_file,
 };
 use lifeboat::store::{Store, StoreSpec};
 use pg::{DATABASE, Server, programs, wait_for};
@@ -49,12 +50,19 @@ impl Bench {
         .map(|dumped| dumped.manifest)
     }
 
+    fn source(&self, manifest: &Manifest) -> Source {
+        Source {
+            store: self.store.clone(),
+            manifest: manifest.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        }
+    }
+
     fn restore(&self, manifest: &Manifest, name: &str) -> Result<(), PostgresError> {
-        let runtime = tokio::runtime::Handle::current();
         let (server, clients) = (self.server.connection(), self.server.clients());
-        tokio::task::block_in_place(|| {
-            into_new(&self.store, manifest, &server, &clients, name, &runtime)
-        })
+        let (source, options) = (self.source(manifest), RestoreOptions::default());
+        tokio::task::block_in_place(|| into_new(&source, &server, &clients, name, &options))?;
+        Ok(())
     }
 
     fn object(&self, manifest: &Manifest) -> PathBuf {
@@ -89,8 +97,8 @@ async fn a_dump_restores_into_a_new_database_and_a_file() {
     assert_eq!(bench.server.fingerprint("back again"), original);
 
     let file = bench.folder.path().join("out.pgc");
-    let runtime = tokio::runtime::Handle::current();
-    tokio::task::block_in_place(|| to_file(&bench.store, &manifest, &file, &runtime)).unwrap();
+    let source = bench.source(&manifest);
+    tokio::task::block_in_place(|| to_file(&source, &file)).unwrap();
     assert_eq!(
         std::fs::metadata(&file).unwrap().len(),
         manifest.dump.raw_size
@@ -118,10 +126,8 @@ async fn a_damaged_dump_leaves_no_database_and_no_file() {
         let error = bench.restore(&manifest, "never").unwrap_err();
         assert_eq!(error.exit_code(), 5, "{error}");
         let file = bench.folder.path().join("out.pgc");
-        let runtime = tokio::runtime::Handle::current();
-        let error =
-            tokio::task::block_in_place(|| to_file(&bench.store, &manifest, &file, &runtime))
-                .unwrap_err();
+        let source = bench.source(&manifest);
+        let error = tokio::task::block_in_place(|| to_file(&source, &file)).unwrap_err();
         assert_eq!(error.exit_code(), 5, "{error}");
         assert!(!file.exists());
     }

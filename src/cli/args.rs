@@ -210,6 +210,35 @@ pub struct RestoreArgs {
     /// Exactly the point of this label: its name, name#2, or the version of its deploy
     #[arg(long, value_name = "LABEL", conflicts_with_all = ["at", "txid"], env = "LIFEBOAT_LABEL")]
     pub label: Option<String>,
+    /// PostgreSQL: the dump with this id
+    #[arg(
+        long,
+        value_name = "ID",
+        conflicts_with_all = ["at", "txid", "label", "snapshot"],
+        env = "LIFEBOAT_DUMP"
+    )]
+    pub dump: Option<String>,
+    /// PostgreSQL: into a new database of this name on the same server
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["output", "in_place", "into"], env = "LIFEBOAT_INTO_NEW")]
+    pub into_new: Option<String>,
+    /// PostgreSQL: into the database of this URL, which must not exist or be empty
+    #[arg(long, value_name = "URL", conflicts_with_all = ["output", "in_place"], env = "LIFEBOAT_INTO", hide_env_values = true)]
+    pub into: Option<String>,
+    /// PostgreSQL: only these tables, into a new database beside the live one
+    #[arg(long, value_name = "TABLE", conflicts_with_all = ["output", "in_place", "into"], env = "LIFEBOAT_TABLE", value_delimiter = ',')]
+    pub table: Vec<String>,
+    /// PostgreSQL: restore over so many connections; above 1 the dump needs room in the temporary folder
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), env = "LIFEBOAT_JOBS")]
+    pub jobs: u32,
+    /// PostgreSQL: everything belongs to the role that restores
+    #[arg(long, env = "LIFEBOAT_NO_OWNER")]
+    pub no_owner: bool,
+    /// PostgreSQL: without GRANTs
+    #[arg(long, env = "LIFEBOAT_NO_PRIVILEGES")]
+    pub no_privileges: bool,
+    /// PostgreSQL: first create the dump's roles and tablespaces that are not there; they have no passwords
+    #[arg(long, env = "LIFEBOAT_GLOBALS")]
+    pub globals: bool,
     /// Files: only this folder or file
     #[arg(long, value_name = "PATH", env = "LIFEBOAT_PATH")]
     pub path: Option<PathBuf>,
@@ -220,7 +249,7 @@ pub struct RestoreArgs {
     #[arg(long, conflicts_with = "output", env = "LIFEBOAT_IN_PLACE")]
     pub in_place: bool,
     /// Swap the copy that the last --in-place kept back
-    #[arg(long, conflicts_with_all = ["at", "txid", "label", "output", "in_place"], env = "LIFEBOAT_UNDO")]
+    #[arg(long, conflicts_with_all = ["at", "txid", "label", "output", "in_place", "dump", "into", "into_new", "table"], env = "LIFEBOAT_UNDO")]
     pub undo: bool,
     /// Show what would be read, and stop
     #[arg(long, env = "LIFEBOAT_DRY_RUN")]

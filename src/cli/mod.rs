@@ -6,6 +6,7 @@ mod files;
 mod inspect;
 mod labels;
 mod postgres;
+mod postgres_restore;
 mod restore;
 mod run;
 mod snapshot;

@@ -41,6 +41,11 @@ pub(super) fn split(config: &Config, names: &[String]) -> Split {
     Split { mine, rest }
 }
 
+/// Whether a name is one of PostgreSQL.
+pub(super) fn is_target(config: &Config, name: &str) -> bool {
+    config.postgres.iter().any(|s| is_of(s, name))
+}
+
 impl Split {
     /// Whether there is none of PostgreSQL.
     pub(super) fn is_empty(&self) -> bool {

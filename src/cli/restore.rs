@@ -49,6 +49,12 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
     {
         return super::files::restore(global, config, files, &args).await;
     }
+    if let (Some(config), Some(source)) = (&config, &args.source)
+        && super::postgres::is_target(config, source)
+    {
+        return super::postgres_restore::restore(global, config, source, &args).await;
+    }
+    refuse_of_postgres(&args)?;
     let goal = goal(&args, tz)?;
     let mut jobs = Vec::new();
     match (&config, &args.source) {
@@ -100,6 +106,25 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
         ok(&format!("restore targets={many}"));
     }
     Ok(())
+}
+
+/// Flags that mean nothing here would be ignored in silence.
+fn refuse_of_postgres(args: &RestoreArgs) -> Result<(), Failure> {
+    let flags = [
+        ("--dump", args.dump.is_some()),
+        ("--into-new", args.into_new.is_some()),
+        ("--into", args.into.is_some()),
+        ("--table", !args.table.is_empty()),
+        ("--globals", args.globals),
+    ];
+    match flags.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => Err(Failure::new(
+            2,
+            format!("{flag} is for PostgreSQL targets"),
+            Some("`lifeboat config show` lists the targets".into()),
+        )),
+    }
 }
 
 fn no_two_to_one_place(jobs: &[Job]) -> Result<(), Failure> {

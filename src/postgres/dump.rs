@@ -73,6 +73,8 @@ pub async fn dump(
     previous: Option<&Manifest>,
     now: Timestamp,
 ) -> Result<Dumped, PostgresError> {
+    // The id says it exactly.
+    let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
     let id = now.strftime("%Y%m%dT%H%M%S.%3fZ").to_string();
     let key = dump_key(&id);
     let stop = StopOnDrop(Stop::default());
@@ -133,6 +135,7 @@ fn first_error(results: Vec<Result<(), PostgresError>>) -> PostgresError {
 
 struct Streamed {
     about: About,
+    unsound: Vec<String>,
     part: Part,
     counts: BTreeMap<String, u64>,
     globals: Option<(Part, Bytes)>,
@@ -160,6 +163,7 @@ fn manifest(
         extensions: done.about.extensions,
         rows: done.about.rows,
         counts: done.counts,
+        unsound: done.unsound,
         properties: done.about.properties,
         globals,
         anomalies: Vec::new(),
@@ -202,6 +206,7 @@ fn stream(
     fan: &mut Fan,
 ) -> Result<Streamed, PostgresError> {
     let about = about(clients, connection)?;
+    let unsound = super::check::unsound(clients, connection)?;
     // Before the dump: whoever owns something in it is known.
     let globals = match globals(clients, connection, options) {
         Ok(globals) => Some(globals),
@@ -245,6 +250,7 @@ fn stream(
     proof.finish()?;
     Ok(Streamed {
         about,
+        unsound,
         part,
         counts: counted(counting)?,
         globals,

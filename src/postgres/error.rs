@@ -19,6 +19,17 @@ pub enum PostgresError {
         /// What it said last.
         why: String,
     },
+    /// It would not be safe.
+    #[error("{what}")]
+    Refused {
+        /// What would not be, and what happened to the data.
+        what: String,
+        /// The next step.
+        hint: String,
+    },
+    /// There is no such dump or database.
+    #[error("{0}")]
+    Nothing(String),
     /// A dump is not what its manifest says.
     #[error("dump {id} is damaged: {why}")]
     Damaged {
@@ -47,6 +58,8 @@ impl PostgresError {
     /// The next step for a person.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Refused { hint, .. } => Some(hint.clone()),
+            Self::Nothing(_) => Some("`lifeboat list` shows what there is".into()),
             Self::Url(_) => Some("as postgres://user:password@host:5432/database".into()),
             Self::Client(_) => Some("install postgresql-client of the server's own major".into()),
             Self::Failed { why, .. } if why.contains("password authentication failed") => {
@@ -54,6 +67,12 @@ impl PostgresError {
             }
             Self::Failed { why, .. } if why.contains("permission denied") => {
                 Some("GRANT pg_read_all_data TO the role of the URL; large objects and row-level security need the owner or a superuser".into())
+            }
+            Self::Failed { program: "pg_restore", why } if why.contains("role \"") && why.contains("does not exist") => {
+                Some("create the roles of the dump first with --globals, or restore with --no-owner --no-privileges".into())
+            }
+            Self::Failed { program: "pg_restore", why } if why.contains("must be") || why.contains("permission denied") => {
+                Some("give a role with more rights as `restore-url`".into())
             }
             Self::Failed { .. } | Self::Io(..) => None,
             Self::Partly { .. } => Some("the next run tries again".into()),
@@ -67,6 +86,8 @@ impl PostgresError {
         match self {
             Self::Url(_) | Self::Client(_) => 2,
             Self::Damaged { .. } => 5,
+            Self::Refused { .. } => 4,
+            Self::Nothing(_) => 3,
             Self::Failed { .. } | Self::Partly { .. } | Self::Store(_) | Self::Io(..) => 1,
         }
     }

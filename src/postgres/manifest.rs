@@ -77,6 +77,9 @@ pub struct Manifest {
     /// Rows in the dump by table, exactly; the name as SQL writes it. Empty if they could not be counted (`--inserts`).
     #[serde(default)]
     pub counts: BTreeMap<String, u64>,
+    /// Indexes and constraints that were not valid in the database itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsound: Vec<String>,
     /// Owner, encoding, settings and privileges of the database itself, which are no part of a dump.
     #[serde(default)]
     pub properties: Properties,

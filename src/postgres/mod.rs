@@ -4,7 +4,8 @@
 //! 1. The manifest is written last, and only after `pg_dump` ended well, `pg_restore` decoded the whole stream, and the store holds as many
 //!    bytes as were sent. A dump without a manifest does not exist for any reader.
 //! 2. A dump's key is used once: nothing overwrites a dump.
-//! 3. A restore writes into a database that it made itself, and drops that one again if anything fails. No other database is touched.
+//! 3. A restore writes into a database that it made itself, or into an empty one in one transaction, and drops what it made if anything
+//!    fails. No other database is touched; `swap` says how one takes the name of another.
 //! 4. Passwords reach the clients in their environment, never on a command line.
 //!
 //! Blocking work runs on threads that may block. SQL goes through `psql`, so that what preflight learns about TLS, sockets and passwords
@@ -12,19 +13,27 @@
 
 mod anomaly;
 mod catalog;
+mod check;
 mod client;
 mod connection;
 mod count;
 mod dump;
 mod error;
+mod fresh;
 mod manifest;
 mod restore;
+mod roles;
+mod swap;
 
 pub use anomaly::compare;
 pub use catalog::databases;
+pub use check::{Checked, check};
 pub use client::{Clients, Stop, StopOnDrop};
 pub use connection::{Connection, Parts};
 pub use dump::{DumpOptions, Dumped, dump};
 pub use error::PostgresError;
+pub use fresh::{Restored, into_new, into_url, tables};
 pub use manifest::{Manifest, Part, Properties, list};
-pub use restore::{into_new, to_file};
+pub use restore::{RestoreOptions, Source, globals, read_back, to_file};
+pub use roles::apply_globals;
+pub use swap::{Swapped, in_place, undo};
