@@ -16,6 +16,8 @@ pub mod retention;
 
 pub mod restore;
 
+pub mod drills;
+
 pub mod sqlite;
 
 pub mod schedule;

@@ -106,7 +106,7 @@ pub enum Command {
     },
     /// Restore a sample into scratch space, check it, record the result
     Drill {
-        /// Targets of files [default: all]
+        /// Targets [default: all]
         targets: Vec<String>,
     },
     /// Apply retention now

@@ -428,30 +428,12 @@ pub(super) async fn prune(
 
 /// Restores a sample of each into scratch space.
 pub(super) async fn drill(
-    config: Config,
-    targets: Vec<String>,
+    config: &Config,
+    mine: &[FilesConfig],
     as_json: bool,
 ) -> Result<(), Failure> {
-    let (mine, rest) = split(&config, &targets)?;
-    if let Rest::Named(names) = &rest {
-        return Err(Failure::new(
-            2,
-            format!(
-                "\"{}\" is no target of files: only those have drills in this version",
-                names.join("\", \"")
-            ),
-            None,
-        ));
-    }
-    if mine.is_empty() {
-        return Err(Failure::new(
-            3,
-            "there is no target of files to drill",
-            None,
-        ));
-    }
-    for files in &mine {
-        for target in open(&config, files).await? {
+    for files in mine {
+        for target in open(config, files).await? {
             let store = target.store.display();
             let drill = blocking(move || {
                 let scratch = tempfile::tempdir().map_err(|source| FilesError::Io {
@@ -479,6 +461,5 @@ pub(super) async fn drill(
             }
         }
     }
-    ok(&format!("drill targets={}", mine.len()));
     Ok(())
 }

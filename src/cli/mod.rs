@@ -2,6 +2,7 @@
 
 mod args;
 mod compat;
+mod drill;
 mod files;
 mod inspect;
 mod labels;
@@ -182,7 +183,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Drill { targets } => {
-            files::drill(load(global, Vec::new())?, targets, global.json).await
+            drill::drill(load(global, Vec::new())?, targets, global.json).await
         }
         Command::Prune { targets, dry_run } => {
             let config = load(global, Vec::new())?;

@@ -14,6 +14,7 @@ use super::checked::{
     DEFAULT_STORE_CHECK, DirConfig, MinFree, TargetConfig,
 };
 use super::discover::discover;
+use super::drill::DrillConfig;
 use super::error::{ConfigError, Place};
 use super::expand::{Resolver, Text};
 use super::files::{self, FilesConfig};
@@ -38,6 +39,7 @@ pub(super) struct Builder<'r, 'a> {
     pub(super) dirs: Vec<DirConfig>,
     pub(super) files: Vec<FilesConfig>,
     pub(super) postgres: Vec<PostgresConfig>,
+    drill: DrillConfig,
     state_dir: Option<PathBuf>,
     store_check: Option<Duration>,
     min_free: Option<MinFree>,
@@ -62,6 +64,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             dirs: Vec::new(),
             files: Vec::new(),
             postgres: Vec::new(),
+            drill: DrillConfig::default(),
             state_dir: None,
             store_check: None,
             min_free: None,
@@ -123,6 +126,9 @@ impl<'r, 'a> Builder<'r, 'a> {
         self.min_free = raw.min_free.map(|t| min_free(v, &t)).transpose()?;
         self.time_zone = raw.time_zone.map(|t| time_zone(v, &t)).transpose()?;
         self.instance = raw.instance.map(|t| v.text("instance", &t)).transpose()?;
+        if let Some(raw) = raw.drill {
+            self.drill = self.drill_of(raw)?;
+        }
         for entry in raw.files.unwrap_or_default() {
             let place = v.at(&entry);
             self.files_target(entry.value, &place)?;
@@ -146,8 +152,7 @@ impl<'r, 'a> Builder<'r, 'a> {
     }
 
     fn refuse_unsupported(&self, raw: &RawConfig) -> Result<(), ConfigError> {
-        let keys: [(&str, &Option<Loose>); 4] = [
-            ("drill", &raw.drill),
+        let keys: [(&str, &Option<Loose>); 3] = [
             ("notify", &raw.notify),
             ("redis", &raw.redis),
             ("probes", &raw.probes),
@@ -281,6 +286,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             dirs: self.dirs,
             files: self.files,
             postgres: self.postgres,
+            drill: self.drill,
             state_dir: self.state_dir.map(|dir| paths::resolved(&dir, host)),
             http: self.http.unwrap_or(Some(DEFAULT_HTTP_LISTEN)),
             shutdown_timeout: self.shutdown_timeout.unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT),

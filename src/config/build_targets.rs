@@ -45,15 +45,15 @@ impl Builder<'_, '_> {
             (Some(_), None) if raw.pattern.is_some() => conflict("path", "pattern"),
             (Some(_), None) if raw.watch.is_some() => conflict("path", "watch"),
             (None, Some(_)) if raw.name.is_some() => conflict("dir", "name"),
+            (None, Some(_)) if raw.assert.is_some() => conflict("dir", "assert"),
             (Some(path), None) => {
                 let name = raw.name.as_ref().map(|t| target_name(v, t)).transpose()?;
                 let path = PathBuf::from(v.text("path", &path)?);
-                self.target(
-                    name,
-                    &path,
-                    defaults.options(stores, ensure_wal.unwrap_or(true)),
-                    place,
-                )
+                let mut options = defaults.options(stores, ensure_wal.unwrap_or(true));
+                for sql in raw.assert.unwrap_or_default() {
+                    options.asserts.push(v.text("assert", &sql)?);
+                }
+                self.target(name, &path, options, place)
             }
             (None, Some(dir)) => {
                 if let (Some(true), Some(at)) = (ensure_wal, &raw.ensure_wal) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
+use super::drill::{DrillConfig, show_drill};
 use super::files::{FilesConfig, show_files};
 use super::postgres::{PostgresConfig, show_postgres};
 use super::store::StoreConfig;
@@ -56,6 +57,8 @@ pub struct Config {
     pub files: Vec<FilesConfig>,
     /// PostgreSQL databases, by server.
     pub postgres: Vec<PostgresConfig>,
+    /// Restores that prove the copies.
+    pub drill: DrillConfig,
     /// The one place for local state; beside each database if `None`.
     pub state_dir: Option<PathBuf>,
     /// Address of metrics, health and status; `None` if off.
@@ -101,6 +104,8 @@ pub struct SqliteOptions {
     pub retention: RetentionConfig,
     /// Turn WAL mode on; otherwise a database in another mode is an error of that target.
     pub ensure_wal: bool,
+    /// SQL that must be true of a restored copy: the first column of the first row is a number other than 0.
+    pub asserts: Vec<String>,
 }
 
 /// A folder of databases, not recursive.
@@ -196,6 +201,7 @@ impl Config {
             "dirs": self.dirs.iter().map(show_dir).collect::<Vec<_>>(),
             "files": self.files.iter().map(show_files).collect::<Vec<_>>(),
             "postgres": self.postgres.iter().map(show_postgres).collect::<Vec<_>>(),
+            "drill": show_drill(&self.drill),
             "state-dir": self.state_dir.as_deref().map(show_path),
             "http": self.http.map_or("off".into(), |a| a.to_string()),
             "shutdown-timeout": format_duration(self.shutdown_timeout),
@@ -239,6 +245,7 @@ fn show_options(options: &SqliteOptions) -> Value {
         "snapshot-interval": format_duration(options.snapshot_interval),
         "retention": show_retention(retention),
         "ensure-wal": options.ensure_wal,
+        "assert": options.asserts,
     })
 }
 

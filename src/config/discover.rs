@@ -275,6 +275,7 @@ mod tests {
                 snapshot_interval: DEFAULT_SNAPSHOT_INTERVAL,
                 retention: RetentionConfig::default(),
                 ensure_wal: true,
+                asserts: vec![],
             },
             retention_chosen: false,
             sync_interval_chosen: false,

@@ -9,6 +9,7 @@ mod build_store;
 mod build_targets;
 mod checked;
 mod discover;
+mod drill;
 mod error;
 mod expand;
 mod files;
@@ -35,6 +36,7 @@ pub use checked::{
     Config, ConfigSource, DirConfig, MinFree, RetentionConfig, SqliteOptions, TargetConfig,
 };
 pub use discover::{Discovery, discover};
+pub use drill::DrillConfig;
 pub use error::{ConfigError, Place};
 pub use expand::Environment;
 pub use files::FilesConfig;

@@ -98,7 +98,7 @@ raw!(
         time_zone: Text,
         instance: Text,
         postgres: Vec<Spanned<RawPostgres>>,
-        drill: Loose,
+        drill: Spanned<ScalarOr<RawDrill>>,
         notify: Loose,
         files: Vec<Spanned<RawFiles>>,
         redis: Loose,
@@ -120,6 +120,7 @@ raw!(
         snapshot_interval: Text,
         retention: Spanned<ScalarOr<RawRetention>>,
         ensure_wal: Text,
+        assert: Vec<Text>,
     }
 );
 
@@ -251,6 +252,11 @@ raw!(
         monthly: Text,
         yearly: Text,
     }
+);
+
+raw!(
+    /// `drill`.
+    RawDrill { schedule: Text, scratch_dir: Text }
 );
 
 raw!(

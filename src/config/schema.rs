@@ -71,6 +71,24 @@ pub fn schema() -> Value {
                 )),
             ),
             (
+                "drill",
+                text_or(object(
+                    "Restores that prove the copies.",
+                    &[
+                        (
+                            "schedule",
+                            value(
+                                "Cron, five fields, or @daily, @weekly and so on. Default: by hand only.",
+                            ),
+                        ),
+                        (
+                            "scratch-dir",
+                            value("Folder for restored copies. Default: in the state directory."),
+                        ),
+                    ],
+                )),
+            ),
+            (
                 "shutdown-timeout",
                 value("Time for the last capture and upload. Default 30s."),
             ),
@@ -133,6 +151,10 @@ fn sqlite() -> Value {
             (
                 "ensure-wal",
                 value("Turn WAL mode on. Default true for path; never done for dir."),
+            ),
+            (
+                "assert",
+                json!({ "type": "array", "description": "SQL that must be true of a restored copy in a drill. With path only.", "items": { "type": "string" } }),
             ),
         ],
     )

@@ -41,6 +41,7 @@ impl Defaults {
             snapshot_interval: self.snapshot_interval.unwrap_or(DEFAULT_SNAPSHOT_INTERVAL),
             retention: self.retention.unwrap_or_default(),
             ensure_wal,
+            asserts: Vec::new(),
         }
     }
 }

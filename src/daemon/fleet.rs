@@ -306,6 +306,11 @@ impl Fleet {
         self.member(name, |m| m.stores.clone()).await
     }
 
+    /// A permit for long work, bounded over all targets.
+    pub async fn heavy(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        Arc::clone(&self.heavy).acquire_owned().await.ok()
+    }
+
     /// The configuration that it runs.
     pub fn config(&self) -> &Config {
         &self.config

@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod cuts;
+pub mod drills;
 pub mod files;
 pub mod files_jobs;
 pub mod fleet;
@@ -105,6 +106,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             tracing::warn!(socket = %listening.display(), %error, "the control socket does not work; commands cannot reach this process");
         }
     }));
+    tasks.push(tokio::spawn(drills::run(
+        Arc::clone(&config),
+        Arc::clone(&fleet),
+        Arc::clone(&board),
+    )));
     if config.dirs.iter().any(|d| d.watch) {
         tasks.push(tokio::spawn(discover(
             Arc::clone(&config),

@@ -61,6 +61,21 @@ impl State {
     }
 }
 
+/// The last drill of one store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DrillFacts {
+    /// When it began.
+    pub at: Millis,
+    /// Every check passed.
+    pub ok: bool,
+    /// What failed, in words.
+    pub failure: Option<String>,
+    /// How long the restore took, seconds.
+    pub restore_seconds: f64,
+    /// Age of the restored point when it began, seconds.
+    pub data_age_seconds: f64,
+}
+
 /// One store of a target.
 #[derive(Clone, Debug, Default)]
 pub struct StoreFacts {
@@ -102,6 +117,8 @@ pub struct StoreFacts {
     pub refused: Option<String>,
     /// Requests by kind.
     pub requests: BTreeMap<&'static str, u64>,
+    /// The last drill of it.
+    pub drill: Option<DrillFacts>,
     /// LTX objects there.
     pub objects: u64,
     /// Their bytes.
@@ -302,6 +319,12 @@ impl Board {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name, Arc::clone(&board));
         board
+    }
+
+    /// One target.
+    pub fn target(&self, name: &str) -> Option<Arc<TargetBoard>> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(name).cloned()
     }
 
     /// Drops a discovered target that vanished.

@@ -106,6 +106,17 @@ pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
                 s.oldest_pending.unwrap_or(now)
             ));
         }
+        if let Some(drill) = s.drill.as_ref().filter(|d| !d.ok) {
+            reasons.push(format!(
+                "{}: the drill of {} failed: {}",
+                s.store,
+                drill.at,
+                drill.failure.as_deref().unwrap_or("no reason recorded")
+            ));
+            hints.push(
+                "`lifeboat verify` names damaged objects; `lifeboat drill` tries again".into(),
+            );
+        }
         if let Some(since) = s.failing_since.filter(|t| now.since(*t) > objective) {
             reasons.push(format!(
                 "{}: unreachable since {since}: {}",

@@ -2,7 +2,7 @@
 
 use prometheus::{Encoder, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
-use super::facts::{FilesFacts, PostgresFacts, State, TargetFacts};
+use super::facts::{DrillFacts, FilesFacts, PostgresFacts, State, TargetFacts};
 use super::health::{files_verdict, lag_ms, postgres_verdict, verdict};
 use crate::sqlite::guard::GapReason;
 use crate::types::{Millis, Txid};
@@ -79,6 +79,27 @@ const LABELS_LOST: Spec = (
     STORE,
 );
 const OBJECT_BYTES: Spec = ("lifeboat_store_bytes", "Bytes of LTX objects", STORE);
+
+const DRILL_AT: Spec = (
+    "lifeboat_drill_timestamp_seconds",
+    "When the last drill began",
+    STORE,
+);
+const DRILL_OK: Spec = (
+    "lifeboat_drill_success",
+    "1 if every check of the last drill passed",
+    STORE,
+);
+const DRILL_RESTORE: Spec = (
+    "lifeboat_drill_restore_seconds",
+    "How long the restore of the last drill took",
+    STORE,
+);
+const DRILL_AGE: Spec = (
+    "lifeboat_drill_data_age_seconds",
+    "Age of the point that the last drill restored, when it began",
+    STORE,
+);
 
 const CAPTURES: Spec = ("lifeboat_captures_total", "Captures", TARGET);
 const CAPTURED_BYTES: Spec = ("lifeboat_captured_bytes_total", "Bytes of captures", TARGET);
@@ -472,6 +493,15 @@ impl Scrape {
         gauge(OBJECTS, &|i| all[i].1.objects as f64)?;
         gauge(LABELS_LOST, &|i| all[i].1.labels_lost as f64)?;
         gauge(OBJECT_BYTES, &|i| all[i].1.object_bytes as f64)?;
+        // No series until there was one: 0 would be a failure.
+        let drills = |spec: Spec, get: &dyn Fn(&DrillFacts) -> f64| {
+            let done = (0..all.len()).filter_map(|i| Some((i, all[i].1.drill.as_ref()?)));
+            self.gauge(spec, done.map(|(i, d)| (labels(i), get(d))))
+        };
+        drills(DRILL_AT, &|d| seconds(Some(d.at)))?;
+        drills(DRILL_OK, &|d| f64::from(u8::from(d.ok)))?;
+        drills(DRILL_RESTORE, &|d| d.restore_seconds)?;
+        drills(DRILL_AGE, &|d| d.data_age_seconds)?;
         let counter = |spec: Spec, get: &dyn Fn(usize) -> u64| {
             self.counter(spec, (0..all.len()).map(|i| (labels(i), get(i))))
         };
@@ -527,6 +557,13 @@ mod tests {
     fn sample() -> String {
         let store = StoreFacts {
             store: "s3://bucket/app".into(),
+            drill: Some(DrillFacts {
+                at: Millis(1),
+                ok: true,
+                failure: None,
+                restore_seconds: 1.0,
+                data_age_seconds: 2.0,
+            }),
             ..StoreFacts::default()
         };
         let target = TargetFacts {

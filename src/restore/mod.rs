@@ -404,7 +404,7 @@ pub async fn planned(store: &Store, goal: Goal) -> Result<(Planned, Catalog), Re
 }
 
 /// Bytes that the restored file takes; for Litestream 0.3, whose snapshots do not tell, at least so many.
-async fn need(store: &Store, planned: &Planned) -> Result<u64, RestoreError> {
+pub async fn need(store: &Store, planned: &Planned) -> Result<u64, RestoreError> {
     Ok(match planned {
         Planned::Ltx(plan) => {
             let header = read_header(store, &plan.files[plan.files.len() - 1]).await?;

@@ -1,5 +1,6 @@
 use std::time::Instant;
 
+use crate::drills::Proven;
 use crate::labels::{self, Expiry, Label, LabelError};
 use crate::replica::upload::{Replica, UploadError};
 use crate::restore::plan::Catalog;
@@ -29,6 +30,8 @@ pub struct Pins {
     pub rules: labels::Rules,
     /// Points whose label may still be on its way.
     pub pending: Vec<(Txid, String)>,
+    /// The newest point that a drill proved.
+    pub proven: Proven,
 }
 
 /// A label that ends, and why.
@@ -73,13 +76,13 @@ pub fn plan_for(
     pins: &Pins,
     now: Millis,
 ) -> Result<Planned, Refused> {
-    plan_at(replica, policy, &[], pins, now, None)
+    plan_at(replica, policy, (&[], None), pins, now, None)
 }
 
 fn plan_at(
     replica: &Replica,
     policy: &Policy,
-    labels: &[Label],
+    (labels, proven): (&[Label], Option<Txid>),
     pins: &Pins,
     now: Millis,
     store_now: Option<Millis>,
@@ -98,6 +101,8 @@ fn plan_at(
     let known =
         |(txid, _): &&(Txid, String)| catalog.entries().iter().any(|e| e.span.max() == *txid);
     points.extend(pins.pending.iter().filter(known).cloned());
+    let proven = proven.map(|txid| (txid, "the newest one that a drill proved".to_owned()));
+    points.extend(proven.iter().filter(known).cloned());
     Ok(Planned {
         plan: plan(&catalog, &points, policy, now, store_now)?,
         ending,
@@ -118,12 +123,14 @@ pub async fn prepare(
     let store_now = replica.clock().await.map_err(UploadError::from)?;
     // Last: a label that comes later stands for a point that this listing lacks, or that is kept as pending.
     let labels = pins.cache.list(replica.store()).await?;
+    let proven = pins.proven.newest(replica.store()).await;
+    let proven = proven.map_err(UploadError::from)?;
     let passed = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
     let now = Millis(now.0.saturating_add(passed));
     Ok(plan_at(
         replica,
         policy,
-        &labels,
+        (&labels, proven),
         pins,
         now,
         Some(store_now),

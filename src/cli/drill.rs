@@ -1,0 +1,122 @@
+//! `lifeboat drill`: restores for real, into scratch space.
+
+use serde_json::json;
+
+use super::files::{self, Rest};
+use super::{Failure, ok};
+use crate::config::{Config, TargetConfig};
+use crate::daemon::drills::options;
+use crate::daemon::fleet::{FleetError, open_replica, system_now};
+use crate::drills::{self, Drill, DrillError};
+
+impl From<DrillError> for Failure {
+    fn from(error: DrillError) -> Self {
+        Self::new(error.exit_code(), &error, error.hint())
+    }
+}
+
+pub(super) async fn drill(
+    config: Config,
+    targets: Vec<String>,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let (mine, rest) = files::split(&config, &targets)?;
+    let databases: Vec<&TargetConfig> = match rest {
+        Rest::None => Vec::new(),
+        Rest::All => config.targets.iter().collect(),
+        Rest::Named(names) => {
+            let find = |name: &String| {
+                let found = config.targets.iter().find(|t| t.name == *name);
+                found.ok_or_else(|| Failure::from(FleetError::Unknown(name.clone())))
+            };
+            names.iter().map(find).collect::<Result<_, _>>()?
+        }
+    };
+    if databases.is_empty() && mine.is_empty() {
+        return Err(Failure::new(
+            3,
+            "there is no target to drill",
+            Some("`lifeboat config show` lists the targets".into()),
+        ));
+    }
+    let mut failed = Vec::new();
+    let mut stopped = None;
+    for target in &databases {
+        for store in &target.options.stores {
+            match one(&config, target, store, as_json).await {
+                Ok(None) => {}
+                Ok(Some(failure)) => failed.push(failure),
+                // The others are drilled in any case.
+                Err(failure) => {
+                    eprintln!("{}: {}", target.name, failure.message);
+                    stopped.get_or_insert(failure);
+                }
+            }
+        }
+    }
+    files::drill(&config, &mine, as_json).await?;
+    if let Some(failure) = stopped.filter(|_| failed.is_empty()) {
+        return Err(failure);
+    }
+    if !failed.is_empty() {
+        return Err(Failure::new(
+            5,
+            format!("the drill failed: {}", failed.join("; ")),
+            Some("`lifeboat verify` names damaged objects; `lifeboat restore TARGET --txid` reaches earlier points".into()),
+        ));
+    }
+    ok(&format!("drill targets={}", databases.len() + mine.len()));
+    Ok(())
+}
+
+/// `Some`: what failed.
+async fn one(
+    config: &Config,
+    target: &TargetConfig,
+    store: &crate::config::StoreConfig,
+    as_json: bool,
+) -> Result<Option<String>, Failure> {
+    let store = open_replica(store, &target.name).await?;
+    let drill = drills::sqlite(&store, &options(config, target), system_now()).await?;
+    if as_json {
+        println!(
+            "{}",
+            json!({ "target": target.name, "kind": "sqlite", "store": store.display(), "drill": drill })
+        );
+    } else {
+        show(&drill);
+    }
+    let failure = drill.failure();
+    Ok(failure.map(|f| format!("{} in {}: {f}", target.name, store.display())))
+}
+
+fn show(drill: &Drill) {
+    let point = match (&drill.txid, &drill.as_of) {
+        (Some(txid), Some(at)) => format!("TXID {txid} of {at}"),
+        (None, Some(at)) => at.clone(),
+        _ => "the newest point".into(),
+    };
+    println!(
+        "{} in {}: {point} ({} bytes) restored in {:.1} s; {}",
+        drill.target,
+        drill.store,
+        drill.bytes,
+        drill.restore_seconds,
+        if drill.ok { "it is right" } else { "FAILED" }
+    );
+    for check in &drill.checks {
+        println!(
+            "  {} {}: {}",
+            if check.ok { "ok" } else { "FAILED" },
+            check.name,
+            check.detail
+        );
+    }
+    if !drill.rows.is_empty() {
+        let total: u64 = drill.rows.values().sum();
+        println!("  {total} rows in {} tables", drill.rows.len());
+    }
+    for warning in &drill.warnings {
+        println!("  look at: {warning}");
+    }
+}

@@ -1,0 +1,167 @@
+//! Scheduled drills: one at a time, every target in each of its stores.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::fleet::{Fleet, state_path, system_now};
+use crate::config::{Config, TargetConfig};
+use crate::drills::{self, Drill, DrillError, Options};
+use crate::observe::facts::{Board, DrillFacts};
+use crate::schedule::Schedule;
+use crate::store::Store;
+
+/// Waits are cut into pieces: a suspended host or a clock that was set must not delay a drill.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// How a target is drilled under a configuration.
+pub fn options(config: &Config, target: &TargetConfig) -> Options {
+    let scratch = config.drill.scratch_dir.clone().unwrap_or_else(|| {
+        let state = state_path(config, target);
+        state
+            .parent()
+            .map_or_else(|| PathBuf::from("drill"), |folder| folder.join("drill"))
+    });
+    Options {
+        target: target.name.clone(),
+        reserve: reserve(config, &scratch),
+        scratch,
+        asserts: target.options.asserts.clone(),
+        instance: config.instance.clone(),
+    }
+}
+
+/// The floor of free space of the volume that the scratch folder will be on.
+fn reserve(config: &Config, scratch: &std::path::Path) -> u64 {
+    let there = scratch.ancestors().find(|p| p.exists());
+    let stat = there.and_then(|p| rustix::fs::statvfs(p).ok());
+    // What cannot be asked for is found out by the drill itself.
+    stat.map_or(0, |s| {
+        config
+            .min_free
+            .bytes_of(s.f_blocks.saturating_mul(s.f_frsize))
+    })
+}
+
+/// Runs until it is aborted. Returns at once if no schedule is configured.
+pub async fn run(config: Arc<Config>, fleet: Arc<Fleet>, board: Arc<Board>) {
+    let Some(expr) = &config.drill.schedule else {
+        return;
+    };
+    let Ok(schedule) = Schedule::parse(expr, &config.time_zone) else {
+        // The configuration has tried it.
+        return;
+    };
+    let mut last = remembered(&config, &fleet, &board).await;
+    loop {
+        let Some(due) = schedule.next_run(last, Timestamp::now()) else {
+            return;
+        };
+        while let Ok(wait) = Duration::try_from(due.duration_since(Timestamp::now()))
+            && !wait.is_zero()
+        {
+            tokio::time::sleep(wait.min(LOOK_EVERY)).await;
+        }
+        last = Some(Timestamp::now());
+        for target in targets(&config, &fleet).await {
+            let Ok(stores) = fleet.stores(&target.name).await else {
+                // It vanished.
+                continue;
+            };
+            for (number, store) in stores.iter().enumerate() {
+                let _permit = fleet.heavy().await;
+                one(&config, &target, (number, store), &board).await;
+            }
+        }
+    }
+}
+
+/// Listed ones, and those that appeared in folders.
+async fn targets(config: &Config, fleet: &Fleet) -> Vec<TargetConfig> {
+    let names = fleet.names().await;
+    let known = config.targets.iter().filter(|t| names.contains(&t.name));
+    known.cloned().collect()
+}
+
+async fn one(
+    config: &Config,
+    target: &TargetConfig,
+    (number, store): (usize, &Store),
+    board: &Board,
+) {
+    match drills::sqlite(store, &options(config, target), system_now()).await {
+        Ok(drill) => {
+            match drill.failure() {
+                None => tracing::info!(
+                    target_name = target.name,
+                    store = store.display(),
+                    txid = drill.txid,
+                    restore_seconds = drill.restore_seconds,
+                    warnings = ?drill.warnings,
+                    "drill: restored and right"
+                ),
+                Some(failure) => tracing::error!(
+                    target_name = target.name,
+                    store = store.display(),
+                    failure,
+                    hint = "`lifeboat verify` names damaged objects",
+                    "drill failed"
+                ),
+            }
+            note(board, &target.name, number, &drill);
+        }
+        // A new database: its first copy is on its way, and readiness says so.
+        Err(DrillError::Nothing(error)) => {
+            tracing::info!(target_name = target.name, %error, "nothing to drill yet");
+        }
+        Err(error) => {
+            let hint = error
+                .hint()
+                .unwrap_or_else(|| "it is tried again at the next scheduled time".into());
+            tracing::warn!(target_name = target.name, store = store.display(), %error, hint, "no drill");
+        }
+    }
+}
+
+fn note(board: &Board, name: &str, number: usize, drill: &Drill) {
+    if let Some(target) = board.target(name) {
+        target.update_store(number, |s| s.drill = Some(facts(drill)));
+    }
+}
+
+fn facts(drill: &Drill) -> DrillFacts {
+    DrillFacts {
+        at: drill.at(),
+        ok: drill.ok,
+        failure: drill.failure(),
+        restore_seconds: drill.restore_seconds,
+        data_age_seconds: drill.data_age_seconds,
+    }
+}
+
+/// What the stores remember; returns when the last run began, as far as they say.
+async fn remembered(config: &Config, fleet: &Fleet, board: &Board) -> Option<Timestamp> {
+    let mut oldest: Option<Timestamp> = None;
+    for target in targets(config, fleet).await {
+        let stores = fleet.stores(&target.name).await.unwrap_or_default();
+        for (number, store) in stores.iter().enumerate() {
+            match drills::history(store, 1).await.as_deref() {
+                Ok([drill, ..]) => {
+                    note(board, &target.name, number, drill);
+                    let at = drill.at.parse().ok();
+                    oldest = match (oldest, at) {
+                        (Some(a), Some(b)) => Some(a.min(b)),
+                        (a, b) => a.or(b),
+                    };
+                }
+                Ok([]) => {}
+                Err(error) => {
+                    tracing::debug!(target_name = target.name, %error, "cannot read the last drill")
+                }
+            }
+        }
+    }
+    oldest
+}

@@ -1,0 +1,348 @@
+//! A drill of one SQLite replica in one store.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rusqlite::{Connection, OpenFlags};
+use thiserror::Error;
+
+use super::record::{Check, Drill, history};
+use crate::restore::plan::Goal;
+use crate::restore::{self, Output, RestoreError, Verify};
+use crate::store::{Class, Store, StoreError};
+use crate::types::Millis;
+
+/// Warnings of one kind that are listed.
+const WARNINGS_MAX: usize = 5;
+
+/// How a target is drilled.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of the target.
+    pub target: String,
+    /// Folder for the restored copy; it is made if need be.
+    pub scratch: PathBuf,
+    /// Free bytes that are left to others on its volume.
+    pub reserve: u64,
+    /// SQL; the first column of the first row must be true.
+    pub asserts: Vec<String>,
+    /// Who drills.
+    pub instance: String,
+}
+
+/// Why there is no record of a drill.
+#[derive(Debug, Error)]
+pub enum DrillError {
+    /// There is nothing to drill.
+    #[error("{0}")]
+    Nothing(restore::plan::PlanError),
+    /// Scratch space.
+    #[error("{what} {path}: {source}; nothing was drilled")]
+    Scratch {
+        /// What failed.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Too little of it.
+    #[error(
+        "the copy needs {need} bytes, but {path} may take only {free} more; nothing was drilled"
+    )]
+    NoSpace {
+        /// Where.
+        path: PathBuf,
+        /// Bytes needed.
+        need: u64,
+        /// Bytes that may be taken.
+        free: u64,
+    },
+    /// The store.
+    #[error("{0}; the drill is not recorded")]
+    Store(#[from] StoreError),
+}
+
+impl DrillError {
+    /// The next step for a person.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Nothing(e) => Some(e.hint()),
+            Self::Scratch { .. } | Self::NoSpace { .. } => {
+                Some("name a folder with room: `drill: { scratch-dir: ... }`".into())
+            }
+            Self::Store(e) => e.hint(),
+        }
+    }
+
+    /// See the design: 1 failed, 3 nothing to restore.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Nothing(_) => 3,
+            _ => 1,
+        }
+    }
+}
+
+/// Restores the newest point, checks it, and records the result: a copy that is not right is a record with `ok: false`, not an error.
+///
+/// # Errors
+/// What kept it from drilling or recording.
+pub async fn sqlite(store: &Store, options: &Options, now: Millis) -> Result<Drill, DrillError> {
+    let begun = Instant::now();
+    let folder = scratch(options)?;
+    let copy = folder.path().join("restored.sqlite3");
+    let mut drill = Drill {
+        format: 1,
+        target: options.target.clone(),
+        store: store.display(),
+        at: now.to_string(),
+        ok: false,
+        txid: None,
+        as_of: None,
+        data_age_seconds: 0.0,
+        restore_seconds: 0.0,
+        seconds: 0.0,
+        bytes: 0,
+        checks: Vec::new(),
+        warnings: Vec::new(),
+        rows: BTreeMap::new(),
+        instance: options.instance.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let output = Output::New(copy.clone());
+    let fits = fits(store, options).await;
+    let restored = match fits {
+        Ok(()) => restore::restore(store, Goal::Newest, output, Verify::None, now, |_| {}).await,
+        Err(Misfit::Drill(error)) => return Err(error),
+        Err(Misfit::Restore(error)) => Err(error),
+    };
+    match restored {
+        Err(RestoreError::Plan(e)) => return Err(DrillError::Nothing(e)),
+        // The store does not answer: not a word about what is in it.
+        Err(RestoreError::Store(e)) if e.class() != Class::NotFound => return Err(e.into()),
+        Err(error) => drill.checks.push(check("restore", Err(error.to_string()))),
+        Ok(report) => {
+            drill.txid = report.plan.txid().map(|t| t.to_string());
+            drill.as_of = Some(report.plan.as_of().to_string());
+            drill.data_age_seconds = now.since(report.plan.as_of()).max(0) as f64 / 1000.0;
+            drill.restore_seconds = report.took.as_secs_f64();
+            drill.bytes = report.bytes;
+            let detail = match report.checksum_known {
+                true => "equals the recorded one",
+                false => "not recorded by the replica",
+            };
+            drill.checks.push(check("restore", Ok(String::new())));
+            drill.checks.push(check("checksum", Ok(detail.into())));
+            let asserts = options.asserts.clone();
+            let seen = tokio::task::spawn_blocking(move || examine(&copy, &asserts)).await;
+            let seen = seen.unwrap_or_else(|e| Seen::failed(e.to_string()));
+            drill.checks.extend(seen.checks);
+            drill.warnings.extend(seen.warnings);
+            drill.rows = seen.rows;
+        }
+    }
+    if let Some(last) = history(store, 1).await?.first() {
+        drill.warnings.extend(shrunken(&last.rows, &drill.rows));
+    }
+    drill.ok = drill.checks.iter().all(|c| c.ok);
+    drill.seconds = begun.elapsed().as_secs_f64();
+    drill.write(store).await?;
+    Ok(drill)
+}
+
+fn check(name: &str, result: Result<String, String>) -> Check {
+    let ok = result.is_ok();
+    Check {
+        name: name.into(),
+        ok,
+        detail: result.unwrap_or_else(|e| e),
+    }
+}
+
+/// A folder of its own, removed when dropped.
+fn scratch(options: &Options) -> Result<tempfile::TempDir, DrillError> {
+    let failed = |what| {
+        move |source| DrillError::Scratch {
+            what,
+            path: options.scratch.clone(),
+            source,
+        }
+    };
+    std::fs::create_dir_all(&options.scratch).map_err(failed("making"))?;
+    sweep(&options.scratch);
+    tempfile::Builder::new()
+        .prefix(PREFIX)
+        .tempdir_in(&options.scratch)
+        .map_err(failed("making a folder in"))
+}
+
+const PREFIX: &str = "lifeboat-drill-";
+/// A drill does not take so long: what is older was left by one that was killed.
+const STALE_AFTER: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
+/// Removes what killed drills left.
+fn sweep(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let age = entry.metadata().and_then(|m| m.modified());
+        let is_stale = age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE_AFTER));
+        if name.to_string_lossy().starts_with(PREFIX)
+            && is_stale
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "removing what an old drill left");
+        }
+    }
+}
+
+enum Misfit {
+    Drill(DrillError),
+    Restore(RestoreError),
+}
+
+/// The copy must leave the reserve free: the volume may be the app's.
+async fn fits(store: &Store, options: &Options) -> Result<(), Misfit> {
+    let (planned, _) = restore::planned(store, Goal::Newest)
+        .await
+        .map_err(Misfit::Restore)?;
+    let need = restore::need(store, &planned)
+        .await
+        .map_err(Misfit::Restore)?;
+    let stat = rustix::fs::statvfs(&options.scratch).map_err(|e| {
+        Misfit::Drill(DrillError::Scratch {
+            what: "asking for the free space of",
+            path: options.scratch.clone(),
+            source: e.into(),
+        })
+    })?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let free = free.saturating_sub(options.reserve);
+    if need > free {
+        return Err(Misfit::Drill(DrillError::NoSpace {
+            path: options.scratch.clone(),
+            need,
+            free,
+        }));
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Seen {
+    checks: Vec<Check>,
+    warnings: Vec<String>,
+    rows: BTreeMap<String, u64>,
+}
+
+impl Seen {
+    fn failed(why: String) -> Self {
+        Self {
+            checks: vec![check("integrity", Err(why))],
+            ..Self::default()
+        }
+    }
+}
+
+/// SQLite's own checks, row counts, and the user's assertions.
+fn examine(copy: &Path, asserts: &[String]) -> Seen {
+    let conn = match Connection::open_with_flags(
+        copy,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    ) {
+        Ok(conn) => conn,
+        Err(e) => return Seen::failed(e.to_string()),
+    };
+    let mut seen = Seen::default();
+    let integrity = conn.query_row("PRAGMA integrity_check(1)", [], |r| r.get::<_, String>(0));
+    seen.checks.push(check(
+        "integrity",
+        match integrity {
+            Ok(answer) if answer == "ok" => Ok("ok".into()),
+            Ok(answer) => Err(answer),
+            Err(e) => Err(e.to_string()),
+        },
+    ));
+    match foreign_keys(&conn) {
+        Ok(broken) => seen.warnings.extend(broken),
+        Err(e) => seen.warnings.push(format!("foreign_key_check: {e}")),
+    }
+    match rows(&conn) {
+        Ok(rows) => seen.rows = rows,
+        Err(e) => seen.warnings.push(format!("counting rows: {e}")),
+    }
+    for sql in asserts {
+        seen.checks.push(check("assert", assertion(&conn, sql)));
+    }
+    seen
+}
+
+/// Rows that break a foreign key are the app's own: SQLite enforces keys only if it is asked to. The copy is right.
+fn foreign_keys(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut tables: BTreeMap<String, u64> = BTreeMap::new();
+    let mut statement = conn.prepare("PRAGMA foreign_key_check")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        *tables.entry(row.get(0)?).or_default() += 1;
+    }
+    let words = tables
+        .iter()
+        .map(|(table, count)| format!("{count} rows of {table} break a foreign key"));
+    Ok(words.take(WARNINGS_MAX).collect())
+}
+
+fn rows(conn: &Connection) -> rusqlite::Result<BTreeMap<String, u64>> {
+    let mut names = conn.prepare(
+        "SELECT name FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND sql NOT LIKE 'CREATE VIRTUAL%'",
+    )?;
+    let names: Vec<String> = names
+        .query_map([], |r| r.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut counts = BTreeMap::new();
+    for name in names {
+        let sql = format!("SELECT count(*) FROM \"{}\"", name.replace('"', "\"\""));
+        let count: i64 = conn.query_row(&sql, [], |r| r.get(0))?;
+        counts.insert(name, u64::try_from(count).unwrap_or(0));
+    }
+    Ok(counts)
+}
+
+fn assertion(conn: &Connection, sql: &str) -> Result<String, String> {
+    use rusqlite::types::Value;
+    let value = conn.query_row(sql, [], |r| r.get::<_, Value>(0));
+    match value {
+        Ok(Value::Integer(n)) if n != 0 => Ok(sql.into()),
+        Ok(Value::Real(x)) if x != 0.0 => Ok(sql.into()),
+        Ok(other) => Err(format!("{sql} gives {}", word(&other))),
+        Err(rusqlite::Error::QueryReturnedNoRows) => Err(format!("{sql} gives no row")),
+        Err(e) => Err(format!("{sql}: {e}")),
+    }
+}
+
+fn word(value: &rusqlite::types::Value) -> String {
+    use rusqlite::types::Value;
+    match value {
+        Value::Null => "NULL".into(),
+        Value::Integer(n) => n.to_string(),
+        Value::Real(x) => x.to_string(),
+        Value::Text(_) => "a text; true is a number that is not 0".into(),
+        Value::Blob(_) => "a blob; true is a number that is not 0".into(),
+    }
+}
+
+/// Tables that had rows at the last drill and have none now: an accident in the app, or a table that was dropped on purpose.
+fn shrunken(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec<String> {
+    if now.is_empty() {
+        return Vec::new();
+    }
+    let gone = before
+        .iter()
+        .filter(|(table, rows)| **rows > 0 && now.get(*table).is_none_or(|n| *n == 0));
+    gone.take(WARNINGS_MAX)
+        .map(|(table, rows)| format!("{table} had {rows} rows at the last drill and has none now"))
+        .collect()
+}
