@@ -105,8 +105,12 @@ impl<'r, 'a> Builder<'r, 'a> {
         if self.stores.is_empty() {
             self.stores = self.store_of_environment()?.into_iter().collect();
         }
-        self.defaults =
-            self.defaults_of(raw.sync_interval, raw.snapshot_interval, raw.retention)?;
+        self.defaults = self.defaults_of(
+            raw.sync_interval,
+            raw.snapshot_interval,
+            raw.max_lag,
+            raw.retention,
+        )?;
         self.fill_defaults_from_environment()?;
         let v = self.values;
         self.state_dir = raw
@@ -195,6 +199,7 @@ impl<'r, 'a> Builder<'r, 'a> {
         &self,
         sync_interval: Option<Text>,
         snapshot_interval: Option<Text>,
+        max_lag: Option<Text>,
         retention: Option<Spanned<ScalarOr<RawRetention>>>,
     ) -> Result<Defaults, ConfigError> {
         let v = self.values;
@@ -205,6 +210,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             snapshot_interval: snapshot_interval
                 .map(|t| v.interval("snapshot-interval", &t))
                 .transpose()?,
+            max_lag: max_lag.map(|t| v.interval("max-lag", &t)).transpose()?,
             retention: retention.map(|raw| retention_of(v, raw)).transpose()?,
         })
     }

@@ -27,7 +27,12 @@ impl Builder<'_, '_> {
         if stores.is_empty() {
             stores = self.shared_stores();
         }
-        let own = self.defaults_of(raw.sync_interval, raw.snapshot_interval, raw.retention)?;
+        let own = self.defaults_of(
+            raw.sync_interval,
+            raw.snapshot_interval,
+            raw.max_lag,
+            raw.retention,
+        )?;
         let defaults = own.or(&self.defaults);
         let ensure_wal = raw
             .ensure_wal

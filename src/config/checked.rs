@@ -100,6 +100,8 @@ pub struct SqliteOptions {
     pub sync_interval: Duration,
     /// Time between full copies.
     pub snapshot_interval: Duration,
+    /// Allowed age of a change that is not durable; `None`: ten sync intervals, 30 s at least.
+    pub max_lag: Option<Duration>,
     /// What is kept for how long.
     pub retention: RetentionConfig,
     /// Turn WAL mode on; otherwise a database in another mode is an error of that target.
@@ -243,6 +245,7 @@ fn show_options(options: &SqliteOptions) -> Value {
         "stores": options.stores.iter().map(show_store).collect::<Vec<_>>(),
         "sync-interval": format_duration(options.sync_interval),
         "snapshot-interval": format_duration(options.snapshot_interval),
+        "max-lag": options.max_lag.map(format_duration),
         "retention": show_retention(retention),
         "ensure-wal": options.ensure_wal,
         "assert": options.asserts,

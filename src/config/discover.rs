@@ -273,6 +273,7 @@ mod tests {
                 stores: vec![],
                 sync_interval: DEFAULT_SYNC_INTERVAL,
                 snapshot_interval: DEFAULT_SNAPSHOT_INTERVAL,
+                max_lag: None,
                 retention: RetentionConfig::default(),
                 ensure_wal: true,
                 asserts: vec![],

@@ -25,6 +25,7 @@ pub(super) fn read(
     let snapshot = raw.snapshot.unwrap_or_default();
     let v = builder.values;
     builder.defaults = Defaults {
+        max_lag: None,
         sync_interval: None,
         snapshot_interval: snapshot
             .interval
@@ -325,6 +326,7 @@ fn joined(timings: &[Defaults], builder: &mut Builder<'_, '_>) -> Defaults {
     }
     let shared = &builder.defaults;
     Defaults {
+        max_lag: None,
         sync_interval: shortest(&sync, shared.sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL)),
         snapshot_interval: shortest(
             &snapshot,

@@ -96,6 +96,7 @@ pub(super) fn replica_of(
     let interval =
         |key: &str, name: &str| settings.get(key).map(|t| v.interval(name, t)).transpose();
     let timing = Defaults {
+        max_lag: None,
         sync_interval: interval("sync_interval", "sync-interval")?,
         snapshot_interval: interval("snapshot_interval", "snapshot-interval")?,
         retention: interval("retention", "retention")?.map(RetentionConfig::plain),

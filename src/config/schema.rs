@@ -55,6 +55,12 @@ pub fn schema() -> Value {
                 "snapshot-interval",
                 value("Default for every target: time between full copies. Default 7d."),
             ),
+            (
+                "max-lag",
+                value(
+                    "Default for every target: allowed age of a change that is not durable. Default: ten sync intervals, 30s at least.",
+                ),
+            ),
             ("retention", reference("retention")),
             (
                 "state-dir",
@@ -146,6 +152,12 @@ fn sqlite() -> Value {
             (
                 "snapshot-interval",
                 value("Time between full copies. Default 7d."),
+            ),
+            (
+                "max-lag",
+                value(
+                    "Allowed age of a change that is not durable. Default: ten sync intervals, 30s at least.",
+                ),
             ),
             ("retention", reference("retention")),
             (

@@ -21,6 +21,7 @@ use super::units::{UnitError, parse_duration, parse_size};
 pub(super) struct Defaults {
     pub(super) sync_interval: Option<Duration>,
     pub(super) snapshot_interval: Option<Duration>,
+    pub(super) max_lag: Option<Duration>,
     pub(super) retention: Option<RetentionConfig>,
 }
 
@@ -30,6 +31,7 @@ impl Defaults {
         Self {
             sync_interval: self.sync_interval.or(other.sync_interval),
             snapshot_interval: self.snapshot_interval.or(other.snapshot_interval),
+            max_lag: self.max_lag.or(other.max_lag),
             retention: self.retention.or(other.retention),
         }
     }
@@ -39,6 +41,7 @@ impl Defaults {
             stores,
             sync_interval: self.sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL),
             snapshot_interval: self.snapshot_interval.unwrap_or(DEFAULT_SNAPSHOT_INTERVAL),
+            max_lag: self.max_lag,
             retention: self.retention.unwrap_or_default(),
             ensure_wal,
             asserts: Vec::new(),

@@ -13,7 +13,7 @@ use super::cuts::Cuts;
 use super::state::StateDir;
 use super::target::{Command, Past, SyncAsk, Target};
 use super::watchdog::Watchdog;
-use crate::config::{Config, StoreConfig, TargetConfig};
+use crate::config::{Config, SqliteOptions, StoreConfig, TargetConfig};
 use crate::observe::facts::{Board, State, TargetFacts};
 use crate::sqlite::watch::Watcher;
 use crate::store::{Store, StoreError, StoreSpec};
@@ -203,7 +203,7 @@ impl Fleet {
             path: target.path.clone(),
             explicit: target.explicit,
             state: State::Waiting,
-            objective: OBJECTIVE_MIN.max(target.options.sync_interval * OBJECTIVE_INTERVALS),
+            objective: objective(&target.options),
             ..TargetFacts::default()
         });
         let durable: Vec<_> = stores.iter().map(|_| watch::Sender::new(None)).collect();
@@ -371,6 +371,11 @@ impl Fleet {
         let waiting = |f: &TargetFacts| f.stores.iter().any(|s| s.oldest_pending.is_some());
         done && !self.board.snapshot().iter().any(waiting)
     }
+}
+
+fn objective(options: &SqliteOptions) -> Duration {
+    let default = OBJECTIVE_MIN.max(options.sync_interval * OBJECTIVE_INTERVALS);
+    options.max_lag.unwrap_or(default)
 }
 
 fn failed(target: &str, reason: String) -> FleetError {

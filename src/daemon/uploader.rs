@@ -461,7 +461,6 @@ impl Uploader {
             f.base = replica.base();
             f.objects = replica.catalog().len() as u64;
             f.object_bytes = replica.catalog().values().map(|e| e.size).sum();
-            f.requests = self.store.stats().by_word();
             f.failing_since = None;
             f.last_error = None;
             f.hint = None;
@@ -477,7 +476,6 @@ impl Uploader {
             f.failing_since.get_or_insert(now);
             f.last_error = Some(error.to_string());
             f.hint = error.hint();
-            f.requests = self.store.stats().by_word();
             if let UploadError::Refused(refusal) = error {
                 f.refused = Some(refusal.to_string());
             }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use crate::store::Store;
 use crate::types::{Millis, Txid};
 
 /// What a target is doing.
@@ -115,8 +116,8 @@ pub struct StoreFacts {
     pub hint: Option<String>,
     /// Why nothing may be uploaded there.
     pub refused: Option<String>,
-    /// Requests by kind.
-    pub requests: BTreeMap<&'static str, u64>,
+    /// What counts its requests, errors and bytes; read at every look.
+    pub live: Option<Store>,
     /// The last drill of it.
     pub drill: Option<DrillFacts>,
     /// LTX objects there.

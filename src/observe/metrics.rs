@@ -5,6 +5,7 @@ use prometheus::{Encoder, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 use super::facts::{DrillFacts, FilesFacts, PostgresFacts, State, TargetFacts};
 use super::health::{files_verdict, lag_ms, postgres_verdict, verdict};
 use crate::sqlite::guard::GapReason;
+use crate::store::{Class, Stats, Store};
 use crate::types::{Millis, Txid};
 
 /// Name, help, labels.
@@ -141,6 +142,22 @@ const REQUESTS: Spec = (
     "lifeboat_store_requests_total",
     "Requests by kind",
     &["target", "store", "kind"],
+);
+
+const STORE_ERRORS: Spec = (
+    "lifeboat_store_errors_total",
+    "Failed requests by class",
+    &["target", "store", "class"],
+);
+const STORE_IN: Spec = (
+    "lifeboat_store_received_bytes_total",
+    "Bytes read from the store",
+    STORE,
+);
+const STORE_OUT: Spec = (
+    "lifeboat_store_sent_bytes_total",
+    "Bytes that the store acknowledged, parts of aborted uploads included",
+    STORE,
 );
 
 const FILES_AT: Spec = (
@@ -511,11 +528,22 @@ impl Scrape {
         counter(DELETED, &|i| all[i].1.deleted)?;
         counter(REFUSED, &|i| all[i].1.refusals)?;
         counter(MISSING, &|i| all[i].1.missing)?;
+        let live = |i: usize| all[i].1.live.as_ref().map(Store::stats);
+        counter(STORE_IN, &|i| live(i).map_or(0, Stats::bytes_in))?;
+        counter(STORE_OUT, &|i| live(i).map_or(0, Stats::bytes_out))?;
+        let errors = (0..all.len()).flat_map(|i| Class::ALL.into_iter().map(move |c| (i, c)));
+        let errors = errors.map(|(i, class)| {
+            let mut names = labels(i);
+            names.push(class.as_str());
+            (names, live(i).map_or(0, |s| s.errors(class)))
+        });
+        self.counter(STORE_ERRORS, errors)?;
         let requests = (0..all.len()).flat_map(|i| KINDS.into_iter().map(move |k| (i, k)));
         let requests = requests.map(|(i, k)| {
             let mut names = labels(i);
             names.push(k);
-            (names, all[i].1.requests.get(k).copied().unwrap_or(0))
+            let live = all[i].1.live.as_ref();
+            (names, live.map_or(0, |s| s.stats().word(k)))
         });
         let of_files = files.iter().flat_map(|f| {
             KINDS.into_iter().map(move |k| {

@@ -35,6 +35,12 @@ impl Stats {
             .collect()
     }
 
+    /// Requests of one kind by its word.
+    pub fn word(&self, word: &str) -> u64 {
+        let op = Op::ALL.iter().find(|op| op.as_str() == word);
+        op.map_or(0, |op| self.requests(*op))
+    }
+
     /// Failed operations of one class.
     pub fn errors(&self, class: Class) -> u64 {
         self.errors[class as usize].load(Ordering::Relaxed)

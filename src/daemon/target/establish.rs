@@ -38,6 +38,7 @@ impl Target {
             if f.stores.is_empty() {
                 let facts = |s: &Store| StoreFacts {
                     store: s.display().to_owned(),
+                    live: Some(s.clone()),
                     ..StoreFacts::default()
                 };
                 f.stores = self.stores.iter().map(facts).collect();

@@ -266,6 +266,12 @@ impl Target {
             f.db_bytes = capture.guard().db_bytes();
             f.spool_bytes = entries.iter().map(|e| e.size).sum();
             f.spool_files = entries.len() as u64;
+            for store in &mut f.stores {
+                let pending = entries
+                    .iter()
+                    .filter(|e| store.durable.is_none_or(|d| e.span.max() > d));
+                store.pending_bytes = pending.map(|e| e.size).sum();
+            }
         });
     }
 
