@@ -48,6 +48,8 @@ const BACKLOG_FILES: usize = 4;
 pub enum Ask {
     /// The whole database at the last TXID, and the header of its base.
     Base(oneshot::Sender<Result<(Arc<LiveView>, ltx::Header), String>>),
+    /// Compare every page with what was captured: a base was not what it should be.
+    Compare,
     /// Merge what waits.
     Squeeze(oneshot::Sender<()>),
     /// Forget the local position and take up the one in the store, whose owner's epoch this is. `false`: that was done once already.

@@ -18,6 +18,8 @@ use rustic_core::{
     RusticResult,
 };
 
+use crate::sqlite::files::{PlainFile, is_attached};
+
 use super::backend::Backend;
 
 /// Names kept of files that could not be read; more are only counted.
@@ -204,7 +206,10 @@ impl Filter {
         let name = path.file_name()?.to_str()?;
         let base = COMPANIONS.iter().find_map(|c| name.strip_suffix(c));
         let candidate = path.with_file_name(base.unwrap_or(name));
-        let known = self.left_out.databases.contains(&candidate);
+        // A WAL-index is never opened: closing it would drop the locks of a database that is attached here.
+        let known = self.left_out.databases.contains(&candidate)
+            || name.ends_with("-shm")
+            || is_attached(&candidate);
         (known || is_database(&candidate)).then_some(candidate)
     }
 }
@@ -219,7 +224,8 @@ fn is_database(path: &Path) -> bool {
     named
         && path.symlink_metadata().is_ok_and(|m| m.is_file())
         && File::open(path)
-            .and_then(|mut f| f.read_exact(&mut first))
+            .map(PlainFile::new)
+            .and_then(|f| (&*f).read_exact(&mut first))
             .is_ok()
         && &first == SQLITE_MAGIC
 }
@@ -352,7 +358,8 @@ impl ReadSourceOpen for Open {
         let opened = File::options()
             .read(true)
             .custom_flags(flags.bits().cast_signed())
-            .open(&self.path);
+            .open(&self.path)
+            .map(PlainFile::new);
         let opened = opened.and_then(|file| match file.metadata()?.is_file() {
             true => Ok(file),
             false => Err(io::Error::other("is no file any more")),
@@ -378,7 +385,7 @@ impl ReadSourceOpen for Open {
 /// Reads exactly as many bytes as the file had when it was listed: what is appended meanwhile belongs to the next run, and a file that
 /// became shorter is an error.
 pub(super) struct Reader {
-    file: File,
+    file: PlainFile,
     left: u64,
     of: Open,
 }
@@ -389,7 +396,7 @@ impl Read for Reader {
             return Ok(0);
         }
         let want = usize::try_from(self.left).map_or(buf.len(), |left| left.min(buf.len()));
-        let result = match self.file.read(&mut buf[..want]) {
+        let result = match (&*self.file).read(&mut buf[..want]) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
             Ok(0) if want > 0 => Err(io::Error::other("became shorter while it was read")),
             other => other,

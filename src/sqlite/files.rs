@@ -67,6 +67,50 @@ impl Deref for DbFile {
     }
 }
 
+/// A file that is read like any other. If it turns out to be a database that is attached here, its descriptor stays open: closing it would
+/// drop SQLite's locks.
+#[derive(Debug)]
+pub struct PlainFile(Option<File>);
+
+impl PlainFile {
+    /// Takes over a descriptor.
+    pub fn new(file: File) -> Self {
+        Self(Some(file))
+    }
+}
+
+impl Deref for PlainFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        // Taken by `drop` alone.
+        self.0.as_ref().unwrap_or_else(|| unreachable!())
+    }
+}
+
+impl Drop for PlainFile {
+    fn drop(&mut self) {
+        let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = self.0.take() else {
+            return;
+        };
+        let id = file.metadata().map(|m| (m.dev(), m.ino()));
+        // What cannot be told apart is not closed either.
+        let attached = id.map_or(true, |id| {
+            open.get(&id).is_some_and(|held| held.strong_count() > 0)
+        });
+        if attached {
+            std::mem::forget(file);
+        }
+    }
+}
+
+/// Whether the database at `path`, however it is spelled, is attached in this process.
+pub fn is_attached(path: &Path) -> bool {
+    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    file_id(path).is_ok_and(|id| open.get(&id).is_some_and(|held| held.strong_count() > 0))
+}
+
 /// Device and inode of what is at `path` now, without opening it.
 pub fn file_id(path: &Path) -> io::Result<FileId> {
     let meta = std::fs::metadata(path)?;

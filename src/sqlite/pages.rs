@@ -18,7 +18,7 @@ use std::path::Path;
 use super::wal::{Checksum, Salt};
 use crate::types::{DbChecksum, Lineage, PageSize, Pgno, RollingChecksum, Txid};
 
-const MAGIC: &[u8; 8] = b"LBPAGES1";
+const MAGIC: &[u8; 8] = b"LBPAGES2";
 /// Entries start on the second 4 KiB block, so that the header never shares a disk block with them.
 const ENTRIES_OFFSET_BYTES: u64 = 4096;
 const HEADER_BYTES: usize = 96;
@@ -51,6 +51,8 @@ pub struct Described {
     pub position: Option<WalPosition>,
     /// Device and inode of the database file.
     pub file_id: (u64, u64),
+    /// What `stat` said of the file when everything was captured and backfilled; 0 where that is not so. See `Guard::overwritten`.
+    pub stamp: u64,
 }
 
 /// Table of page checksums with its rolling sum.
@@ -59,6 +61,8 @@ pub struct PageTable {
     file: File,
     about: Described,
     sum: RollingChecksum,
+    /// A write failed half-way: entries and sum do not belong together.
+    torn: bool,
 }
 
 impl PageTable {
@@ -75,6 +79,7 @@ impl PageTable {
             file,
             about,
             sum: RollingChecksum::default(),
+            torn: false,
         })
     }
 
@@ -100,6 +105,7 @@ impl PageTable {
             file,
             about,
             sum: RollingChecksum::default(),
+            torn: false,
         };
         let mut sum = RollingChecksum::default();
         table.scan(1, about.commit, |_, hash| sum.add(hash))?;
@@ -156,6 +162,11 @@ impl PageTable {
     }
 
     fn sum_after(&self, updates: &[(Pgno, u64)], commit: u32) -> io::Result<RollingChecksum> {
+        if self.torn {
+            return Err(io::Error::other(
+                "an earlier write to the checksum table failed; it is read back at the next attempt",
+            ));
+        }
         let mut sum = self.sum;
         if commit < self.about.commit {
             self.scan(commit + 1, self.about.commit, |_, hash| sum.remove(hash))?;
@@ -172,6 +183,7 @@ impl PageTable {
     /// Sets the entries of a capture and then what the table describes. Pages beyond `about.commit` leave the table.
     pub fn apply(&mut self, updates: &[(Pgno, u64)], about: Described) -> io::Result<()> {
         let sum = self.sum_after(updates, about.commit)?;
+        self.torn = true;
         for run in updates.chunk_by(|a, b| a.0.get() + 1 == b.0.get()) {
             let bytes: Vec<u8> = run
                 .iter()
@@ -185,6 +197,7 @@ impl PageTable {
             self.file.set_len(offset(about.commit + 1))?;
         }
         self.sum = sum;
+        self.torn = false;
         self.describe(about)
     }
 
@@ -233,6 +246,7 @@ fn encode(about: &Described, checksum: DbChecksum) -> [u8; HEADER_BYTES] {
         checksum.get(),
         about.file_id.0,
         about.file_id.1,
+        about.stamp,
     ] {
         b.extend_from_slice(&word.to_le_bytes());
     }
@@ -258,7 +272,7 @@ fn encode(about: &Described, checksum: DbChecksum) -> [u8; HEADER_BYTES] {
 }
 
 fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<(Described, DbChecksum)> {
-    let body = &bytes[..80];
+    let body = &bytes[..88];
     let word64 = |i: usize| {
         let at = 8 + i * 8;
         bytes[at..at + 8]
@@ -267,13 +281,13 @@ fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<(Described, DbChecksum)> {
             .unwrap_or_default()
     };
     let word32 = |i: usize| {
-        let at = 48 + i * 4;
+        let at = 56 + i * 4;
         bytes[at..at + 4]
             .try_into()
             .map(u32::from_le_bytes)
             .unwrap_or_default()
     };
-    if &bytes[..8] != MAGIC || word64(9) != xxhash_rust::xxh3::xxh3_64(body) {
+    if &bytes[..8] != MAGIC || word64(10) != xxhash_rust::xxh3::xxh3_64(body) {
         return None;
     }
     let position = (word32(2) == 1).then(|| WalPosition {
@@ -288,6 +302,7 @@ fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<(Described, DbChecksum)> {
         commit: word32(1),
         position,
         file_id: (word64(3), word64(4)),
+        stamp: word64(5),
     };
     Some((about, DbChecksum::new(word64(2))?))
 }
@@ -310,6 +325,7 @@ mod tests {
                 cksum: (4, 5),
             }),
             file_id: (8, 9),
+            stamp: 10,
         }
     }
 

@@ -375,6 +375,7 @@ impl Target {
                         commit: header.commit,
                         position: None,
                         file_id,
+                        stamp: 0,
                     };
                     if let (Some(table), Some(before)) = (table.as_mut(), current.get()) {
                         table.apply(batch, before)?;
@@ -431,7 +432,7 @@ struct Found {
 }
 
 /// The point before another file came, or before the schema changed unseen, gets a label.
-fn gap_capture(
+pub(super) fn gap_capture(
     capture: &mut Capture,
     reason: GapReason,
     table: &Path,
@@ -441,7 +442,8 @@ fn gap_capture(
 ) -> Result<GapReport, CaptureError> {
     let before = capture.txid();
     let is_labelled = cuts.set().contains(&before);
-    if reason == GapReason::FileReplaced && before > Txid::FIRST && !is_labelled {
+    let replaced = matches!(reason, GapReason::FileReplaced | GapReason::FileOverwritten);
+    if replaced && before > Txid::FIRST && !is_labelled {
         let label = labels::auto("before-replace", now);
         cuts.add(before, Some(label), &spool.entries(), now)?;
     }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::establish::gap_capture;
 use super::work::{Due, all_cuts, squeeze, work};
 use super::{Command, Ended, Session, SyncAsk, Target, blocking};
 use crate::daemon::uploader::Ask;
 use crate::replica::compact;
 use crate::replica::spool::Spool;
 use crate::sqlite::capture::Capture;
-use crate::sqlite::guard::Barrier;
+use crate::sqlite::guard::{Barrier, GapReason};
 use crate::types::Txid;
 
 /// Looks after a wake-up that found nothing: the commit's frames come before its entry in the WAL-index, by an fsync at most.
@@ -37,6 +38,9 @@ const POLL_ALONE: Duration = Duration::from_millis(200);
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
 /// The same while the WAL grows faster than that, and looks for it.
 const CHECKPOINT_URGENT: Duration = Duration::from_millis(100);
+
+/// Without a commit for so long, what is left in the WAL is checkpointed; and again so long after, if a reader of the app was in the way.
+const QUIET_AFTER: Duration = Duration::from_secs(10);
 
 /// While R is on read lock 0 under load, looks at how soon it can leave.
 const LOCK_ZERO_POLL: Duration = Duration::from_millis(5);
@@ -170,7 +174,8 @@ impl Target {
         let pending = self.pending(session)?;
         let at = (self.now)();
         self.board.update(|f| f.last_look = Some(at));
-        if !(pending || roll_up && self.roll_up_due(session)) {
+        let quiet = !pending && self.is_quiet(session);
+        if !(pending || quiet || roll_up && self.roll_up_due(session)) {
             return Ok(());
         }
         self.board.update(|f| f.busy_since = Some(at));
@@ -187,6 +192,7 @@ impl Target {
                     Due {
                         capture: due && pending,
                         checkpoint,
+                        quiet,
                         roll_up,
                         db_bytes,
                         stores,
@@ -245,6 +251,15 @@ impl Target {
             }
             _ => Ok(false),
         }
+    }
+
+    /// The app has paused, and frames wait in the WAL: they go into the database file once, so that the file alone is the database, as a person
+    /// who copies files about expects, and nobody may write it unseen ([`Guard::overwritten`](crate::sqlite::guard::Guard::overwritten)).
+    fn is_quiet(&self, session: &Session) -> bool {
+        let unsealed = session.capture.as_ref().is_some_and(Capture::is_unsealed);
+        unsealed
+            && session.last_capture.elapsed() >= QUIET_AFTER
+            && session.last_checkpoint.elapsed() >= QUIET_AFTER
     }
 
     fn roll_up_due(&self, session: &Session) -> bool {
@@ -306,6 +321,20 @@ impl Target {
                     // Only the position is given up: the identity says that this is the owner.
                     std::fs::remove_file(self.state.table())?;
                     return Err(Ended::Rebased);
+                }
+            }
+            Ask::Compare => {
+                let (table, cuts) = (self.state.table(), Arc::clone(&self.cuts));
+                let report = self
+                    .with_capture(session, move |capture, spool| {
+                        let reason = GapReason::Drifted;
+                        gap_capture(capture, reason, &table, spool, &cuts, at).map_err(Ended::from)
+                    })
+                    .await?;
+                self.board
+                    .update(|f| *f.gaps.entry(GapReason::Drifted.word()).or_default() += 1);
+                if let Some(captured) = report.captured {
+                    self.note(&captured);
                 }
             }
             Ask::Squeeze(reply) => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::establish::gap_capture;
 use super::{Ended, Session, Target};
 use crate::daemon::cuts::Cuts;
 use crate::replica::compact;
@@ -63,6 +64,7 @@ impl Target {
 pub(super) struct Due {
     pub(super) capture: bool,
     pub(super) checkpoint: bool,
+    pub(super) quiet: bool,
     pub(super) roll_up: bool,
     pub(super) db_bytes: u64,
     pub(super) stores: u32,
@@ -89,7 +91,7 @@ pub(super) fn work(
     match follow(capture, spool, now, due, &mut done) {
         Ok(()) => {}
         Err(CaptureError::Gap(reason)) => {
-            let report = capture.gap(table, spool, now)?;
+            let report = gap_capture(capture, reason, table, spool, cuts, now)?;
             done.gap = Some((reason, report.captured.map_or(0, |c| c.pages)));
             done.captured.extend(report.captured);
         }
@@ -122,6 +124,12 @@ fn follow(
     done: &mut Done,
 ) -> Result<(), CaptureError> {
     done.captured.extend(capture.leave_lock_zero(spool, now)?.1);
+    if due.quiet {
+        let (barrier, captured) = capture.checkpoint(spool, now, true)?;
+        done.barrier = barrier;
+        done.captured.extend(captured);
+        return Ok(());
+    }
     if !due.capture {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Ask, Uploader};
 use crate::replica::upload::{Next, Replica, UploadError};
-use crate::sqlite::capture::write_base;
+use crate::sqlite::capture::{CaptureError, write_base};
 use crate::store::Piece;
 use crate::types::{Entry, Level, Span};
 
@@ -47,16 +47,20 @@ impl Uploader {
         let (created, wanted) = (header.timestamp, header);
         // One piece in flight, one being filled, one part in the uploader: the bound on memory.
         let (pieces, received) = mpsc::channel(1);
-        let write = tokio::task::spawn_blocking(move || -> Result<(), String> {
+        let write = tokio::task::spawn_blocking(move || -> Result<(), Unwritten> {
             let out = Pieces {
                 sender: pieces,
                 buffer: BytesMut::with_capacity(PIECE_BYTES),
             };
-            let mut out = write_base(&view, &header, out).map_err(|e| e.to_string())?;
-            out.flush().map_err(|e| e.to_string())?;
+            let mut out = match write_base(&view, &header, out) {
+                Ok(out) => out,
+                Err(CaptureError::Drift(what)) => return Err(Unwritten::Drift(what)),
+                Err(e) => return Err(Unwritten::Failed(e.to_string())),
+            };
+            out.flush().map_err(|e| Unwritten::Failed(e.to_string()))?;
             out.sender
                 .blocking_send(Piece::End)
-                .map_err(|e| e.to_string())
+                .map_err(|e| Unwritten::Failed(e.to_string()))
         });
         let key = replica.key(span);
         let stored = self.store.put_stream_new(&key, received, Some(created));
@@ -72,7 +76,17 @@ impl Uploader {
                 replica.record(entry);
                 Ok(entry)
             }
-            (_, Err(reason)) if !reason.contains("channel closed") => {
+            (_, Err(Unwritten::Drift(what))) => {
+                tracing::error!(
+                    store = self.store.display(),
+                    hint = "every page is compared now, and the next full copy is right; if it comes again, check the disk",
+                    "the full copy was not completed: {what}"
+                );
+                // A target that is gone compares at its next start.
+                let _ = self.ask.send(Ask::Compare).await;
+                Err(UploadError::Local(std::io::Error::other(what)))
+            }
+            (_, Err(Unwritten::Failed(reason))) if !reason.contains("channel closed") => {
                 Err(UploadError::Local(std::io::Error::other(reason)))
             }
             // A repeated request met what the first one had stored.
@@ -84,9 +98,18 @@ impl Uploader {
                 None => Err(e.into()),
             },
             (Err(e), _) => Err(e.into()),
-            (Ok(_), Err(reason)) => Err(UploadError::Local(std::io::Error::other(reason))),
+            (Ok(_), Err(Unwritten::Failed(reason))) => {
+                Err(UploadError::Local(std::io::Error::other(reason)))
+            }
         }
     }
+}
+
+/// Why a base has no end: the store never gets the object.
+enum Unwritten {
+    /// It is not what was captured.
+    Drift(String),
+    Failed(String),
 }
 
 /// Hands what a blocking thread writes to an upload.

@@ -41,6 +41,8 @@ impl Capture {
         now: Millis,
     ) -> Result<GapReport, CaptureError> {
         self.abandon_views("continuity was lost");
+        // Before the first page is read: a copy that is still going on shows again at the next look.
+        let stamp = self.guard.stamp()?;
         let view = view_now(&self.guard)?;
         let created = now.not_before(self.last_created);
         let txid = self.txid().next();
@@ -51,6 +53,7 @@ impl Capture {
                 sealed: view.is_complete(),
             };
             let captured = self.write_page_one(&view, spool, created)?;
+            self.settle(&view, stamp)?;
             let compared = u64::from(view.commit());
             return Ok(GapReport {
                 captured: Some(captured),
@@ -82,6 +85,7 @@ impl Capture {
             position: view.position(),
             sealed: view.is_complete(),
         };
+        self.settle(&view, stamp)?;
         drop(view);
         self.last_created = created;
         Ok(GapReport {
@@ -90,6 +94,17 @@ impl Capture {
             compared,
             new_base: false,
         })
+    }
+
+    /// After everything in a view was captured: from now on the file may not change, if all of it was in the file.
+    fn settle(&mut self, view: &View, stamp: std::num::NonZeroU64) -> Result<(), CaptureError> {
+        if view.is_complete() {
+            self.guard.freeze(stamp);
+        } else {
+            self.guard.thaw();
+        }
+        self.remember_seal()?;
+        Ok(())
     }
 
     /// How many pages are as the table says, of how many; writes nothing.
@@ -152,10 +167,9 @@ impl Capture {
     ) -> Result<Captured, CaptureError> {
         let post = self.table.checksum_after(updates, about.commit)?;
         let header = level_zero_header(&about, self.identity, &self.table, post, created);
-        let (entry, schema) =
-            write_file(spool, &header, updates.iter().map(|u| u.0), |page, buf| {
-                view.page(page, buf)
-            })?;
+        let (entry, schema) = write_file(&self.guard, spool, &header, updates, |page, buf| {
+            view.page(page, buf)
+        })?;
         self.table.apply(updates, about)?;
         Ok(Captured {
             entry,
@@ -173,6 +187,7 @@ impl Capture {
             commit: view.commit(),
             position: Some(view.position()),
             file_id: self.guard.file_id(),
+            stamp: 0,
         }
     }
 }

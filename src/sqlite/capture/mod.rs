@@ -62,6 +62,9 @@ pub enum CaptureError {
     /// The WAL kept changing under every attempt to read it whole.
     #[error("{0}: no consistent view of the database could be read")]
     NoView(std::path::PathBuf),
+    /// What was read is not what was captured.
+    #[error("the database file is not what was captured: {0}")]
+    Drift(String),
     /// A base cannot be finished: what it still had to read is protected no more.
     #[error("the view of the database was lost: {0}")]
     ViewLost(String),
@@ -197,6 +200,7 @@ impl Capture {
         }
         if gap.is_none() {
             capture.guard.reseal(&mut capture.cursor)?;
+            capture.remember_seal()?;
         }
         Ok((capture, gap))
     }
@@ -212,7 +216,28 @@ impl Capture {
             }
             _ => false,
         };
-        Ok((!same_life).then_some(GapReason::NotWatching))
+        if !same_life {
+            return Ok(Some(GapReason::NotWatching));
+        }
+        // Nothing was committed since the seal, when everything was in the file: no SQLite process had a reason to write it, but to copy the
+        // same pages again after the WAL-index was made anew. That costs a comparison.
+        let about = self.table.about();
+        let is_quiet = position.is_some_and(|p| p.frame == index.max_frame);
+        let was = std::num::NonZeroU64::new(about.stamp).filter(|_| is_quiet);
+        match was {
+            Some(was) if self.guard.stamp()? != was => Ok(Some(GapReason::FileOverwritten)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Notes in the table what the file looked like when it was sealed.
+    fn remember_seal(&mut self) -> io::Result<()> {
+        let stamp = self.guard.frozen().map_or(0, std::num::NonZeroU64::get);
+        if stamp == self.table.about().stamp {
+            return Ok(());
+        }
+        let about = *self.table.about();
+        self.table.describe(Described { stamp, ..about })
     }
 
     /// The last captured TXID.
@@ -298,6 +323,9 @@ impl Capture {
 
     /// Whether anything was committed that is not captured: a cheap look at the WAL-index.
     pub fn pending(&self) -> Result<bool, CaptureError> {
+        if self.guard.overwritten()? {
+            return Ok(true);
+        }
         let index = self.guard.observe()?;
         Ok(match index.header {
             None => !self.cursor.sealed,
@@ -323,6 +351,10 @@ impl Capture {
         spool: &Spool,
         now: Millis,
     ) -> Result<(bool, Option<Captured>), CaptureError> {
+        // Before the reader moves, and with it what is known of the file.
+        if self.guard.overwritten()? {
+            return Err(CaptureError::Gap(GapReason::FileOverwritten));
+        }
         if !self.guard.can_leave_lock_zero()? {
             return Ok((!self.guard.on_lock_zero(), None));
         }
@@ -428,7 +460,15 @@ impl Capture {
             }
             captured.extend(self.renew(spool, now)?);
         }
+        if outcome == Barrier::Sealed {
+            self.remember_seal()?;
+        }
         Ok((Some(outcome), captured))
+    }
+
+    /// Frames wait in the WAL that are not in the database file.
+    pub fn is_unsealed(&self) -> bool {
+        !self.cursor.sealed
     }
 
     /// Everything committed so far captured, and the whole database at exactly that TXID, to be read while captures go on.

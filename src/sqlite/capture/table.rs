@@ -28,6 +28,7 @@ pub(super) fn build_table(
         commit: view.commit(),
         position: Some(view.position()),
         file_id: guard.file_id(),
+        stamp: 0,
     };
     let draft = path.with_extension("new");
     let mut table = PageTable::create(&draft, about)?;
@@ -78,6 +79,7 @@ pub fn open_table(
             txid: header.max,
             commit: header.commit,
             position: None,
+            stamp: 0,
             ..*table.about()
         };
         table.apply(&updates, about)?;

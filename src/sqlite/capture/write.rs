@@ -9,7 +9,7 @@ use crate::replica::spool::{Draft, Spool};
 use crate::sqlite::guard::{Changes, Cursor, Guard, GuardError};
 use crate::sqlite::live::LiveView;
 use crate::sqlite::pages::{Described, PageTable};
-use crate::types::{DbChecksum, Entry, Level, Millis, Pgno, Span};
+use crate::types::{DbChecksum, Entry, Level, Millis, Pgno, RollingChecksum, Span};
 
 /// Writes committed frames as the next TXID.
 pub(super) fn write_changes(
@@ -29,6 +29,7 @@ pub(super) fn write_changes(
         commit: changes.commit,
         position: Some(changes.position),
         file_id: guard.file_id(),
+        stamp: 0,
     };
     let mut frames: HashMap<u32, u32> = HashMap::with_capacity(changes.pages.len());
     let mut updates: Vec<(Pgno, u64)> = Vec::with_capacity(changes.pages.len());
@@ -48,8 +49,8 @@ pub(super) fn write_changes(
         Some(frame) => guard.frame_page(&changes.header, *frame, buf),
         None => guard.file_page(page, buf),
     };
+    let (entry, schema) = write_file(guard, spool, &header, &updates, read)?;
     guard.beat().touch();
-    let (entry, schema) = write_file(spool, &header, updates.iter().map(|u| u.0), read)?;
     table.apply(&updates, about)?;
     *cursor = Cursor {
         position: changes.position,
@@ -111,11 +112,12 @@ pub(super) fn level_zero_header(
     }
 }
 
-/// Writes one local file durably. With the schema cookie, if page 1 is in it (the database header of SQLite's file format, offset 40).
+/// Writes one local file durably; every page must be what its hash in `updates` says. With the schema cookie, if page 1 is in it (the database header of SQLite's file format, offset 40).
 pub(super) fn write_file(
+    guard: &Guard,
     spool: &Spool,
     header: &ltx::Header,
-    pages: impl Iterator<Item = Pgno>,
+    updates: &[(Pgno, u64)],
     mut read: impl FnMut(Pgno, &mut [u8]) -> Result<(), GuardError>,
 ) -> Result<(Entry, Option<u32>), CaptureError> {
     let Some(span) = Span::new(Level::CAPTURE, header.min, header.max) else {
@@ -127,8 +129,17 @@ pub(super) fn write_file(
     {
         let out = BufWriter::with_capacity(WRITE_BUFFER_BYTES, draft.file());
         let mut encoder = ltx::Encoder::new(out, header)?;
-        for page in pages {
+        for (done, &(page, hash)) in updates.iter().enumerate() {
+            if done % BEAT_PAGES == 0 {
+                guard.beat().touch();
+            }
             read(page, &mut buf)?;
+            if crate::types::page_hash(page, &buf) != hash {
+                return Err(CaptureError::Drift(format!(
+                    "page {} changed between two reads",
+                    page.get()
+                )));
+            }
             if page == Pgno::FIRST {
                 schema = Some(u32::from_be_bytes([buf[40], buf[41], buf[42], buf[43]]));
             }
@@ -137,22 +148,41 @@ pub(super) fn write_file(
         let (mut out, _) = encoder.finish()?;
         out.flush()?;
     }
+    guard.beat().touch();
     Ok((spool.keep(draft, header.timestamp)?, schema))
 }
 
-/// Streams a base to `out`.
+/// Streams a base to `out`. What it holds must have the checksum that its header claims.
+///
+/// # Errors
+/// [`CaptureError::Drift`] before the end of the file is written: `out` holds no complete base then.
 pub fn write_base<W: Write>(
     view: &LiveView,
     header: &ltx::Header,
     out: W,
 ) -> Result<W, CaptureError> {
     let mut encoder = ltx::Encoder::new(out, header)?;
-    view.pages(|page, data| Ok(encoder.page(page, data)?))?;
+    let mut sum = RollingChecksum::default();
+    view.pages(|page, data| {
+        sum.add(crate::types::page_hash(page, data));
+        Ok::<_, CaptureError>(encoder.page(page, data)?)
+    })?;
+    let found = sum.finish();
+    if let Some(claimed) = header.post.filter(|post| *post != found) {
+        return Err(CaptureError::Drift(format!(
+            "the pages of TXID {} have checksum {:016x}, but {:016x} was captured",
+            header.max,
+            found.get(),
+            claimed.get()
+        )));
+    }
     Ok(encoder.finish()?.0)
 }
 
 /// Litestream takes over only behind a level-0 file whose WAL offset is at least the WAL header's size.
 const WAL_OFFSET_MIN: i64 = 32;
+/// Pages between two signs of life.
+const BEAT_PAGES: usize = 1024;
 
 /// Buffer of a file being written.
 const WRITE_BUFFER_BYTES: usize = 256 << 10;

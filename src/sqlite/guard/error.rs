@@ -91,6 +91,12 @@ pub enum GapReason {
     BadChecksum,
     /// The database or WAL file was replaced or deleted.
     FileReplaced,
+    /// Another file was copied over the database file.
+    FileOverwritten,
+    /// The WAL restarted although a read transaction forbids it.
+    LockLost,
+    /// The database file is not what was captured.
+    Drifted,
     /// The spool was dropped to leave the app its disk space.
     SpoolDropped,
     /// The checksum table was rebuilt from the store.
@@ -99,7 +105,7 @@ pub enum GapReason {
 
 impl GapReason {
     /// All reasons, for metrics.
-    pub const ALL: [GapReason; 9] = [
+    pub const ALL: [GapReason; 12] = [
         Self::NotWatching,
         Self::WalRestarted,
         Self::WalTruncated,
@@ -107,6 +113,9 @@ impl GapReason {
         Self::FrameChanged,
         Self::BadChecksum,
         Self::FileReplaced,
+        Self::FileOverwritten,
+        Self::LockLost,
+        Self::Drifted,
         Self::SpoolDropped,
         Self::StateRebuilt,
     ];
@@ -121,6 +130,9 @@ impl GapReason {
             Self::FrameChanged => "frame-changed",
             Self::BadChecksum => "bad-checksum",
             Self::FileReplaced => "file-replaced",
+            Self::FileOverwritten => "file-overwritten",
+            Self::LockLost => "lock-lost",
+            Self::Drifted => "drifted",
             Self::SpoolDropped => "spool-dropped",
             Self::StateRebuilt => "state-rebuilt",
         }

@@ -82,11 +82,16 @@ impl Guard {
     /// The same up to an index that was observed before.
     pub fn look_until(&self, cursor: &Cursor, index: &Index) -> Result<Look, GuardError> {
         let from = cursor.position;
+        if self.overwritten()? {
+            return Ok(Look::Gap(GapReason::FileOverwritten));
+        }
         let Some(header) = index.header else {
-            return Ok(if cursor.sealed {
+            return Ok(if !cursor.sealed {
+                Look::Gap(GapReason::WalTruncated)
+            } else if self.marked.is_none() {
                 Look::Nothing
             } else {
-                Look::Gap(GapReason::WalTruncated)
+                Look::Gap(self.lock_lost())
             });
         };
         if header.page_size != self.page_size {
@@ -105,6 +110,8 @@ impl Guard {
                 return Ok(Look::Gap(GapReason::FrameChanged));
             }
             from
+        } else if self.marked.is_some_and(|life| life != header.salt) {
+            return Ok(Look::Gap(self.lock_lost()));
         } else if cursor.sealed {
             WalPosition {
                 salt: header.salt,
@@ -121,6 +128,17 @@ impl Guard {
             Some(changes) => Look::Changes(changes),
             None => Look::Gap(GapReason::BadChecksum),
         })
+    }
+
+    /// R is on a mark, and yet the WAL restarted: its lock is gone. Something in this process closed a descriptor of the database or its
+    /// WAL-index, or the kernel lost it.
+    fn lock_lost(&self) -> GapReason {
+        tracing::error!(
+            path = %self.path.display(),
+            hint = "nothing is lost: every page is compared now; please report it",
+            "the WAL restarted under our read lock"
+        );
+        GapReason::LockLost
     }
 
     /// The frame at `position` is the one that was captured.

@@ -12,7 +12,10 @@
 //! 4. Salts that change while not sealed are a gap. So is a last captured frame that changed or lies past `mxFrame`, and a checksum
 //!    mismatch at or before `mxFrame`.
 //! 5. R does not rest on read lock 0: `Capture::leave_lock_zero` moves it to a mark at the first new frame.
-//! 6. No descriptor of the database file is closed while a connection is open (POSIX would drop SQLite's locks), and -shm is
+//! 6. While everything captured is backfilled and R has been open since before, no SQLite process may write the database file: on lock 0
+//!    nothing is backfilled at all, on a mark nothing beyond it. So `stat` of the file must not change until R moves ([`Guard::overwritten`]);
+//!    if it does, somebody copied another file over it.
+//! 7. No descriptor of the database file is closed while a connection is open (POSIX would drop SQLite's locks), and -shm is
 //!    never opened. `db` is one raw descriptor that outlives the connections: fields drop in order of declaration.
 //!
 //! Proof of 3 for read lock 0: R on lock 0 reads the database file alone, so every backfill must wait for it. Frames committed
@@ -25,6 +28,7 @@ mod frames;
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,7 +47,7 @@ pub use self::frames::{ChangedPage, Changes, Look};
 use super::beat::Beat;
 use super::files::{DbFile, lock_holder};
 use super::pages::WalPosition;
-use super::wal::{HEADER_BYTES, WalHeader};
+use super::wal::{HEADER_BYTES, Salt, WalHeader};
 use crate::types::PageSize;
 
 /// Oldest SQLite without the WAL-reset bug that a separate checkpointing process triggers (3.51.3).
@@ -92,13 +96,18 @@ pub struct Guard {
     check: Connection,
     wal: File,
     wal_id: (u64, u64),
+    shm_path: PathBuf,
+    shm_id: (u64, u64),
+    frozen: Option<NonZeroU64>,
     path: PathBuf,
     wal_path: PathBuf,
     page_size: PageSize,
     on_lock_zero: bool,
+    /// Salts of the life in which R sits on a mark: no other life can begin before R moves.
+    marked: Option<Salt>,
     beat: Arc<Beat>,
     held: Duration,
-    // Last: closed after every connection (invariant 6).
+    // Last: closed after every connection (invariant 7).
     db: DbFile,
 }
 
@@ -139,6 +148,11 @@ impl Guard {
         let wal_path = PathBuf::from(wal_path);
         let wal = File::open(&wal_path).map_err(io_error)?;
         let wal_id = id(&wal.metadata().map_err(io_error)?);
+        let mut shm_path = path.as_os_str().to_owned();
+        shm_path.push("-shm");
+        let shm_path = PathBuf::from(shm_path);
+        // `stat` alone: see invariant 7. It is there while R is open.
+        let shm_id = id(&std::fs::metadata(&shm_path).map_err(io_error)?);
         let guard = Self {
             read,
             spare,
@@ -146,10 +160,14 @@ impl Guard {
             check,
             wal,
             wal_id,
+            shm_path,
+            shm_id,
+            frozen: None,
             path: path.to_owned(),
             wal_path,
             page_size,
             on_lock_zero: true,
+            marked: None,
             beat: Arc::default(),
             held: Duration::ZERO,
             db,
@@ -210,7 +228,12 @@ impl Guard {
 
     /// The paths still lead to the files that are open here.
     pub fn check_files(&self) -> Result<(), GuardError> {
-        for (path, expected) in [(&self.path, self.db.id()), (&self.wal_path, self.wal_id)] {
+        for (path, expected) in [
+            (&self.path, self.db.id()),
+            (&self.wal_path, self.wal_id),
+            // Another WAL-index: what the app does would not be seen here, and our locks would hold nobody.
+            (&self.shm_path, self.shm_id),
+        ] {
             match std::fs::metadata(path) {
                 Ok(meta) if id(&meta) == expected => {}
                 Ok(_) => return Err(GuardError::Replaced(path.clone())),
@@ -221,6 +244,45 @@ impl Guard {
             }
         }
         Ok(())
+    }
+
+    /// What `stat` says of the database file, in one word: size and times.
+    pub fn stamp(&self) -> Result<NonZeroU64, GuardError> {
+        let meta = self.db.metadata().map_err(|e| io_error(&self.path, e))?;
+        let words = [
+            i64::try_from(meta.len()).unwrap_or(i64::MAX),
+            meta.mtime(),
+            meta.mtime_nsec(),
+            meta.ctime(),
+            meta.ctime_nsec(),
+        ];
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let word = xxhash_rust::xxh3::xxh3_64(&bytes);
+        Ok(NonZeroU64::new(word).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// From now on the file must stay as it was when `stamp` was taken: see invariant 6, which the caller has established.
+    pub fn freeze(&mut self, stamp: NonZeroU64) {
+        self.frozen = Some(stamp);
+    }
+
+    /// The file may change again.
+    pub fn thaw(&mut self) {
+        self.frozen = None;
+    }
+
+    /// The stamp that holds now; `None` where the file may change.
+    pub fn frozen(&self) -> Option<NonZeroU64> {
+        self.frozen
+    }
+
+    /// The database file was written although no SQLite process may write it: another file was copied over it. What is in the WAL does not
+    /// continue it.
+    pub fn overwritten(&self) -> Result<bool, GuardError> {
+        match self.frozen {
+            Some(stamp) => Ok(self.stamp()? != stamp),
+            None => Ok(false),
+        }
     }
 
     /// One consistent look at WAL header and index.
@@ -283,6 +345,8 @@ impl Guard {
     fn swap_reader(&mut self) -> Result<(), GuardError> {
         std::mem::swap(&mut self.read, &mut self.spare);
         self.on_lock_zero = true;
+        self.marked = None;
+        self.frozen = None;
         end(&self.spare).map_err(|e| self.sqlite(e))
     }
 
@@ -290,7 +354,8 @@ impl Guard {
     ///
     /// On lock 0 nothing can have been backfilled since R began, so equal counts mean that nothing was committed since; on a mark
     /// the WAL cannot restart at all. Either way it can restart only at the captured state.
-    pub fn reseal(&self, cursor: &mut Cursor) -> Result<(), GuardError> {
+    pub fn reseal(&mut self, cursor: &mut Cursor) -> Result<(), GuardError> {
+        let stamp = self.stamp()?;
         let index = self.observe()?;
         let at = match index.header {
             None => cursor.sealed,
@@ -302,6 +367,9 @@ impl Guard {
             }
         };
         cursor.sealed |= at;
+        if at {
+            self.freeze(stamp);
+        }
         Ok(())
     }
 
@@ -312,14 +380,19 @@ impl Guard {
         if !self.on_lock_zero {
             return Ok(false);
         }
-        let index = self.observe()?;
-        Ok(index.max_frame > index.backfilled)
+        // Twice: the two numbers of one look may lie on both sides of a restart of the WAL. Then the second look shows another life, or none.
+        let (first, second) = (self.observe()?, self.observe()?);
+        let leaves = |i: &Index| i.max_frame > i.backfilled;
+        Ok(first.header == second.header && leaves(&first) && leaves(&second))
     }
 
     /// After [`Guard::begin_renewal`]: the new R is on a mark.
     pub fn finish_leaving(&mut self) -> Result<(), GuardError> {
+        // Both readers are open: no life ends here.
+        let life = self.observe()?.header.map(|h| h.salt);
         self.swap_reader()?;
         self.on_lock_zero = false;
+        self.marked = life;
         Ok(())
     }
 
@@ -375,6 +448,8 @@ impl Guard {
     /// Under the write lock, everything captured.
     fn seal(&mut self, cursor: &mut Cursor) -> Result<Barrier, GuardError> {
         cursor.sealed = false;
+        self.frozen = None;
+        self.marked = None;
         end(&self.read).map_err(|e| self.sqlite(e))?;
         // An app's own autocheckpoint may be at work: it ends by itself, and soon, since the cheap part was done before.
         let begun = Instant::now();
@@ -397,10 +472,14 @@ impl Guard {
         };
         let backfilled = index.max_frame == index.backfilled || index.max_frame == 0;
         self.on_lock_zero = backfilled;
+        self.marked = index.header.map(|h| h.salt).filter(|_| !backfilled);
         if !(captured_all && backfilled) {
             return Ok(Barrier::Partial);
         }
         cursor.sealed = true;
+        // R is on lock 0, and the write lock is still held.
+        let stamp = self.stamp()?;
+        self.freeze(stamp);
         Ok(Barrier::Sealed)
     }
 
