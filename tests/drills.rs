@@ -121,7 +121,7 @@ fn a_damaged_copy_fails_its_drill_and_a_store_that_is_down_is_no_verdict() {
 fn the_floor_of_free_space_is_the_apps() {
     let mut site = Site::new();
     site.sync();
-    site.http = "off\nmin-free: 99%".into();
+    site.min_free = "99%";
     let error = site.fails(1, &["drill"]);
     assert!(
         error.contains("may take only") && error.contains("scratch-dir"),

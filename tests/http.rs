@@ -121,7 +121,7 @@ fn a_stalled_capture_is_red_although_nothing_failed() {
     std::io::Read::read_exact(tracer.0.stderr.as_mut().unwrap(), &mut [0]).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     site.write("update t set a='while capture hangs' where id=1");
-    let app = probe.waits_for(&daemon, false, "the WAL was written at");
+    let app = probe.waits_for(&daemon, false, "are not durable");
     assert_eq!(app["state"], "steady", "nothing else tells: {app}");
     drop(tracer);
     probe.waits_for(&daemon, true, "");

@@ -14,7 +14,7 @@ use super::state::StateDir;
 use super::target::{Command, Past, SyncAsk, Target};
 use super::watchdog::Watchdog;
 use crate::config::{Config, SqliteOptions, StoreConfig, TargetConfig};
-use crate::observe::facts::{Board, State, TargetFacts};
+use crate::observe::facts::{Board, State, StoreFacts, TargetFacts};
 use crate::sqlite::watch::Watcher;
 use crate::store::{Store, StoreError, StoreSpec};
 use crate::types::{Millis, Txid};
@@ -204,6 +204,7 @@ impl Fleet {
             explicit: target.explicit,
             state: State::Waiting,
             objective: objective(&target.options),
+            stores: stores.iter().map(store_facts).collect(),
             ..TargetFacts::default()
         });
         let durable: Vec<_> = stores.iter().map(|_| watch::Sender::new(None)).collect();
@@ -370,6 +371,14 @@ impl Fleet {
         // A target that was between two tries ends at once, with what it could not upload.
         let waiting = |f: &TargetFacts| f.stores.iter().any(|s| s.oldest_pending.is_some());
         done && !self.board.snapshot().iter().any(waiting)
+    }
+}
+
+fn store_facts(store: &Store) -> StoreFacts {
+    StoreFacts {
+        store: store.display().to_owned(),
+        live: Some(store.clone()),
+        ..StoreFacts::default()
     }
 }
 

@@ -149,6 +149,8 @@ pub struct TargetFacts {
     pub captured_at: Option<Millis>,
     /// When capture looked at the WAL-index last, successfully.
     pub last_look: Option<Millis>,
+    /// When frames were seen first that are not captured yet.
+    pub uncaptured_since: Option<Millis>,
     /// Since when a capture step has been running.
     pub busy_since: Option<Millis>,
     /// Captures.

@@ -55,9 +55,11 @@ pub struct Verdict {
     pub stores: Vec<StoreVerdict>,
 }
 
-/// Lag of one store in milliseconds. A clock that jumped back never makes it negative.
-pub fn lag_ms(store: &StoreFacts, now: Millis) -> i64 {
-    store.oldest_pending.map_or(0, |t| now.since(t).max(0))
+/// Lag of one store in milliseconds: since when a change waits for its capture or its upload. A clock that jumped back never makes it negative.
+pub fn lag_ms(f: &TargetFacts, store: &StoreFacts, now: Millis) -> i64 {
+    let waiting = [store.oldest_pending, f.uncaptured_since];
+    let oldest = waiting.into_iter().flatten().min();
+    oldest.map_or(0, |t| now.since(t).max(0))
 }
 
 /// Judges one target.
@@ -93,7 +95,7 @@ pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
     let mut worst = 0;
     let mut stores = Vec::new();
     for s in &f.stores {
-        let lag = lag_ms(s, now);
+        let lag = lag_ms(f, s, now);
         worst = worst.max(lag);
         if let Some(refused) = &s.refused {
             reasons.push(format!("{}: {refused}", s.store));
@@ -103,7 +105,11 @@ pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
             reasons.push(format!(
                 "{}: changes of {} are not durable",
                 s.store,
-                s.oldest_pending.unwrap_or(now)
+                s.oldest_pending
+                    .into_iter()
+                    .chain(f.uncaptured_since)
+                    .min()
+                    .unwrap_or(now)
             ));
         }
         if let Some(drill) = s.drill.as_ref().filter(|d| !d.ok) {
@@ -290,6 +296,9 @@ mod tests {
         });
         red("capture stalled", |f| {
             f.last_look = Some(Millis(NOW.0 - 31_000))
+        });
+        red("a capture that does not end", |f| {
+            f.uncaptured_since = Some(Millis(NOW.0 - 31_000))
         });
         red("capture hangs", |f| {
             f.busy_since = Some(Millis(NOW.0 - 700_000))

@@ -502,7 +502,7 @@ impl Scrape {
         let gauge = |spec: Spec, get: &dyn Fn(usize) -> f64| {
             self.gauge(spec, (0..all.len()).map(|i| (labels(i), get(i))))
         };
-        gauge(LAG, &|i| lag_ms(all[i].1, now) as f64 / 1000.0)?;
+        gauge(LAG, &|i| lag_ms(all[i].0, all[i].1, now) as f64 / 1000.0)?;
         gauge(LAG_BYTES, &|i| all[i].1.pending_bytes as f64)?;
         gauge(DURABLE, &|i| txid(all[i].1.durable))?;
         gauge(DURABLE_AT, &|i| seconds(all[i].1.durable_at))?;

@@ -19,6 +19,8 @@ pub struct Site {
     pub store_extra: String,
     /// `off`, or `{ listen: ... }`.
     pub http: String,
+    /// The machine that tests run on may be nearly full; what happens at the floor has tests of its own.
+    pub min_free: &'static str,
 }
 
 /// A running daemon; killed when dropped.
@@ -74,6 +76,7 @@ c.execute('begin'); c.executemany('insert into t(a) values(?)',((os.urandom(500)
             extra: String::new(),
             store_extra: String::new(),
             http: "off".into(),
+            min_free: "16MiB",
         }
     }
 
@@ -84,12 +87,13 @@ c.execute('begin'); c.executemany('insert into t(a) values(?)',((os.urandom(500)
     fn config(&self) -> PathBuf {
         let path = self.path(&format!("lifeboat-{}.yml", self.instance));
         let text = format!(
-            "store:\n  url: {}\n{}state-dir: {}\ninstance: {}\nhttp: {}\nsqlite:\n  - path: {}\n    sync-interval: 50ms\n{}",
+            "store:\n  url: {}\n{}state-dir: {}\ninstance: {}\nhttp: {}\nmin-free: {}\nsqlite:\n  - path: {}\n    sync-interval: 50ms\n{}",
             self.store,
             self.store_extra,
             self.path(&format!("state-{}", self.instance)).display(),
             self.instance,
             self.http,
+            self.min_free,
             self.db.display(),
             self.extra,
         );

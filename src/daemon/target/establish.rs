@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{About, Ended, GaveUp, GaveUpWhy, Target, blocking};
 use crate::daemon::cuts::Cuts;
 use crate::labels;
-use crate::observe::facts::{State, StoreFacts};
+use crate::observe::facts::State;
 use crate::replica::owner::{self, Local, Owner, Refusal, Verdict};
 use crate::replica::spool::Spool;
 use crate::replica::upload::{Replica, durable};
@@ -34,16 +34,6 @@ impl Target {
         guard: Guard,
         spool: &Arc<Spool>,
     ) -> Result<(Capture, Local), Ended> {
-        self.board.update(|f| {
-            if f.stores.is_empty() {
-                let facts = |s: &Store| StoreFacts {
-                    store: s.display().to_owned(),
-                    live: Some(s.clone()),
-                    ..StoreFacts::default()
-                };
-                f.stores = self.stores.iter().map(facts).collect();
-            }
-        });
         let remembered = self.state.identity();
         if let Some(local) = remembered {
             let (table_path, spool2, size) =

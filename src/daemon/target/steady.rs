@@ -173,7 +173,10 @@ impl Target {
         let roll_up = session.last_roll_up.elapsed() >= Duration::from_secs(1);
         let pending = self.pending(session)?;
         let at = (self.now)();
-        self.board.update(|f| f.last_look = Some(at));
+        self.board.update(|f| {
+            f.last_look = Some(at);
+            f.uncaptured_since = pending.then(|| f.uncaptured_since.unwrap_or(at));
+        });
         let quiet = !pending && self.is_quiet(session);
         if !(pending || quiet || roll_up && self.roll_up_due(session)) {
             return Ok(());
@@ -204,6 +207,7 @@ impl Target {
         let done = done?;
         if done.looked {
             session.last_capture = Instant::now();
+            self.board.update(|f| f.uncaptured_since = None);
         }
         if let Some(barrier) = done.barrier {
             session.last_checkpoint = Instant::now();
