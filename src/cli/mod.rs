@@ -1,5 +1,6 @@
 //! The command line: parse, load the configuration, run one command, print errors with hints, exit code.
 
+mod absent;
 mod args;
 mod compat;
 mod drill;
@@ -160,6 +161,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::List { target } => {
             let config = load(global, Vec::new())?;
+            let config = absent::with_absent(config, target.as_deref()).await?;
             let dumps = postgres::split(&config, &Vec::from_iter(target.clone()));
             postgres::list(&config, &dumps, global.json).await?;
             let Some(names) = dumps.rest else {

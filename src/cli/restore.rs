@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::absent::with_absent;
 use super::args::{Global, RestoreArgs, VerifyArg};
 use super::{Failure, load, ok};
 use crate::config::{Config, TargetConfig, parse_time};
@@ -39,7 +40,8 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
     let config = if is_url {
         None
     } else {
-        Some(load(global, command_line_database(&args))?)
+        let config = load(global, command_line_database(&args))?;
+        Some(with_absent(config, args.source.as_deref()).await?)
     };
     let tz = config
         .as_ref()
@@ -67,7 +69,8 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
         }
         (None, None) => {}
     }
-    if jobs.is_empty() {
+    // An app that has none yet is fine in a start-up script.
+    if jobs.is_empty() && !args.if_replica_exists {
         return Err(Failure::new(
             3,
             "there is no target to restore",
@@ -76,6 +79,7 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
     }
     no_two_to_one_place(&jobs)?;
     let many = jobs.len();
+    let (mut existing, mut absent) = (0, 0);
     // All are planned before the first is written.
     let mut planned = Vec::new();
     for job in jobs {
@@ -85,6 +89,7 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
                 job.name,
                 job.output.path().display()
             );
+            existing += 1;
             continue;
         }
         if args.undo {
@@ -95,16 +100,28 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
             Ok(sources) => planned.push((job, sources)),
             Err(failure) if args.if_replica_exists && failure.code == 3 => {
                 println!("{}: {}; nothing to do", job.name, failure.message);
+                absent += 1;
             }
             Err(failure) => return Err(failure),
         }
     }
+    let mut done = 0;
     for (job, sources) in planned {
-        one(global, &args, config.as_ref(), job, sources).await?;
+        if one(global, &args, config.as_ref(), job, sources).await? {
+            done += 1;
+        } else {
+            absent += 1;
+        }
     }
-    if !args.dry_run {
-        ok(&format!("restore targets={many}"));
-    }
+    // With --dry-run this tells a script whether anything would be left to restore.
+    let (word, note) = if args.dry_run {
+        ("pending", " dry-run")
+    } else {
+        ("restored", "")
+    };
+    ok(&format!(
+        "restore targets={many} {word}={done} existing={existing} absent={absent}{note}"
+    ));
     Ok(())
 }
 
@@ -310,13 +327,14 @@ async fn job(target: &TargetConfig, args: &RestoreArgs, all: bool) -> Result<Job
     })
 }
 
+/// Whether it was restored; not, with --if-replica-exists, if the replica vanished meanwhile.
 async fn one(
     global: &Global,
     args: &RestoreArgs,
     config: Option<&Config>,
     job: Job,
     sources: Vec<Source>,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let path = job.output.path().to_owned();
     if let (Some(config), Output::InPlace(_), false) = (config, &job.output, args.dry_run) {
         pin_present(config, &job.name, &path).await;
@@ -334,10 +352,10 @@ async fn one(
             back.display(),
             kept.display()
         );
-        return Ok(());
+        return Ok(true);
     }
     if args.dry_run {
-        return dry_run(global, &job, &sources);
+        return dry_run(global, &job, &sources).map(|()| true);
     }
     if let Some(folder) = path
         .parent()
@@ -354,7 +372,7 @@ async fn one(
     let report = match from_any(&job, sources, verify).await {
         Err(RestoreError::Plan(e)) if args.if_replica_exists => {
             println!("{}: {e}; nothing to do", job.name);
-            return Ok(());
+            return Ok(false);
         }
         result => result?,
     };
@@ -365,7 +383,7 @@ async fn one(
             "checksum_recorded": report.checksum_known, "kept": report.kept, "seconds": report.took.as_secs_f64(),
         });
         println!("{value}");
-        return Ok(());
+        return Ok(true);
     }
     println!(
         "{}: {} is the database at {} ({} bytes from {} files in {:.1} s; checksum {})",
@@ -389,7 +407,7 @@ async fn one(
             job.name
         );
     }
-    Ok(())
+    Ok(true)
 }
 
 /// What is there now stays restorable from the store, too. At 3 a.m. a store or database that does not allow it must not stop a restore: the

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fs::{DirEntry, FileType};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::checked::{DirConfig, RetentionConfig, SqliteOptions, TargetConfig};
@@ -75,6 +75,23 @@ pub fn discover(dir: &DirConfig, known: &[TargetConfig]) -> io::Result<Discovery
         }
     }
     Ok(found)
+}
+
+/// The target that a database at `path` would be, were it there: what a store remembers and an empty volume has lost. `None` if `dir` would
+/// not take it.
+pub fn absent(dir: &DirConfig, path: &Path) -> Option<TargetConfig> {
+    let file_name = path.file_name()?.to_str()?;
+    let stem = stem(file_name);
+    let taken = path.parent() == Some(&dir.dir)
+        && pattern_matches(&dir.pattern, file_name)
+        && copy_reason(file_name).is_none()
+        && is_target_name(stem);
+    taken.then(|| TargetConfig {
+        name: stem.to_owned(),
+        path: path.to_owned(),
+        explicit: false,
+        options: options_for(dir, stem, file_name),
+    })
 }
 
 enum Verdict<'a> {

@@ -35,7 +35,7 @@ mod tests;
 pub use checked::{
     Config, ConfigSource, DirConfig, MinFree, RetentionConfig, SqliteOptions, TargetConfig,
 };
-pub use discover::{Discovery, discover};
+pub use discover::{Discovery, absent, discover};
 pub use drill::DrillConfig;
 pub use error::{ConfigError, Place};
 pub use expand::Environment;

@@ -12,6 +12,7 @@
 mod base;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ pub struct Uploader {
     pub local: Local,
     /// In `owner.json`.
     pub instance: String,
+    /// In `owner.json`, too.
+    pub database: PathBuf,
     /// The last TXID when this session began. What is durable is told from there on: before, it may be another branch of the history.
     pub from: Txid,
     /// Rises with every local change: the last captured TXID.
@@ -258,7 +261,7 @@ impl Uploader {
 
     fn owner(&self) -> Owner {
         let Local { lineage, epoch } = self.local;
-        Owner::new(lineage, &self.instance, epoch, (self.now)())
+        Owner::new(lineage, &self.instance, epoch, (self.now)()).of(&self.database)
     }
 
     /// Asks the target to take up the store's position; what to report until it did, or if it will not.

@@ -6,6 +6,7 @@
 //! What this does **not** guarantee: that an old owner notices a claim at once. It notices at its next upload, by a TXID that is
 //! taken or by the epoch, and overwrites nothing until then, because captures are conditional creates.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,9 @@ pub struct Owner {
     /// Set by `release`: any instance may take over with page proof.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub released: bool,
+    /// Path of the database on that instance: what an empty server restores it to when only its folder is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<PathBuf>,
 }
 
 impl Owner {
@@ -46,6 +50,16 @@ impl Owner {
             since: now.to_string(),
             claimed: false,
             released: false,
+            database: None,
+        }
+    }
+
+    /// With the path of the database.
+    #[must_use]
+    pub fn of(self, database: &Path) -> Self {
+        Self {
+            database: Some(database.to_owned()),
+            ..self
         }
     }
 

@@ -314,6 +314,22 @@ impl Store {
         Ok(found)
     }
 
+    /// Names of the folders right under the root, in order.
+    ///
+    /// # Errors
+    /// Any class; a root with nothing under it is an empty list.
+    pub async fn folders(&self) -> Result<Vec<String>, StoreError> {
+        let root = self.location(Op::List, "")?;
+        let request = self.inner.list_with_delimiter(Some(&root));
+        let found = self
+            .bounded(Op::List, "", LIST_PAGE_TIMEOUT, request)
+            .await?;
+        let name = |path: &Path| path.parts().next_back().map(|p| p.as_ref().to_owned());
+        let mut names: Vec<String> = found.common_prefixes.iter().filter_map(name).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
     /// Deletes an object. A missing one is fine.
     ///
     /// # Errors

@@ -98,7 +98,8 @@ impl Target {
                 spool.clear()?;
                 let result = self.resume(guard, table, local, spool, Some(proof)).await;
                 let result = self.remember(about, result)?;
-                let owner = Owner::new(local.lineage, &self.instance, local.epoch, (self.now)());
+                let owner = Owner::new(local.lineage, &self.instance, local.epoch, (self.now)())
+                    .of(&self.path);
                 owner::write(&store, &owner, PutMode::Overwrite).await?;
                 Ok(result)
             }
@@ -171,7 +172,8 @@ impl Target {
             lineage: new_lineage(),
             epoch: found.epoch.saturating_add(1),
         };
-        let owner = Owner::new(local.lineage, &self.instance, local.epoch, (self.now)());
+        let owner =
+            Owner::new(local.lineage, &self.instance, local.epoch, (self.now)()).of(&self.path);
         let mode = match found.remote {
             None => PutMode::Create,
             Some(_) => PutMode::Overwrite,

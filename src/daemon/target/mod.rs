@@ -387,6 +387,7 @@ impl Target {
                     board: Arc::clone(&self.board),
                     local,
                     instance: self.instance.clone(),
+                    database: self.path.clone(),
                     from: *captured.borrow(),
                     captured: captured.clone(),
                     durable: durable.clone(),

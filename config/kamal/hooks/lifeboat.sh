@@ -1,0 +1,99 @@
+# Shared by Lifeboat's Kamal hooks, which read it from their own folder. POSIX sh; runs on the machine that deploys.
+# shellcheck shell=sh
+#
+# What the hooks can rely on (Kamal 2): an unknown accessory, or one that no host carries, is exit code 0 with nothing done; stderr of a
+# command that succeeded is dropped, and its output comes at the end, under a line "App Host: <host>" for each host; errors are printed on
+# stdout. So only the line `lifeboat: ok ...`, once under each host, counts as success.
+#
+# Settings, from the environment:
+#   LIFEBOAT_ACCESSORY    name of the accessory in config/deploy.yml (lifeboat)
+#   LIFEBOAT_HOSTS        on how many servers it runs; without it: as many as answer, at least one
+#   LIFEBOAT_VOLUME       the volume's folder in the accessory (/rails/storage)
+#   LIFEBOAT_MIN_FREE_MB  free space that a deploy wants there, in MB (1024)
+#   LIFEBOAT_WAIT         seconds that the sidecar may take for a snapshot or a restore (120; restores: 3600)
+#   LIFEBOAT_SECRETS      names that `kamal secrets print` must give a value, separated by spaces (none are looked at)
+#   LIFEBOAT_SKIP         a reason: the hooks do nothing but print it
+#   LIFEBOAT_WEBHOOK      Slack-compatible URL that is told about deploys
+#   KAMAL                 how Kamal is called (bin/kamal if there is one, else kamal)
+
+: "${LIFEBOAT_ACCESSORY:=lifeboat}"
+: "${LIFEBOAT_VOLUME:=/rails/storage}"
+: "${LIFEBOAT_MIN_FREE_MB:=1024}"
+if [ -z "${KAMAL:-}" ]; then
+  if [ -x bin/kamal ]; then KAMAL=bin/kamal; else KAMAL=kamal; fi
+fi
+
+say() { printf '%s\n' "lifeboat: $*" >&2; }
+
+# What failed, the sidecar's own words, what to do. Kamal shows a hook's output when the hook fails.
+refuse() {
+  say "error: $1"
+  [ -z "${2:-}" ] || say "hint: $2"
+  say "hint: to deploy without this check: LIFEBOAT_SKIP='why' kamal ${KAMAL_COMMAND:-deploy}"
+  exit 1
+}
+
+skip_if_told() {
+  [ -z "${LIFEBOAT_SKIP:-}" ] && return
+  say "SKIPPED because LIFEBOAT_SKIP is set: $LIFEBOAT_SKIP"
+  exit 0
+}
+
+# A version as a label: Kamal allows more characters than the shell on the server leaves alone.
+label_of() { printf '%s' "$1" | LC_ALL=C tr -c 'A-Za-z0-9._-' '-' | cut -c1-60; }
+
+# Runs one command line in the sidecar on every server that has it; what Kamal prints goes to the file $answer. $1: seconds before this
+# gives up. What was begun on a server goes on there; the sidecar bounds it by itself.
+in_sidecar() {
+  seconds=$1
+  command=$2
+  if [ -n "${KAMAL_DESTINATION:-}" ]; then
+    $KAMAL accessory exec "$LIFEBOAT_ACCESSORY" --reuse -d "$KAMAL_DESTINATION" "$command" >"$answer" 2>&1 &
+  else
+    $KAMAL accessory exec "$LIFEBOAT_ACCESSORY" --reuse "$command" >"$answer" 2>&1 &
+  fi
+  kamal_pid=$!
+  waited=0
+  while kill -0 "$kamal_pid" 2>/dev/null; do
+    if [ "$waited" -ge "$seconds" ]; then
+      kill "$kamal_pid" 2>/dev/null
+      wait "$kamal_pid" 2>/dev/null
+      echo "no answer within $seconds seconds" >>"$answer"
+      return 124
+    fi
+    sleep 1
+    waited=$((waited + 1))
+  done
+  wait "$kamal_pid"
+}
+
+# Whether every server that answered printed a line that begins with $1 and matches the rest, and enough servers did.
+every_host_says() {
+  awk -v marker="$1" -v wanted="${LIFEBOAT_HOSTS:-0}" '
+    { sub(/\r$/, "") }
+    / Host: / { hosts++; said = 0; next }
+    $0 ~ marker { if (!said) done++; said = 1 }
+    END {
+      if (hosts == 0 && done > 0) hosts = 1
+      exit !(done > 0 && done == hosts && done >= wanted)
+    }' "$answer"
+}
+
+# Why there is no marker, as far as it can be told.
+nothing_done() {
+  sed 's/^/  /' "$answer" >&2
+  if grep -q "No accessory by the name" "$answer"; then
+    echo "config/deploy.yml has no accessory \"$LIFEBOAT_ACCESSORY\"${KAMAL_DESTINATION:+ for $KAMAL_DESTINATION}: see docs/kamal.md, or set LIFEBOAT_ACCESSORY"
+  elif grep -qiE "no such container|is not running" "$answer"; then
+    echo "the sidecar does not run: kamal accessory boot $LIFEBOAT_ACCESSORY, then kamal accessory logs $LIFEBOAT_ACCESSORY"
+  elif ! grep -q " Host: " "$answer" && ! grep -qE "ERROR|no answer within" "$answer"; then
+    echo "no server answered: does the accessory $LIFEBOAT_ACCESSORY have a host or role of this deploy?"
+  else
+    echo "kamal accessory logs $LIFEBOAT_ACCESSORY says more"
+  fi
+}
+
+answer=$(mktemp "${TMPDIR:-/tmp}/lifeboat-hook.XXXXXX") || exit 1
+trap 'rm -f "$answer"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM

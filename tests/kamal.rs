@@ -1,0 +1,714 @@
+//! The Kamal hooks and `bin/lifeboat-restore`, run by a stand-in for Kamal that behaves as Kamal does where it matters; "in the accessory"
+//! runs the real binary on real databases.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::python;
+
+/// A project on a laptop, and its servers.
+struct Project {
+    dir: tempfile::TempDir,
+    env: Vec<(&'static str, String)>,
+}
+
+/// The sidecar of a server, ended when dropped.
+struct Sidecar(Child);
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        // Gone already is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn repo(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+impl Project {
+    /// Servers without any database yet.
+    fn empty(hosts: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let project = Self {
+            env: vec![
+                ("LIFEBOAT_MIN_FREE_MB", "1".into()),
+                ("LIFEBOAT_VOLUME", "volume".into()),
+            ],
+            dir,
+        };
+        let hooks = project.path("project/.kamal/hooks");
+        std::fs::create_dir_all(&hooks).unwrap();
+        for hook in std::fs::read_dir(repo("config/kamal/hooks")).unwrap() {
+            let hook = hook.unwrap();
+            std::fs::copy(hook.path(), hooks.join(hook.file_name())).unwrap();
+        }
+        std::fs::create_dir_all(project.path("bin")).unwrap();
+        symlink(env!("CARGO_BIN_EXE_lifeboat"), project.path("bin/lifeboat")).unwrap();
+        symlink(repo("tests/kamal/kamal"), project.path("bin/kamal")).unwrap();
+        for host in hosts {
+            project.server(host);
+        }
+        project
+    }
+
+    /// One server with an app that has data.
+    fn new() -> Self {
+        let project = Self::empty(&["web1"]);
+        project.app("web1");
+        project
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn host(&self, host: &str, name: &str) -> PathBuf {
+        self.path("stub/hosts").join(host).join(name)
+    }
+
+    fn db(&self, host: &str) -> PathBuf {
+        self.host(host, "volume/production.sqlite3")
+    }
+
+    /// A server with an empty volume. All servers of one name have one store, as after the loss of the first.
+    fn server(&self, host: &str) {
+        self.server_called(host, host);
+    }
+
+    fn server_called(&self, host: &str, instance: &str) {
+        for folder in ["volume", "state"] {
+            std::fs::create_dir_all(self.host(host, folder)).unwrap();
+        }
+        let env = format!(
+            "LIFEBOAT_STORE_URL=file://{}\nLIFEBOAT_DATABASES={}\nLIFEBOAT_STATE_DIR={}\nLIFEBOAT_HTTP_LISTEN=off\nLIFEBOAT_INSTANCE={instance}\n",
+            self.path(&format!("store-{}", &host[..3])).display(),
+            self.host(host, "volume").display(),
+            self.host(host, "state").display(),
+        );
+        std::fs::write(self.host(host, "env"), env).unwrap();
+    }
+
+    fn app(&self, host: &str) {
+        python(
+            &self.db(host),
+            "c=conn(); c.execute('pragma journal_mode=wal'); c.execute('create table t(a)'); c.execute(\"insert into t values('first')\")",
+        );
+    }
+
+    fn insert(&self, host: &str, value: &str) {
+        python(
+            &self.db(host),
+            &format!("conn().execute(\"insert into t values('{value}')\")"),
+        );
+    }
+
+    fn rows(&self, host: &str) -> String {
+        python(
+            &self.db(host),
+            "print(','.join(r[0] for r in conn().execute('select a from t order by rowid')))",
+        )
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path("stub").join(name), text).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path("stub").join(name)).unwrap_or_default()
+    }
+
+    fn with(mut self, key: &'static str, value: &str) -> Self {
+        self.env.push((key, value.into()));
+        self
+    }
+
+    /// PATH of the "container": the binary and the system's own programs.
+    fn container_path(&self) -> String {
+        format!("{}:/usr/bin:/bin", self.path("bin").display())
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.path("project"))
+            .env_clear()
+            .env(
+                "PATH",
+                format!(
+                    "{}:/usr/local/bin:/usr/bin:/bin",
+                    self.path("bin").display()
+                ),
+            )
+            .env("TMPDIR", self.dir.path())
+            .env("STUB", self.path("stub"))
+            .env("STUB_PATH", self.container_path())
+            .envs(self.env.iter().map(|(k, v)| (*k, v.as_str())));
+        command
+    }
+
+    fn kamal(&self, args: &[&str]) -> Output {
+        self.command(&self.path("bin/kamal"))
+            .args(args)
+            .output()
+            .unwrap()
+    }
+
+    /// Must succeed; what the hooks said.
+    fn deploys(&self, args: &[&str]) -> String {
+        let out = self.kamal(args);
+        let said = self.read("hook-output");
+        assert!(out.status.success(), "{}\n{said}", text(&out));
+        said
+    }
+
+    /// Must be stopped; what Kamal showed.
+    fn is_stopped(&self, args: &[&str]) -> String {
+        let running = self.read("running");
+        let out = self.kamal(args);
+        assert_eq!(out.status.code(), Some(1), "{}", text(&out));
+        assert_eq!(
+            self.read("running"),
+            running,
+            "the running app is untouched"
+        );
+        let said = text(&out);
+        assert!(
+            said.contains("hint: ") && said.contains("LIFEBOAT_SKIP="),
+            "{said}"
+        );
+        said
+    }
+
+    /// The labels in the store, in their order.
+    fn labels(&self, host: &str) -> Vec<String> {
+        let dir = self.path(&format!("store-{}/production/lifeboat/labels", &host[..3]));
+        let mut found: Vec<(std::time::SystemTime, String)> = std::fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .map(|f| {
+                let f = f.unwrap();
+                let label: serde_json::Value =
+                    serde_json::from_slice(&std::fs::read(f.path()).unwrap()).unwrap();
+                let name = label["label"].as_str().unwrap().to_owned();
+                (f.metadata().unwrap().modified().unwrap(), name)
+            })
+            .collect();
+        found.sort();
+        found.into_iter().map(|(_, name)| name).collect()
+    }
+
+    fn lifeboat(&self, host: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(self.path("bin/lifeboat"));
+        command
+            .args(args)
+            .current_dir(self.host(host, ""))
+            .env_clear()
+            .env("PATH", self.container_path());
+        for line in std::fs::read_to_string(self.host(host, "env"))
+            .unwrap()
+            .lines()
+        {
+            let (key, value) = line.split_once('=').unwrap();
+            command.env(key, value);
+        }
+        command
+    }
+
+    fn sidecar(&self, host: &str) -> Sidecar {
+        let log = std::fs::File::create(self.host(host, "log")).unwrap();
+        let child = self
+            .lifeboat(host, &["run"])
+            .stderr(log)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let sidecar = Sidecar(child);
+        let begun = Instant::now();
+        loop {
+            let log = std::fs::read_to_string(self.host(host, "log")).unwrap();
+            let state = self.host(host, "state");
+            let up = std::fs::read_dir(state).unwrap().any(|f| {
+                f.unwrap()
+                    .file_name()
+                    .to_str()
+                    .is_some_and(|n| n.ends_with(".sock"))
+            });
+            if up {
+                return sidecar;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "{log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn restore(&self, args: &[&str]) -> Output {
+        self.command(&repo("bin/lifeboat-restore"))
+            .args(args)
+            .output()
+            .unwrap()
+    }
+}
+
+fn text(out: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    )
+}
+
+#[test]
+fn a_deploy_is_labelled_before_and_after() {
+    let project = Project::new();
+    let _sidecar = project.sidecar("web1");
+    project.insert("web1", "committed right before the deploy");
+    let said = project.deploys(&["deploy", "--version", "v42"]);
+    assert!(
+        said.contains("lifeboat: ok snapshot label=before-v42 targets=1 durable"),
+        "{said}"
+    );
+    assert!(
+        said.contains("lifeboat: ok snapshot label=deployed-v42 targets=1 durable"),
+        "{said}"
+    );
+    assert_eq!(project.labels("web1"), ["before-v42", "deployed-v42"]);
+    assert_eq!(project.read("running"), "v42");
+    project.insert("web1", "what v42 did");
+    let copy = project.path("copy.sqlite3");
+    let out = project
+        .lifeboat(
+            "web1",
+            &[
+                "restore",
+                "production",
+                "--label",
+                "v42",
+                "-o",
+                copy.to_str().unwrap(),
+            ],
+        )
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", text(&out));
+    let rows = python(
+        &copy,
+        "print(','.join(r[0] for r in conn().execute('select a from t')))",
+    );
+    assert_eq!(rows, "first,committed right before the deploy");
+}
+
+#[test]
+fn redeploys_and_rollbacks_append_labels() {
+    let project = Project::new();
+    project.deploys(&["deploy", "--version", "v42"]);
+    project.deploys(&["redeploy", "--version", "v42"]);
+    project.deploys(&["rollback", "--version", "v41"]);
+    assert_eq!(
+        project.labels("web1"),
+        [
+            "before-v42",
+            "deployed-v42",
+            "before-v42#2",
+            "deployed-v42#2",
+            "before-v41",
+            "deployed-v41"
+        ]
+    );
+}
+
+#[test]
+fn a_version_with_odd_characters_is_a_label() {
+    let project = Project::new();
+    project.deploys(&["deploy", "--version", "3f2a_uncommitted_$(touch x) ;'\""]);
+    let labels = project.labels("web1");
+    assert!(
+        labels[0].starts_with("before-3f2a_uncommitted_--touch-x-"),
+        "{labels:?}"
+    );
+    assert!(
+        !project.host("web1", "x").exists(),
+        "the shell read the version"
+    );
+}
+
+#[test]
+fn the_first_setup_has_no_sidecar_yet() {
+    let project = Project::empty(&["web1"]);
+    std::fs::write(project.host("web1", "down"), "").unwrap();
+    project.write(
+        "boot-accessories",
+        &format!("#!/bin/sh\nrm {}\n", project.host("web1", "down").display()),
+    );
+    let boot = project.path("stub/boot-accessories");
+    std::fs::set_permissions(&boot, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let boot = format!(
+        "python3 -c \"import sqlite3; c=sqlite3.connect('{}'); c.execute('pragma journal_mode=wal'); c.execute('create table t(a)')\"",
+        project.db("web1").display()
+    );
+    std::fs::write(project.host("web1", "boot"), boot).unwrap();
+    let said = project.deploys(&["setup", "--version", "v1"]);
+    assert!(
+        said.contains("warning: the sidecar's configuration cannot be checked"),
+        "{said}"
+    );
+    assert_eq!(project.labels("web1"), ["deployed-v1"]);
+}
+
+#[test]
+fn without_the_sidecar_a_deploy_stops_and_a_rollback_goes_on() {
+    let project = Project::new();
+    project.write("running", "v41");
+    std::fs::write(project.host("web1", "down"), "").unwrap();
+    let said = project.is_stopped(&["deploy", "--version", "v42"]);
+    assert!(
+        said.contains("No such container") && said.contains("kamal accessory boot lifeboat"),
+        "{said}"
+    );
+    let said = project.deploys(&["rollback", "--version", "v40"]);
+    assert!(
+        said.contains("a rollback goes on without a label"),
+        "{said}"
+    );
+    assert!(
+        said.contains("a rollback goes on with the volume as it is"),
+        "{said}"
+    );
+    assert!(
+        said.contains("could not be recorded as deployed-v40"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_accessory_that_is_not_there_is_no_success() {
+    let project = Project::new();
+    project.write("accessory", "other");
+    let said = project.is_stopped(&["deploy", "--version", "v42"]);
+    assert!(said.contains("has no accessory \"lifeboat\""), "{said}");
+    let project = project.with("LIFEBOAT_ACCESSORY", "other");
+    project.deploys(&["deploy", "--version", "v42"]);
+    // No host carries it: Kamal succeeds with nothing done.
+    let project = Project::empty(&[]);
+    std::fs::create_dir_all(project.path("stub/hosts")).unwrap();
+    let said = project.is_stopped(&["deploy", "--version", "v42"]);
+    assert!(said.contains("no server answered"), "{said}");
+}
+
+#[test]
+fn the_destination_is_passed_on() {
+    let project = Project::new();
+    project.write("destination", "staging");
+    project.deploys(&["deploy", "--version", "v42", "-d", "staging"]);
+    assert_eq!(project.labels("web1"), ["before-v42", "deployed-v42"]);
+    let said = project.is_stopped(&["deploy", "--version", "v42", "-d", "production"]);
+    assert!(
+        said.contains("no accessory \"lifeboat\" for production"),
+        "{said}"
+    );
+}
+
+#[test]
+fn every_server_must_succeed() {
+    let project = Project::empty(&["web1", "two2"]);
+    project.app("web1");
+    project.app("two2");
+    let said = project.deploys(&["deploy", "--version", "v42"]);
+    assert_eq!(
+        said.matches("lifeboat: ok snapshot label=before-v42")
+            .count(),
+        2,
+        "{said}"
+    );
+    // Two answer, three are wanted.
+    let project = project.with("LIFEBOAT_HOSTS", "3");
+    project.is_stopped(&["deploy", "--version", "v43"]);
+    let project = project.with("LIFEBOAT_HOSTS", "2");
+    project.deploys(&["deploy", "--version", "v43"]);
+    // The store of one is gone.
+    let env = std::fs::read_to_string(project.host("two2", "env")).unwrap();
+    let broken = env.replace("file://", "s3://no-such-bucket?x=");
+    std::fs::write(project.host("two2", "env"), broken).unwrap();
+    let said = project.is_stopped(&["deploy", "--version", "v44"]);
+    assert!(said.contains("on host two2"), "{said}");
+}
+
+#[test]
+fn a_deploy_waits_only_so_long() {
+    let project = Project::new().with("LIFEBOAT_WAIT", "1");
+    std::fs::write(project.host("web1", "slow"), "100").unwrap();
+    let hook = project.path("project/.kamal/hooks/pre-deploy");
+    let patched = std::fs::read_to_string(&hook)
+        .unwrap()
+        .replace("in_sidecar 60 ", "in_sidecar 1 ");
+    std::fs::write(&hook, patched).unwrap();
+    let said = project.is_stopped(&["deploy", "--version", "v42"]);
+    assert!(said.contains("no answer within 1 seconds"), "{said}");
+}
+
+#[test]
+fn the_override_says_so() {
+    let project = Project::new().with("LIFEBOAT_SKIP", "the store is down and this is the fix");
+    project.write("accessory", "other");
+    let said = project.deploys(&["deploy", "--version", "v42"]);
+    assert_eq!(
+        said.matches("SKIPPED because LIFEBOAT_SKIP is set: the store is down")
+            .count(),
+        3,
+        "{said}"
+    );
+}
+
+#[test]
+fn a_full_disk_stops_the_deploy() {
+    let project = Project::new().with("LIFEBOAT_MIN_FREE_MB", "999999999");
+    let said = project.is_stopped(&["deploy", "--version", "v42"]);
+    assert!(
+        said.contains("not enough room under volume: web1 has "),
+        "{said}"
+    );
+    assert!(project.labels("web1").is_empty());
+}
+
+#[test]
+fn missing_secrets_stop_the_deploy_and_are_not_shown() {
+    let project = Project::new().with(
+        "LIFEBOAT_SECRETS",
+        "LIFEBOAT_ACCESS_KEY_ID LIFEBOAT_SECRET_ACCESS_KEY",
+    );
+    project.write(
+        "secrets",
+        "LIFEBOAT_ACCESS_KEY_ID=hush\nLIFEBOAT_SECRET_ACCESS_KEY=\n",
+    );
+    let said = project.is_stopped(&["deploy", "--version", "v42"]);
+    assert!(
+        said.contains("LIFEBOAT_SECRET_ACCESS_KEY has no value") && !said.contains("hush"),
+        "{said}"
+    );
+    project.write(
+        "secrets",
+        "LIFEBOAT_ACCESS_KEY_ID=hush\nLIFEBOAT_SECRET_ACCESS_KEY=hush\n",
+    );
+    project.deploys(&["deploy", "--version", "v42"]);
+    // An empty credential in the sidecar.
+    let env = std::fs::read_to_string(project.host("web1", "env")).unwrap();
+    let env = env.replace("file://", "s3://bucket") + "LIFEBOAT_ACCESS_KEY_ID=\n";
+    std::fs::write(project.host("web1", "env"), env).unwrap();
+    let said = project.is_stopped(&["deploy", "--version", "v43"]);
+    assert!(said.contains("configuration cannot be checked"), "{said}");
+}
+
+#[test]
+fn a_new_server_gets_its_data_before_the_app_starts() {
+    let project = Project::new();
+    {
+        let _sidecar = project.sidecar("web1");
+        project.deploys(&["deploy", "--version", "v42"]);
+        project.insert("web1", "last");
+        project.deploys(&["deploy", "--version", "v43"]);
+    }
+    // The server is lost; another one, with an empty volume, takes its place.
+    std::fs::rename(project.host("web1", ""), project.path("lost")).unwrap();
+    project.server_called("web1", "web2");
+    let _sidecar = project.sidecar("web1");
+    let boot = format!(
+        "python3 -c \"import sqlite3; c=sqlite3.connect('{}'); c.execute('pragma journal_mode=wal'); c.execute('create table if not exists t(a)')\"",
+        project.db("web1").display()
+    );
+    std::fs::write(project.host("web1", "boot"), boot).unwrap();
+    let said = project.deploys(&["setup", "--version", "v43"]);
+    assert!(
+        said.contains("production.sqlite3 is the database at"),
+        "{said}"
+    );
+    assert_eq!(project.rows("web1"), "first,last");
+    assert!(said.contains("lifeboat claim"), "{said}");
+    // The replica is still the lost server's until a person says so.
+    let out = project
+        .lifeboat("web1", &["claim", "production"])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", text(&out));
+    project.insert("web1", "from the new server");
+    let begun = Instant::now();
+    while !project
+        .kamal(&["deploy", "--version", "v44"])
+        .status
+        .success()
+    {
+        let said = project.read("hook-output");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{said}");
+    }
+    let labels = project.labels("web1");
+    assert_eq!(
+        labels.last().map(String::as_str),
+        Some("deployed-v44"),
+        "{labels:?}"
+    );
+}
+
+#[test]
+fn data_in_the_store_but_not_on_the_volume_stops_the_app() {
+    let project = Project::new();
+    project.deploys(&["deploy", "--version", "v42"]);
+    std::fs::rename(project.host("web1", ""), project.path("lost")).unwrap();
+    project.server_called("web1", "web2");
+    // A restore that says it is done, on a volume that keeps nothing.
+    let real = env!("CARGO_BIN_EXE_lifeboat");
+    let volume = project.host("web1", "volume");
+    let wrapper = format!(
+        "#!/bin/sh\n{real} \"$@\"; code=$?\ncase \"$*\" in *dry-run*) ;; *restore*) rm -rf {0}/* ;; esac\nexit $code\n",
+        volume.display()
+    );
+    let bin = project.path("bin/lifeboat");
+    std::fs::remove_file(&bin).unwrap();
+    std::fs::write(&bin, wrapper).unwrap();
+    std::fs::set_permissions(&bin, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let said = project.is_stopped(&["setup", "--version", "v43"]);
+    assert!(
+        said.contains("the store has databases that the volume has not"),
+        "{said}"
+    );
+    // A store that cannot be read is no empty store.
+    std::fs::remove_file(&bin).unwrap();
+    symlink(real, &bin).unwrap();
+    let owner = project.path("store-web/production/lifeboat/owner.json");
+    std::fs::write(owner, "{").unwrap();
+    let said = project.is_stopped(&["setup", "--version", "v43"]);
+    assert!(said.contains("the app does not start"), "{said}");
+}
+
+#[test]
+fn the_webhook_hears_of_it_and_its_failure_is_no_failure() {
+    let project = Project::new().with("LIFEBOAT_WEBHOOK", "http://127.0.0.1:9/hush");
+    let said = project.deploys(&["deploy", "--version", "v42"]);
+    assert!(
+        said.contains("warning: the webhook was not told") && !said.contains("hush"),
+        "{said}"
+    );
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hush", listener.local_addr().unwrap());
+    let heard = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut text = String::new();
+        let mut buf = [0; 4096];
+        while !text.contains("\"}") {
+            let n = stream.read(&mut buf).unwrap();
+            assert!(n > 0, "{text}");
+            text += &String::from_utf8_lossy(&buf[..n]);
+        }
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .unwrap();
+        text
+    });
+    let project = project.with("LIFEBOAT_WEBHOOK", &url);
+    project.deploys(&["deploy", "--version", "v43"]);
+    let heard = heard.join().unwrap();
+    let body = heard.split("\r\n\r\n").nth(1).unwrap();
+    let json: serde_json::Value = serde_json::from_str(body).unwrap();
+    let message = json["text"].as_str().unwrap();
+    assert_eq!(
+        message,
+        "me: deploy of app v43 is done; backed up as deployed-v43"
+    );
+}
+
+#[test]
+fn restore_from_the_laptop() {
+    let project = Project::new();
+    let _sidecar = project.sidecar("web1");
+    project.deploys(&["deploy", "--version", "v42"]);
+    project.insert("web1", "a mistake");
+    let out = project.restore(&["--yes", "production", "--label", "before-v42"]);
+    let said = text(&out);
+    assert!(out.status.success(), "{said}");
+    assert_eq!(project.rows("web1"), "first");
+    assert_eq!(project.read("running"), "v42");
+    let calls: Vec<String> = project
+        .read("calls")
+        .lines()
+        .rev()
+        .take(5)
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(
+        calls,
+        [
+            "app start --version v42",
+            "accessory exec lifeboat --reuse lifeboat restore 'production' '--label' 'before-v42' --in-place",
+            "app stop",
+            "accessory exec lifeboat --reuse lifeboat restore 'production' '--label' 'before-v42' --in-place --dry-run",
+            "app version",
+        ]
+    );
+    let out = project.restore(&["--yes", "production", "--undo"]);
+    assert!(out.status.success(), "{}", text(&out));
+    assert_eq!(project.rows("web1"), "first,a mistake");
+}
+
+#[test]
+fn a_restore_that_cannot_work_does_not_stop_the_app() {
+    let project = Project::new();
+    project.deploys(&["deploy", "--version", "v42"]);
+    for args in [
+        &["--yes", "production", "--label", "no-such"][..],
+        &["--yes", "other"],
+        &[],
+    ] {
+        let out = project.restore(args);
+        assert!(!out.status.success(), "{}", text(&out));
+    }
+    project.write("accessory", "other");
+    let out = project.restore(&["--yes", "production"]);
+    assert!(
+        text(&out).contains("no sidecar answered; nothing was changed"),
+        "{}",
+        text(&out)
+    );
+    // Not confirmed.
+    project.write("accessory", "lifeboat");
+    let out = project.restore(&["production"]);
+    assert!(text(&out).contains("not confirmed"), "{}", text(&out));
+    assert_eq!(project.read("running"), "v42");
+    assert!(!project.read("calls").contains("app stop"));
+}
+
+#[test]
+fn a_restore_that_fails_starts_the_app_with_the_data_that_it_had() {
+    let project = Project::new();
+    project.deploys(&["deploy", "--version", "v42"]);
+    project.insert("web1", "later");
+    // Something still has the database open.
+    let open = format!(
+        "import sqlite3,time; c=sqlite3.connect('{}'); c.execute('select count(*) from t').fetchone(); time.sleep(60)",
+        project.db("web1").display()
+    );
+    let mut app = Command::new("python3").args(["-c", &open]).spawn().unwrap();
+    let shm = project.host("web1", "volume/production.sqlite3-shm");
+    let begun = Instant::now();
+    while !shm.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let out = project.restore(&["--yes", "production", "--label", "before-v42"]);
+    app.kill().unwrap();
+    app.wait().unwrap();
+    let said = text(&out);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("changed nothing: starting the app")
+            && said.contains("version v42 runs again"),
+        "{said}"
+    );
+    assert_eq!(project.read("running"), "v42");
+    assert_eq!(project.rows("web1"), "first,later");
+}
