@@ -16,8 +16,8 @@ pub(super) async fn with_absent(
         .targets
         .iter()
         .any(|t| is(&t.name) || t.path.to_str().is_some_and(is));
-    let elsewhere =
-        config.files.iter().any(|f| is(&f.name)) || config.postgres.iter().any(|p| is(&p.name));
+    let elsewhere = config.files.iter().any(|f| is(&f.name))
+        || wanted.is_some_and(|name| super::postgres::is_target(&config, name));
     if known || elsewhere {
         return Ok(config);
     }
