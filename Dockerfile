@@ -61,7 +61,7 @@ RUN set -eu; \
       . /etc/os-release; \
       echo "deb [signed-by=$key] https://apt.postgresql.org/pub/repos/apt $VERSION_CODENAME-pgdg main" \
         > /etc/apt/sources.list.d/pgdg.list; \
-      apt-get update; \
+      apt-get update -o APT::Update::Error-Mode=any; \
     fi; \
     for major in $POSTGRES_MAJORS; do clients="${clients:-} postgresql-client-$major"; done; \
     if [ -n "${clients:-}" ]; then apt-get install -y --no-install-recommends $clients; fi; \

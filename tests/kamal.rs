@@ -5,264 +5,11 @@
 mod common;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::kamal::{Project, repo, text};
 use common::python;
-
-/// A project on a laptop, and its servers.
-struct Project {
-    dir: tempfile::TempDir,
-    env: Vec<(&'static str, String)>,
-}
-
-/// The sidecar of a server, ended when dropped.
-struct Sidecar(Child);
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        // Gone already is fine.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn repo(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-impl Project {
-    /// Servers without any database yet.
-    fn empty(hosts: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let project = Self {
-            env: vec![
-                ("LIFEBOAT_MIN_FREE_MB", "1".into()),
-                ("LIFEBOAT_VOLUME", "volume".into()),
-            ],
-            dir,
-        };
-        let hooks = project.path("project/.kamal/hooks");
-        std::fs::create_dir_all(&hooks).unwrap();
-        for hook in std::fs::read_dir(repo("config/kamal/hooks")).unwrap() {
-            let hook = hook.unwrap();
-            std::fs::copy(hook.path(), hooks.join(hook.file_name())).unwrap();
-        }
-        std::fs::create_dir_all(project.path("bin")).unwrap();
-        symlink(env!("CARGO_BIN_EXE_lifeboat"), project.path("bin/lifeboat")).unwrap();
-        symlink(repo("tests/kamal/kamal"), project.path("bin/kamal")).unwrap();
-        for host in hosts {
-            project.server(host);
-        }
-        project
-    }
-
-    /// One server with an app that has data.
-    fn new() -> Self {
-        let project = Self::empty(&["web1"]);
-        project.app("web1");
-        project
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn host(&self, host: &str, name: &str) -> PathBuf {
-        self.path("stub/hosts").join(host).join(name)
-    }
-
-    fn db(&self, host: &str) -> PathBuf {
-        self.host(host, "volume/production.sqlite3")
-    }
-
-    /// A server with an empty volume. All servers of one name have one store, as after the loss of the first.
-    fn server(&self, host: &str) {
-        self.server_called(host, host);
-    }
-
-    fn server_called(&self, host: &str, instance: &str) {
-        for folder in ["volume", "state"] {
-            std::fs::create_dir_all(self.host(host, folder)).unwrap();
-        }
-        let env = format!(
-            "LIFEBOAT_STORE_URL=file://{}\nLIFEBOAT_DATABASES={}\nLIFEBOAT_STATE_DIR={}\nLIFEBOAT_HTTP_LISTEN=off\nLIFEBOAT_INSTANCE={instance}\n",
-            self.path(&format!("store-{}", &host[..3])).display(),
-            self.host(host, "volume").display(),
-            self.host(host, "state").display(),
-        );
-        std::fs::write(self.host(host, "env"), env).unwrap();
-    }
-
-    fn app(&self, host: &str) {
-        python(
-            &self.db(host),
-            "c=conn(); c.execute('pragma journal_mode=wal'); c.execute('create table t(a)'); c.execute(\"insert into t values('first')\")",
-        );
-    }
-
-    fn insert(&self, host: &str, value: &str) {
-        python(
-            &self.db(host),
-            &format!("conn().execute(\"insert into t values('{value}')\")"),
-        );
-    }
-
-    fn rows(&self, host: &str) -> String {
-        python(
-            &self.db(host),
-            "print(','.join(r[0] for r in conn().execute('select a from t order by rowid')))",
-        )
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path("stub").join(name), text).unwrap();
-    }
-
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path("stub").join(name)).unwrap_or_default()
-    }
-
-    fn with(mut self, key: &'static str, value: &str) -> Self {
-        self.env.push((key, value.into()));
-        self
-    }
-
-    /// PATH of the "container": the binary and the system's own programs.
-    fn container_path(&self) -> String {
-        format!("{}:/usr/bin:/bin", self.path("bin").display())
-    }
-
-    fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
-        command
-            .current_dir(self.path("project"))
-            .env_clear()
-            .env(
-                "PATH",
-                format!(
-                    "{}:/usr/local/bin:/usr/bin:/bin",
-                    self.path("bin").display()
-                ),
-            )
-            .env("TMPDIR", self.dir.path())
-            .env("STUB", self.path("stub"))
-            .env("STUB_PATH", self.container_path())
-            .envs(self.env.iter().map(|(k, v)| (*k, v.as_str())));
-        command
-    }
-
-    fn kamal(&self, args: &[&str]) -> Output {
-        self.command(&self.path("bin/kamal"))
-            .args(args)
-            .output()
-            .unwrap()
-    }
-
-    /// Must succeed; what the hooks said.
-    fn deploys(&self, args: &[&str]) -> String {
-        let out = self.kamal(args);
-        let said = self.read("hook-output");
-        assert!(out.status.success(), "{}\n{said}", text(&out));
-        said
-    }
-
-    /// Must be stopped; what Kamal showed.
-    fn is_stopped(&self, args: &[&str]) -> String {
-        let running = self.read("running");
-        let out = self.kamal(args);
-        assert_eq!(out.status.code(), Some(1), "{}", text(&out));
-        assert_eq!(
-            self.read("running"),
-            running,
-            "the running app is untouched"
-        );
-        let said = text(&out);
-        assert!(
-            said.contains("hint: ") && said.contains("LIFEBOAT_SKIP="),
-            "{said}"
-        );
-        said
-    }
-
-    /// The labels in the store, in their order.
-    fn labels(&self, host: &str) -> Vec<String> {
-        let dir = self.path(&format!("store-{}/production/lifeboat/labels", &host[..3]));
-        let mut found: Vec<(std::time::SystemTime, String)> = std::fs::read_dir(dir)
-            .into_iter()
-            .flatten()
-            .map(|f| {
-                let f = f.unwrap();
-                let label: serde_json::Value =
-                    serde_json::from_slice(&std::fs::read(f.path()).unwrap()).unwrap();
-                let name = label["label"].as_str().unwrap().to_owned();
-                (f.metadata().unwrap().modified().unwrap(), name)
-            })
-            .collect();
-        found.sort();
-        found.into_iter().map(|(_, name)| name).collect()
-    }
-
-    fn lifeboat(&self, host: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(self.path("bin/lifeboat"));
-        command
-            .args(args)
-            .current_dir(self.host(host, ""))
-            .env_clear()
-            .env("PATH", self.container_path());
-        for line in std::fs::read_to_string(self.host(host, "env"))
-            .unwrap()
-            .lines()
-        {
-            let (key, value) = line.split_once('=').unwrap();
-            command.env(key, value);
-        }
-        command
-    }
-
-    fn sidecar(&self, host: &str) -> Sidecar {
-        let log = std::fs::File::create(self.host(host, "log")).unwrap();
-        let child = self
-            .lifeboat(host, &["run"])
-            .stderr(log)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let sidecar = Sidecar(child);
-        let begun = Instant::now();
-        loop {
-            let log = std::fs::read_to_string(self.host(host, "log")).unwrap();
-            let state = self.host(host, "state");
-            let up = std::fs::read_dir(state).unwrap().any(|f| {
-                f.unwrap()
-                    .file_name()
-                    .to_str()
-                    .is_some_and(|n| n.ends_with(".sock"))
-            });
-            if up {
-                return sidecar;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(30), "{log}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn restore(&self, args: &[&str]) -> Output {
-        self.command(&repo("bin/lifeboat-restore"))
-            .args(args)
-            .output()
-            .unwrap()
-    }
-}
-
-fn text(out: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr)
-    )
-}
 
 #[test]
 fn a_deploy_is_labelled_before_and_after() {
@@ -711,4 +458,132 @@ fn a_restore_that_fails_starts_the_app_with_the_data_that_it_had() {
     );
     assert_eq!(project.read("running"), "v42");
     assert_eq!(project.rows("web1"), "first,later");
+}
+
+/// Keys that Kamal takes in an accessory; others are errors there.
+const ACCESSORY_KEYS: [&str; 18] = [
+    "image",
+    "host",
+    "hosts",
+    "role",
+    "roles",
+    "tag",
+    "tags",
+    "cmd",
+    "port",
+    "env",
+    "files",
+    "directories",
+    "volumes",
+    "options",
+    "labels",
+    "network",
+    "proxy",
+    "registry",
+];
+
+#[test]
+fn the_snippets_are_what_kamal_and_lifeboat_take() {
+    for name in ["sqlite", "postgresql", "both"] {
+        let text =
+            std::fs::read_to_string(repo(&format!("config/kamal/accessories/{name}.yml"))).unwrap();
+        let value: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        let accessory = value["accessories"]["lifeboat"].as_object().unwrap();
+        for key in accessory.keys() {
+            assert!(ACCESSORY_KEYS.contains(&key.as_str()), "{name}: {key}");
+        }
+        assert_eq!(accessory["port"], "127.0.0.1:9464:9464", "{name}");
+        assert_eq!(accessory["options"]["stop-timeout"], 60, "{name}");
+        let volumes = accessory["volumes"].as_array().unwrap();
+        assert!(
+            volumes
+                .iter()
+                .any(|v| v == "myapp_lifeboat:/var/lib/lifeboat"),
+            "{name}"
+        );
+        assert!(
+            !text.contains(":ro"),
+            "{name}: a database cannot be opened read-only by its sidecar"
+        );
+        // And its environment is a configuration.
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command
+            .args(["config", "check"])
+            .current_dir(dir.path())
+            .env_clear();
+        let clear = accessory["env"]["clear"].as_object().into_iter().flatten();
+        command.envs(clear.map(|(key, value)| (key, value.as_str().unwrap())));
+        for secret in accessory["env"]["secret"].as_array().unwrap() {
+            let value = match secret.as_str().unwrap() {
+                "DATABASE_URL" => "postgres://app:secret@db/app",
+                _ => "secret",
+            };
+            command.env(secret.as_str().unwrap(), value);
+        }
+        let volume = dir.path().join("volume");
+        std::fs::create_dir(&volume).unwrap();
+        if accessory.contains_key("files") {
+            let config = std::fs::read_to_string(repo("config/kamal/lifeboat.yml")).unwrap();
+            let config = config.replace("/rails/storage", volume.to_str().unwrap());
+            std::fs::write(dir.path().join("lifeboat.yml"), config).unwrap();
+        } else if name == "sqlite" {
+            command.env("LIFEBOAT_DATABASES", &volume);
+        }
+        let out = command.output().unwrap();
+        assert!(
+            out.status.success(),
+            "{name}: {}",
+            common::kamal::text(&out)
+        );
+    }
+    let text = std::fs::read_to_string(repo("config/kamal/aliases.yml")).unwrap();
+    let aliases: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(aliases["aliases"].as_object().unwrap().len(), 6);
+}
+
+#[test]
+fn what_is_published_is_published_on_loopback() {
+    let compose = std::fs::read_to_string(repo("docker-compose.yml")).unwrap();
+    let compose: serde_json::Value = serde_saphyr::from_str(&compose).unwrap();
+    let mut ports = 0;
+    for (name, service) in compose["services"].as_object().unwrap() {
+        for port in service["ports"].as_array().into_iter().flatten() {
+            assert!(
+                port.as_str().unwrap().starts_with("127.0.0.1:"),
+                "{name}: {port}"
+            );
+            ports += 1;
+        }
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            let here = volume.as_str().unwrap().split(':').next().unwrap();
+            // What the dashboards and Prometheus read is not part of the kit.
+            let elsewhere = ["./dashboards", "./config/prometheus"].contains(&here);
+            assert!(
+                !here.starts_with("./") || elsewhere || repo(here).exists(),
+                "{name}: {here}"
+            );
+        }
+    }
+    assert_eq!(ports, 3);
+}
+
+#[test]
+fn the_dockerfile_keeps_its_promises() {
+    let text = std::fs::read_to_string(repo("Dockerfile")).unwrap();
+    let instructions: Vec<&str> = text.lines().filter(|l| !l.starts_with('#')).collect();
+    let has = |line: &str| instructions.contains(&line);
+    assert!(has("USER 1000:1000") && has("CMD [\"run\"]"));
+    assert!(has("ENTRYPOINT [\"/usr/local/bin/lifeboat\"]"));
+    assert!(!instructions.iter().any(|l| l.starts_with("VOLUME")));
+    assert!(
+        !instructions
+            .iter()
+            .any(|l| l.contains("LABEL service") || l.trim().starts_with("service="))
+    );
+    assert!(
+        instructions
+            .iter()
+            .any(|l| l.contains("\"/usr/local/bin/lifeboat\", \"health\""))
+    );
 }

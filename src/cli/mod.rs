@@ -13,6 +13,7 @@ mod restore;
 mod run;
 mod snapshot;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -103,9 +104,17 @@ impl From<crate::daemon::fleet::FleetError> for Failure {
     }
 }
 
+/// Reads a command line, program name first; Litestream's flags are understood.
+///
+/// # Errors
+/// What clap says, help and version included.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(compat::translate(args))
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(compat::translate(std::env::args_os())) {
+    let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // Printing help can only fail if nobody reads it.

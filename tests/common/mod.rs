@@ -7,6 +7,7 @@
 )]
 
 pub mod daemon;
+pub mod kamal;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
