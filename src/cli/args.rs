@@ -106,7 +106,7 @@ pub enum Command {
     },
     /// Restore a sample into scratch space, check it, record the result
     Drill {
-        /// Targets [default: all]
+        /// Targets; those of PostgreSQL need a `drill-url` [default: all that can be drilled]
         targets: Vec<String>,
     },
     /// Apply retention now
@@ -116,6 +116,9 @@ pub enum Command {
         /// Print what would be kept and deleted, and why; delete nothing
         #[arg(long, env = "LIFEBOAT_DRY_RUN")]
         dry_run: bool,
+        /// PostgreSQL: the newest dump is as it should be, although it looks odd beside those before it
+        #[arg(long, env = "LIFEBOAT_ACCEPT", requires = "targets")]
+        accept: bool,
     },
     /// Take over a replica on purpose: this database is the one to go on with
     Claim {

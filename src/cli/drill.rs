@@ -20,7 +20,11 @@ pub(super) async fn drill(
     targets: Vec<String>,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let (mine, rest) = files::split(&config, &targets)?;
+    let mut dumps = super::postgres::split(&config, &targets);
+    if targets.is_empty() {
+        dumps.only_with_drill_url();
+    }
+    let (mine, rest) = dumps.files(&config)?;
     let databases: Vec<&TargetConfig> = match rest {
         Rest::None => Vec::new(),
         Rest::All => config.targets.iter().collect(),
@@ -32,7 +36,7 @@ pub(super) async fn drill(
             names.iter().map(find).collect::<Result<_, _>>()?
         }
     };
-    if databases.is_empty() && mine.is_empty() {
+    if databases.is_empty() && mine.is_empty() && dumps.is_empty() {
         return Err(Failure::new(
             3,
             "there is no target to drill",
@@ -54,6 +58,7 @@ pub(super) async fn drill(
             }
         }
     }
+    let dumped = super::postgres_care::drill(&config, &dumps, as_json).await?;
     files::drill(&config, &mine, as_json).await?;
     if let Some(failure) = stopped.filter(|_| failed.is_empty()) {
         return Err(failure);
@@ -65,7 +70,8 @@ pub(super) async fn drill(
             Some("`lifeboat verify` names damaged objects; `lifeboat restore TARGET --txid` reaches earlier points".into()),
         ));
     }
-    ok(&format!("drill targets={}", databases.len() + mine.len()));
+    let drilled = databases.len() + mine.len() + dumped;
+    ok(&format!("drill targets={drilled}"));
     Ok(())
 }
 

@@ -98,10 +98,7 @@ pub(super) async fn snapshot(
     as_json: bool,
 ) -> Result<(), Failure> {
     let dumps = super::postgres::split(&config, &targets);
-    let (mine, rest) = match &dumps.rest {
-        Some(names) => split(&config, names)?,
-        None => (Vec::new(), Rest::None),
-    };
+    let (mine, rest) = dumps.files(&config)?;
     let names = rest.names();
     let mut count = mine.len();
     if !dumps.is_empty() {

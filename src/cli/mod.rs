@@ -8,6 +8,7 @@ mod files;
 mod inspect;
 mod labels;
 mod postgres;
+mod postgres_care;
 mod postgres_restore;
 mod restore;
 mod run;
@@ -185,28 +186,37 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Verify { targets } => {
             let config = load(global, Vec::new())?;
-            let (mine, rest) = files::split(&config, &targets)?;
+            let dumps = postgres::split(&config, &targets);
+            let (mine, rest) = dumps.files(&config)?;
+            let count = postgres_care::verify(&config, &dumps, global.json).await?;
             files::verify(&config, &mine, global.json).await?;
             if let Some(names) = rest.names() {
                 return inspect::verify(config, names, global.json).await;
             }
-            ok(&format!("verify targets={}", mine.len()));
+            ok(&format!("verify targets={}", mine.len() + count));
             Ok(())
         }
         Command::Drill { targets } => {
             drill::drill(load(global, Vec::new())?, targets, global.json).await
         }
-        Command::Prune { targets, dry_run } => {
+        Command::Prune {
+            targets,
+            dry_run,
+            accept,
+        } => {
             let config = load(global, Vec::new())?;
-            let (mine, rest) = files::split(&config, &targets)?;
-            let forgotten = files::prune(&config, &mine, dry_run, global.json).await?;
+            let dumps = postgres::split(&config, &targets);
+            let (mine, rest) = dumps.files(&config)?;
+            let (count, deleted) =
+                postgres_care::prune(&config, &dumps, dry_run, accept, global.json).await?;
+            let forgotten = files::prune(&config, &mine, dry_run, global.json).await? + deleted;
             if let Some(names) = rest.names() {
                 return inspect::prune(config, names, dry_run, global.json).await;
             }
             let note = if dry_run { " dry-run" } else { "" };
+            let targets = mine.len() + count;
             ok(&format!(
-                "prune targets={} forgotten={forgotten}{note}",
-                mine.len()
+                "prune targets={targets} forgotten={forgotten}{note}"
             ));
             Ok(())
         }

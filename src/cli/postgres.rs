@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::Failure;
-use crate::config::{Config, PostgresConfig};
+use super::files::Rest;
+use crate::config::{Config, FilesConfig, PostgresConfig};
 use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, Database, is_of, open};
 use crate::labels::{self, Label, Pin, age};
@@ -47,6 +48,19 @@ pub(super) fn is_target(config: &Config, name: &str) -> bool {
 }
 
 impl Split {
+    /// Of those that were not named, only they can be drilled.
+    pub(super) fn only_with_drill_url(&mut self) {
+        self.mine.retain(|(server, _)| server.drill.is_some());
+    }
+
+    /// Files among the other names, and what is left of these.
+    pub(super) fn files(&self, config: &Config) -> Result<(Vec<FilesConfig>, Rest), Failure> {
+        match &self.rest {
+            Some(names) => super::files::split(config, names),
+            None => Ok((Vec::new(), Rest::None)),
+        }
+    }
+
     /// Whether there is none of PostgreSQL.
     pub(super) fn is_empty(&self) -> bool {
         self.mine.is_empty()

@@ -12,7 +12,7 @@ use super::fleet::open_replica;
 use crate::config::{Config, Databases, PostgresConfig};
 use crate::observe::facts::{Board, PostgresFacts};
 use crate::postgres::{
-    self, Clients, Connection, DumpOptions, Dumped, Manifest, PostgresError, databases,
+    self, Clients, Connection, DumpOptions, Dumped, Manifest, PostgresError, ReadBacks, databases,
 };
 use crate::schedule::Schedule;
 use crate::store::Store;
@@ -244,6 +244,120 @@ impl Database {
         blocking(move || Clients::for_server(&connection, bin_dir.as_deref())).await
     }
 
+    /// Finds out what would make a dump fail, or incomplete.
+    ///
+    /// # Errors
+    /// [`PostgresError::Cannot`], with the next step.
+    pub async fn preflight(&self, clients: &Clients) -> Result<(), PostgresError> {
+        let (clients, connection) = (clients.clone(), self.connection.clone());
+        let server = Arc::clone(&self.server);
+        blocking(move || postgres::preflight(&clients, &connection, &server.dump.extra)).await
+    }
+
+    /// Applies retention in every store, and reads a dump back if the budget allows. What goes wrong is logged and shown.
+    pub async fn maintain(&self, board: &Board) {
+        for store in &self.stores {
+            let (policy, zone) = (&self.server.retention, &self.server.time_zone);
+            let pruned = postgres::prune(store, policy, zone, Timestamp::now(), false).await;
+            let dumps = match pruned {
+                Ok(pruned) => self.pruned(board, store, pruned),
+                Err(error) => {
+                    tracing::error!(target_name = self.name, %error, hint = error.hint(), "dumps were not pruned");
+                    self.update(board, store, |f| f.refusals += 1);
+                    continue;
+                }
+            };
+            if self.server.read_budget > 0
+                && let Err(error) = self.read_back(board, store, &dumps).await
+            {
+                tracing::warn!(target_name = self.name, %error, "no dump was read back");
+            }
+        }
+    }
+
+    /// Facts of a pruning; returns the dumps that are left.
+    fn pruned(&self, board: &Board, store: &Store, pruned: postgres::Pruned) -> Vec<Manifest> {
+        let deleted = pruned.forgotten();
+        if deleted > 0 {
+            let bytes = pruned.bytes;
+            tracing::info!(
+                target_name = self.name,
+                dumps = deleted,
+                bytes,
+                "dumps pruned"
+            );
+        }
+        for id in &pruned.torn {
+            tracing::error!(
+                target_name = self.name,
+                dump = id,
+                store = store.display(),
+                "this dump is not whole in the store"
+            );
+        }
+        let kept: Vec<bool> = pruned
+            .decisions
+            .iter()
+            .map(postgres::Decision::keeps)
+            .collect();
+        let left: Vec<Manifest> = pruned
+            .dumps
+            .into_iter()
+            .zip(kept)
+            .filter_map(|(manifest, keep)| keep.then_some(manifest))
+            .collect();
+        self.update(board, store, |f| {
+            f.deleted += deleted as u64;
+            f.dumps = left.len() as u64;
+            f.dump_bytes = left.iter().map(Manifest::stored_bytes).sum();
+            f.damaged = pruned.torn;
+        });
+        left
+    }
+
+    async fn read_back(
+        &self,
+        board: &Board,
+        store: &Store,
+        dumps: &[Manifest],
+    ) -> Result<(), PostgresError> {
+        let mut state = ReadBacks::load(store).await?;
+        let now = Timestamp::now();
+        if let Some(manifest) = state.next(dumps, self.server.read_budget, now) {
+            let id = manifest.id.clone();
+            let source = postgres::Source {
+                store: store.clone(),
+                manifest: manifest.clone(),
+                runtime: tokio::runtime::Handle::current(),
+            };
+            state.damaged.retain(|d| *d != id);
+            match blocking(move || postgres::read_back(&source)).await {
+                Ok(()) => {
+                    tracing::info!(
+                        target_name = self.name,
+                        dump = id,
+                        "dump read back: every byte is right"
+                    );
+                    state.right.insert(id, now);
+                }
+                Err(error @ PostgresError::Damaged { .. }) => {
+                    tracing::error!(target_name = self.name, dump = id, %error, hint = error.hint(), "a dump is damaged");
+                    state.right.remove(&id);
+                    state.damaged.push(id);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        state.save(store).await?;
+        self.update(board, store, |f| {
+            f.read_back_at = state.right.values().max().map(|at| millis(*at));
+            let new = state.damaged.iter().filter(|d| !f.damaged.contains(d));
+            let new: Vec<String> = new.cloned().collect();
+            f.damaged.extend(new);
+        });
+        Ok(())
+    }
+
     /// Dumps now, after whoever is at it on this server. Facts go to the board.
     ///
     /// # Errors
@@ -270,12 +384,13 @@ impl Database {
 
     async fn dump_in_turn(&self, label: Option<&str>) -> Result<Dumped, PostgresError> {
         let clients = self.clients(&self.connection).await?;
+        self.preflight(&clients).await?;
         let mut previous = None;
         for store in &self.stores {
             // A store that is away does not hold up the others.
-            match postgres::list(store).await {
-                Ok(all) => {
-                    previous = all.into_iter().rfind(|m| m.anomalies.is_empty());
+            match postgres::newest_good(store).await {
+                Ok(found) => {
+                    previous = found;
                     break;
                 }
                 Err(error) => tracing::debug!(%error, "listing dumps"),

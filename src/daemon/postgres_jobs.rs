@@ -21,6 +21,9 @@ const RETRY_DOUBLINGS: u32 = 5;
 /// Waits are cut into pieces: a suspended host or a clock that was set must not delay a run.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
+/// Between two looks after the dumps that are there, beside those after each dump: reading back saves up its budget meanwhile.
+const MAINTAIN_EVERY: SignedDuration = SignedDuration::from_hours(6);
+
 /// All tasks. Dropping it does not end them: [`Jobs::stop`] does.
 pub struct Jobs {
     tasks: Vec<JoinHandle<()>>,
@@ -74,9 +77,18 @@ impl Job {
     async fn run(self) {
         let mut due = self.first_due().await;
         let mut failures = 0_u32;
+        let mut maintain = Timestamp::now();
         loop {
             let at = Millis(due.as_millisecond());
             self.each(|f| f.next = Some(at));
+            if maintain < due {
+                wait(maintain).await;
+                self.maintain().await;
+                maintain = Timestamp::now()
+                    .saturating_add(MAINTAIN_EVERY)
+                    .unwrap_or(due);
+                continue;
+            }
             wait(due).await;
             let done = self.once().await;
             let now = Timestamp::now();
@@ -87,6 +99,19 @@ impl Job {
                 let pause = RETRY_FIRST * 2_u32.pow(RETRY_DOUBLINGS.min(failures - 1));
                 let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO);
                 due = next.min(now.saturating_add(pause).unwrap_or(next));
+            }
+        }
+    }
+
+    async fn maintain(&self) {
+        match open(&self.config, &self.server, Ask::Stores).await {
+            Ok(databases) => {
+                for database in &databases {
+                    database.maintain(&self.board).await;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(target_name = self.server.name, %error, "the dumps were not looked after");
             }
         }
     }
@@ -180,6 +205,7 @@ impl Job {
                 tracing::error!(target_name = database.name, %error, hint = error.hint(), "database was not dumped");
                 done = false;
             }
+            database.maintain(&self.board).await;
         }
         done
     }

@@ -1,8 +1,8 @@
 //! The server's own client programs, and how they reach it.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -170,6 +170,17 @@ impl Clients {
         }
     }
 
+    /// Opens a session that stays open between questions.
+    pub(super) fn session(&self, connection: &Connection) -> Result<Session, PostgresError> {
+        let arguments = ["-XAtqw", "-v", "ON_ERROR_STOP=1", "-f", "-"];
+        let mut running = self.start("psql", &arguments, Some(connection))?;
+        let out = running.child.stdout.take();
+        Ok(Session {
+            out: out.map(BufReader::new),
+            running,
+        })
+    }
+
     /// Runs SQL, with `values` as psql's variables (`:'name'` and `:"name"` quote them), and returns the rows as text. Blocks.
     ///
     /// # Errors
@@ -201,6 +212,38 @@ impl Clients {
     }
 }
 
+/// A session of psql.
+pub(super) struct Session {
+    running: Running,
+    out: Option<BufReader<ChildStdout>>,
+}
+
+impl Session {
+    /// Asks for one line.
+    pub(super) fn ask(&mut self, sql: &str) -> Result<String, PostgresError> {
+        let failed = |e| PostgresError::Io("talking to psql", e);
+        if let Some(stdin) = &mut self.running.child.stdin {
+            // A psql that cannot connect reads nothing; its end says why.
+            let _ = writeln!(stdin, "{sql}").and_then(|()| stdin.flush());
+        }
+        let mut line = String::new();
+        if let Some(out) = &mut self.out {
+            out.read_line(&mut line).map_err(failed)?;
+        }
+        if line.is_empty() {
+            drop(self.running.child.stdin.take());
+            return Err(self.running.failure());
+        }
+        Ok(line)
+    }
+
+    /// Closes it.
+    pub(super) fn end(mut self) -> Result<(), PostgresError> {
+        drop(self.running.child.stdin.take());
+        self.running.finish()
+    }
+}
+
 fn listen(mut stderr: ChildStderr) -> JoinHandle<String> {
     std::thread::spawn(move || {
         let mut text = Vec::new();
@@ -222,8 +265,23 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// Waits for its end, and says why it is one.
+    fn failure(&mut self) -> PostgresError {
+        match self.wait() {
+            Err(error) => error,
+            Ok(()) => PostgresError::Failed {
+                program: self.program,
+                why: "it ended without an answer".into(),
+            },
+        }
+    }
+
     /// Waits for its end, which must be exit status 0.
     pub(super) fn finish(mut self) -> Result<(), PostgresError> {
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Result<(), PostgresError> {
         let status = self
             .child
             .wait()

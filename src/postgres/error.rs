@@ -19,6 +19,14 @@ pub enum PostgresError {
         /// What it said last.
         why: String,
     },
+    /// A dump would fail, or would not be complete.
+    #[error("{what}; nothing was dumped")]
+    Cannot {
+        /// Why.
+        what: String,
+        /// The next step.
+        hint: String,
+    },
     /// It would not be safe.
     #[error("{what}")]
     Refused {
@@ -58,7 +66,7 @@ impl PostgresError {
     /// The next step for a person.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Refused { hint, .. } => Some(hint.clone()),
+            Self::Refused { hint, .. } | Self::Cannot { hint, .. } => Some(hint.clone()),
             Self::Nothing(_) => Some("`lifeboat list` shows what there is".into()),
             Self::Url(_) => Some("as postgres://user:password@host:5432/database".into()),
             Self::Client(_) => Some("install postgresql-client of the server's own major".into()),
@@ -67,6 +75,12 @@ impl PostgresError {
             }
             Self::Failed { why, .. } if why.contains("permission denied") => {
                 Some("GRANT pg_read_all_data TO the role of the URL; large objects and row-level security need the owner or a superuser".into())
+            }
+            Self::Failed { why, .. } if why.contains("unsupported startup parameter") => {
+                Some("this is a pooler: give the server's own address and port".into())
+            }
+            Self::Failed { why, .. } if why.contains("could not translate host name") || why.contains("Connection refused") || why.contains("No such file or directory") => {
+                Some("is the server running, and can it be reached from here? check host and port".into())
             }
             Self::Failed { program: "pg_restore", why } if why.contains("role \"") && why.contains("does not exist") => {
                 Some("create the roles of the dump first with --globals, or restore with --no-owner --no-privileges".into())
@@ -88,7 +102,11 @@ impl PostgresError {
             Self::Damaged { .. } => 5,
             Self::Refused { .. } => 4,
             Self::Nothing(_) => 3,
-            Self::Failed { .. } | Self::Partly { .. } | Self::Store(_) | Self::Io(..) => 1,
+            Self::Failed { .. }
+            | Self::Cannot { .. }
+            | Self::Partly { .. }
+            | Self::Store(_)
+            | Self::Io(..) => 1,
         }
     }
 }

@@ -2,15 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::PostgresError;
-use crate::store::{PutMode, Store};
+use crate::store::{ObjectInfo, PutMode, Store};
 
 /// Where dumps lie.
 pub(super) const FOLDER: &str = "dumps/";
 /// Ends the key of a manifest.
 pub(super) const FILE: &str = "/manifest.json";
+
+/// Ends the key of what says that a dump is accepted as it is.
+const ACCEPTED: &str = "/accepted.json";
+/// Manifests read at once.
+const READS_AT_ONCE: usize = 16;
 
 /// One stream of a dump, before and after compression.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,29 +136,113 @@ pub(super) fn dump_key(id: &str) -> String {
     format!("{FOLDER}{id}/dump.pgc.zst")
 }
 
-/// Every dump with a manifest, oldest first.
+/// The dumps of a store.
+#[derive(Debug, Default)]
+pub struct Dumps {
+    /// Oldest first.
+    pub dumps: Vec<Manifest>,
+    /// Ids of those whose manifest cannot be read.
+    pub damaged: Vec<String>,
+}
+
+/// Every dump with a manifest, oldest first. One that cannot be read is left out with a word in the log.
 ///
 /// # Errors
-/// The store's; [`PostgresError::Damaged`] for a manifest that cannot be read.
+/// The store's.
 pub async fn list(store: &Store) -> Result<Vec<Manifest>, PostgresError> {
-    let mut found = Vec::new();
-    for object in store.list(FOLDER).await? {
-        let name = object.key.strip_prefix(FOLDER);
-        let Some(id) = name.and_then(|name| name.strip_suffix(FILE)) else {
+    Ok(dumps(store).await?.dumps)
+}
+
+/// [`list`], with those that cannot be read.
+///
+/// # Errors
+/// The store's.
+pub async fn dumps(store: &Store) -> Result<Dumps, PostgresError> {
+    read_all(store, &store.list(FOLDER).await?).await
+}
+
+/// The newest dump that nothing looks wrong with; reads no more manifests than it must.
+///
+/// # Errors
+/// The store's.
+pub async fn newest_good(store: &Store) -> Result<Option<Manifest>, PostgresError> {
+    let objects = store.list(FOLDER).await?;
+    // Ids are times: the last key is the newest.
+    for object in objects.iter().rev().filter(|o| o.key.ends_with(FILE)) {
+        let found = read_all(store, std::slice::from_ref(object)).await?;
+        let accepted = is_accepted(&objects, &object.key);
+        let mut dumps = found.dumps.into_iter();
+        if let Some(manifest) = dumps.find(|m| m.anomalies.is_empty() || accepted) {
+            return Ok(Some(manifest));
+        }
+    }
+    Ok(None)
+}
+
+/// Says that a dump is as it should be, however it looks beside the one before it.
+///
+/// # Errors
+/// The store's.
+pub async fn accept(store: &Store, id: &str) -> Result<(), PostgresError> {
+    let key = format!("{FOLDER}{id}{ACCEPTED}");
+    let body = bytes::Bytes::from_static(b"{}");
+    store.put(&key, body, PutMode::Overwrite, None).await?;
+    Ok(())
+}
+
+fn is_accepted(objects: &[ObjectInfo], manifest_key: &str) -> bool {
+    let key = manifest_key
+        .strip_suffix(FILE)
+        .map(|k| format!("{k}{ACCEPTED}"));
+    objects.iter().any(|o| Some(&o.key) == key.as_ref())
+}
+
+/// The manifests among the objects of a listing.
+pub(super) async fn read_all(
+    store: &Store,
+    objects: &[ObjectInfo],
+) -> Result<Dumps, PostgresError> {
+    let manifests = objects.iter().filter(|o| o.key.ends_with(FILE));
+    let keys: Vec<String> = manifests.map(|o| o.key.clone()).collect();
+    let reads = keys.into_iter().map(|key| async move {
+        let bytes = store.get(&key).await;
+        (key, bytes)
+    });
+    let read: Vec<_> = futures::stream::iter(reads)
+        .buffered(READS_AT_ONCE)
+        .collect()
+        .await;
+    let mut found = Dumps::default();
+    for (key, bytes) in read {
+        let id = key.strip_prefix(FOLDER);
+        let Some(id) = id.and_then(|name| name.strip_suffix(FILE)) else {
             continue;
         };
-        let bytes = store.get(&object.key).await?;
-        let damaged = |why: String| PostgresError::Damaged {
-            id: id.to_owned(),
-            why,
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            // Deleted since the listing.
+            Err(e) if e.is_not_found() => continue,
+            Err(e) => return Err(e.into()),
         };
-        let manifest: Manifest =
-            serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
-        if manifest.id != id {
-            return Err(damaged(format!("its manifest is of {}", manifest.id)));
+        match serde_json::from_slice::<Manifest>(&bytes) {
+            Ok(mut manifest) if manifest.id == id => {
+                if is_accepted(objects, &key) {
+                    manifest.anomalies.clear();
+                }
+                found.dumps.push(manifest);
+            }
+            _ => {
+                tracing::warn!(
+                    dump = id,
+                    store = store.display(),
+                    "the manifest of this dump cannot be read"
+                );
+                found.damaged.push(id.to_owned());
+            }
         }
-        found.push(manifest);
     }
-    found.sort_by(|a, b| (a.began, &a.id).cmp(&(b.began, &b.id)));
+    found
+        .dumps
+        .sort_by(|a, b| (a.began, &a.id).cmp(&(b.began, &b.id)));
     Ok(found)
 }

@@ -12,28 +12,38 @@
 //! holds for `pg_dump` too: both are libpq.
 
 mod anomaly;
+mod budget;
 mod catalog;
 mod check;
 mod client;
 mod connection;
 mod count;
+mod drill;
 mod dump;
 mod error;
 mod fresh;
 mod manifest;
+mod preflight;
+mod prune;
 mod restore;
+mod retention;
 mod roles;
 mod swap;
 
 pub use anomaly::compare;
+pub use budget::ReadBacks;
 pub use catalog::databases;
 pub use check::{Checked, check};
 pub use client::{Clients, Stop, StopOnDrop};
 pub use connection::{Connection, Parts};
+pub use drill::{Drill, drill};
 pub use dump::{DumpOptions, Dumped, dump};
 pub use error::PostgresError;
 pub use fresh::{Restored, into_new, into_url, tables};
-pub use manifest::{Manifest, Part, Properties, list};
+pub use manifest::{Dumps, Manifest, Part, Properties, accept, dumps, list, newest_good};
+pub use preflight::preflight;
+pub use prune::{Pruned, prune};
 pub use restore::{RestoreOptions, Source, globals, read_back, to_file};
+pub use retention::{Decision, Point, Reason, decide};
 pub use roles::apply_globals;
 pub use swap::{Swapped, in_place, undo};

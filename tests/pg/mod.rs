@@ -1,6 +1,8 @@
 //! A real PostgreSQL server, ended with the test.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod site;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,7 +31,7 @@ pub fn programs() -> PathBuf {
 }
 
 /// The server refuses to run as root.
-fn as_nobody_special(program: &Path) -> Command {
+pub fn as_nobody_special(program: &Path) -> Command {
     if !rustix::process::getuid().is_root() {
         return Command::new(program);
     }

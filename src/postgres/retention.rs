@@ -1,0 +1,262 @@
+//! Which dumps are kept. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+
+use crate::config::RetentionConfig;
+
+/// A dump, as far as its keeping is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// Its id.
+    pub id: String,
+    /// When it began.
+    pub began: Timestamp,
+    /// It looks as it should, and the store holds all of it. Others replace none that does.
+    pub good: bool,
+    /// Labels that pin it.
+    pub labels: Vec<String>,
+}
+
+/// Why a dump is kept or deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The newest.
+    Newest,
+    /// The newest that looks as it should.
+    NewestGood,
+    /// The newest that a drill has restored.
+    Proven,
+    /// A label pins it.
+    Label(String),
+    /// Within `point-in-time`.
+    PointInTime,
+    /// A tier, and the period.
+    Tier(&'static str, String),
+    /// No rule keeps it.
+    Unneeded,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newest => f.write_str("newest"),
+            Self::NewestGood => f.write_str("newest that looks as it should"),
+            Self::Proven => f.write_str("newest proven by a drill"),
+            Self::Label(label) => write!(f, "label {label}"),
+            Self::PointInTime => f.write_str("point in time"),
+            Self::Tier(tier, period) => write!(f, "{tier} {period}"),
+            Self::Unneeded => f.write_str("no rule keeps it"),
+        }
+    }
+}
+
+/// A dump and what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Position among the points.
+    pub index: usize,
+    /// At least one; [`Reason::Unneeded`] alone means delete.
+    pub reasons: Vec<Reason>,
+}
+
+impl Decision {
+    /// Whether it stays.
+    pub fn keeps(&self) -> bool {
+        self.reasons != [Reason::Unneeded]
+    }
+}
+
+/// Decides on every dump. `points` are by time; `proven` are the ids that drills have restored; periods are those of `zone`. Good dumps and
+/// others fill the tiers apart from each other, so that no number of odd ones takes a good one's place.
+pub fn decide(
+    points: &[Point],
+    policy: &RetentionConfig,
+    proven: &BTreeSet<String>,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Vec<Decision> {
+    let mut reasons: Vec<Vec<Reason>> = vec![Vec::new(); points.len()];
+    let mut keep = |index: usize, reason| reasons[index].push(reason);
+    if let Some(last) = points.len().checked_sub(1) {
+        keep(last, Reason::Newest);
+    }
+    if let Some(good) = points.iter().rposition(|p| p.good) {
+        keep(good, Reason::NewestGood);
+    }
+    if let Some(index) = points.iter().rposition(|p| proven.contains(&p.id)) {
+        keep(index, Reason::Proven);
+    }
+    let window = SignedDuration::try_from(policy.point_in_time).unwrap_or(SignedDuration::MAX);
+    for (i, point) in points.iter().enumerate() {
+        for label in &point.labels {
+            keep(i, Reason::Label(label.clone()));
+        }
+        if now.duration_since(point.began) <= window && !window.is_zero() {
+            keep(i, Reason::PointInTime);
+        }
+    }
+    for (tier, count, format) in [
+        ("hourly", policy.hourly, "%Y-%m-%dT%H"),
+        ("daily", policy.daily, "%Y-%m-%d"),
+        ("weekly", policy.weekly, "%G-W%V"),
+        ("monthly", policy.monthly, "%Y-%m"),
+        ("yearly", policy.yearly, "%Y"),
+    ] {
+        for good in [true, false] {
+            // The last one of each period.
+            let mut periods: BTreeMap<String, usize> = BTreeMap::new();
+            for (i, point) in points.iter().enumerate().filter(|(_, p)| p.good == good) {
+                let local = point.began.to_zoned(zone.clone());
+                periods.insert(local.strftime(format).to_string(), i);
+            }
+            for (period, index) in periods.into_iter().rev().take(count as usize) {
+                keep(index, Reason::Tier(tier, period));
+            }
+        }
+    }
+    reasons
+        .into_iter()
+        .enumerate()
+        .map(|(index, mut reasons)| {
+            if reasons.is_empty() {
+                reasons.push(Reason::Unneeded);
+            }
+            Decision { index, reasons }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn point(began: Timestamp) -> Point {
+        Point {
+            id: began.to_string(),
+            began,
+            good: true,
+            labels: Vec::new(),
+        }
+    }
+
+    fn policy() -> RetentionConfig {
+        RetentionConfig::plain(Duration::ZERO)
+    }
+
+    fn kept(points: &[Point], policy: &RetentionConfig, now: Timestamp) -> Vec<usize> {
+        decide(points, policy, &BTreeSet::new(), now, &TimeZone::UTC)
+            .iter()
+            .filter(|d| d.keeps())
+            .map(|d| d.index)
+            .collect()
+    }
+
+    #[test]
+    fn odd_dumps_never_push_good_ones_out() {
+        let days = |n: i64| at("2026-01-01T00:00:00Z") + SignedDuration::from_hours(24 * n);
+        let mut points: Vec<Point> = (0..40).map(|n| point(days(n))).collect();
+        points[10..].iter_mut().for_each(|p| p.good = false);
+        let daily = RetentionConfig {
+            daily: 7,
+            ..policy()
+        };
+        let kept = kept(&points, &daily, days(41));
+        let expected: Vec<usize> = (3..10).chain(33..40).collect();
+        assert_eq!(kept, expected, "seven good ones and seven odd ones");
+    }
+
+    #[test]
+    fn some_are_kept_whatever_the_policy() {
+        let hours = |n: i64| at("2020-01-01T00:00:00Z") + SignedDuration::from_hours(n);
+        let mut points: Vec<Point> = (0..6).map(|n| point(hours(n))).collect();
+        points[5].good = false;
+        points[1].labels.push("v1".into());
+        let proven = BTreeSet::from([points[0].id.clone(), points[2].id.clone()]);
+        let now = at("2026-01-01T00:00:00Z");
+        let decisions = decide(&points, &policy(), &proven, now, &TimeZone::UTC);
+        let kept: Vec<usize> = decisions
+            .iter()
+            .filter(|d| d.keeps())
+            .map(|d| d.index)
+            .collect();
+        assert_eq!(kept, [1, 2, 4, 5]);
+    }
+
+    /// A year of dumps with pruning after each one, as the daemon does it, against what the tiers promise.
+    fn year(every_minutes: i64, odd: &[bool], policy: &RetentionConfig, zone: &TimeZone) {
+        let mut now = at("2026-01-01T00:07:00Z");
+        let mut there: Vec<Point> = Vec::new();
+        let mut all: Vec<Point> = Vec::new();
+        let (mut i, end) = (0, at("2027-01-01T00:00:00Z"));
+        while now < end {
+            let mut new = point(now);
+            new.good = !odd[i % odd.len()];
+            there.push(new.clone());
+            all.push(new);
+            let decisions = decide(&there, policy, &BTreeSet::new(), now, zone);
+            there = decisions
+                .iter()
+                .filter(|d| d.keeps())
+                .map(|d| there[d.index].clone())
+                .collect();
+            now += SignedDuration::from_mins(every_minutes);
+            i += 1;
+        }
+        // One look at all of them keeps the same as many looks at what was left.
+        let once = decide(
+            &all,
+            policy,
+            &BTreeSet::new(),
+            all[all.len() - 1].began,
+            zone,
+        );
+        let once: Vec<&Point> = once
+            .iter()
+            .filter(|d| d.keeps())
+            .map(|d| &all[d.index])
+            .collect();
+        assert_eq!(there.iter().collect::<Vec<_>>(), once);
+        let most = policy.hourly + policy.daily + policy.weekly + policy.monthly + policy.yearly;
+        assert!(there.len() as u32 <= 2 * most + 3, "{}", there.len());
+        assert_eq!(there.last(), all.last());
+        assert_eq!(
+            there.iter().rfind(|p| p.good),
+            all.iter().rfind(|p| p.good),
+            "the newest good one"
+        );
+        // The last good dump of each of the newest days with one is there.
+        let day = |p: &Point| p.began.to_zoned(zone.clone()).date();
+        let mut days: BTreeMap<_, &Point> = BTreeMap::new();
+        all.iter().filter(|p| p.good).for_each(|p| {
+            days.insert(day(p), p);
+        });
+        for point in days.values().rev().take(policy.daily as usize) {
+            assert!(there.contains(point), "{point:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+        #[test]
+        fn tiers_over_a_year(
+            every in 300_i64..3_000,
+            odd in prop::collection::vec(prop::bool::weighted(0.3), 1..40),
+            hourly in 0_u32..30, daily in 0_u32..40, weekly in 0_u32..10, monthly in 0_u32..14,
+        ) {
+            let policy = RetentionConfig { hourly, daily, weekly, monthly, yearly: 2, ..policy() };
+            for zone in ["UTC", "Europe/Berlin"] {
+                year(every, &odd, &policy, &TimeZone::get(zone).unwrap());
+            }
+        }
+    }
+}
