@@ -69,6 +69,12 @@ pub enum Command {
         /// Databases; they replicate to ./lifeboat-store unless a store is configured
         databases: Vec<PathBuf>,
     },
+    /// A show of half a minute: an app, a disaster, and the way back, all real
+    Demo {
+        /// Leave app and sidecar running until Ctrl-C
+        #[arg(long, env = "LIFEBOAT_KEEP")]
+        keep: bool,
+    },
     /// Make everything committed so far durable; returns when it is
     Sync {
         /// Targets [default: all]
@@ -109,6 +115,8 @@ pub enum Command {
         /// Targets; those of PostgreSQL need a `drill-url` [default: all that can be drilled]
         targets: Vec<String>,
     },
+    /// What an auditor asks: targets, newest points, drills, retention, encryption, versions
+    Evidence,
     /// Apply retention now
     Prune {
         /// Targets [default: all]

@@ -3,7 +3,9 @@
 mod absent;
 mod args;
 mod compat;
+mod demo;
 mod drill;
+mod evidence;
 mod files;
 mod inspect;
 mod labels;
@@ -225,6 +227,8 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Release { target } => {
             inspect::claim(load(global, Vec::new())?, &target, false).await
         }
+        Command::Demo { keep } => demo::run(keep, global.json).await,
+        Command::Evidence => evidence::run(load(global, Vec::new())?, global.json).await,
         Command::Health => inspect::health(load(global, Vec::new())?).await,
         Command::Config { action } => inspect::config(global, action),
         Command::Completions { shell } => {

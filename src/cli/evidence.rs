@@ -1,0 +1,370 @@
+//! `lifeboat evidence`: what an auditor asks, read from the stores themselves, without secrets.
+
+use serde_json::{Map, Value, json};
+
+use super::Failure;
+use crate::config::{Config, FilesConfig, PostgresConfig, StoreConfig, StoreKind, TargetConfig};
+use crate::daemon::fleet::{open_replica, system_now};
+use crate::daemon::postgres::{Ask, open};
+use crate::replica::layout::DRILLS_PREFIX;
+use crate::replica::upload::Replica;
+use crate::restore::plan::Catalog;
+use crate::store::{Store, StoreError};
+use crate::types::Millis;
+use crate::{files, labels, postgres};
+
+/// Version of the answer.
+const FORMAT: u32 = 1;
+/// Drills shown for each copy, newest first.
+const DRILLS: usize = 10;
+const PROVIDERS: &str = "the store's own; Lifeboat does not encrypt databases itself";
+const REPOSITORYS: &str = "AES-256 in the repository, by its password";
+
+/// One target in one store. What could not be read is said in it.
+struct Copy {
+    head: Map<String, Value>,
+    facts: Result<Facts, String>,
+}
+
+struct Facts {
+    oldest: Option<Millis>,
+    newest: Option<Millis>,
+    points: usize,
+    bytes: u64,
+    /// What only this kind has.
+    more: Value,
+    drills: Vec<Value>,
+}
+
+pub(super) async fn run(config: Config, as_json: bool) -> Result<(), Failure> {
+    let now = system_now();
+    let shown = config.show();
+    let retention = |kind: &str, i: usize| shown[kind][i]["retention"].clone();
+    let mut copies = Vec::new();
+    for (i, target) in config.targets.iter().enumerate() {
+        for store in &target.options.stores {
+            copies.push(database(target, store, retention("targets", i)).await);
+        }
+    }
+    for (i, target) in config.postgres.iter().enumerate() {
+        copies.extend(dumps(&config, target, retention("postgres", i)).await);
+    }
+    for (i, target) in config.files.iter().enumerate() {
+        copies.extend(folders(&config, target, retention("files", i)).await);
+    }
+    let unread: Vec<String> = copies.iter().filter_map(Copy::unread).collect();
+    if as_json {
+        let evidence = json!({
+            "format": FORMAT,
+            "time": now.to_string(),
+            "instance": config.instance,
+            "versions": { "lifeboat": env!("CARGO_PKG_VERSION"), "sqlite": rusqlite::version() },
+            "complete": unread.is_empty(),
+            "copies": copies.iter().map(|c| c.json(now)).collect::<Vec<_>>(),
+            "configuration": shown,
+        });
+        println!("{evidence:#}");
+    } else {
+        println!(
+            "Lifeboat {} with SQLite {} on {}, at {now}",
+            env!("CARGO_PKG_VERSION"),
+            rusqlite::version(),
+            config.instance
+        );
+        copies.iter().for_each(|c| c.print(now));
+    }
+    if unread.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        1,
+        format!("the evidence is incomplete: {}", unread.join("; ")),
+        Some("`lifeboat verify` says more; nothing was changed".into()),
+    ))
+}
+
+impl Copy {
+    fn new(
+        target: &str,
+        kind: &str,
+        (url, config): (String, &StoreConfig),
+        at_rest: &str,
+        retention: Value,
+    ) -> Self {
+        let head = json!({
+            "target": target,
+            "kind": kind,
+            "store": url,
+            "encryption": { "in-transit": in_transit(config), "at-rest": at_rest },
+            "retention": retention,
+        });
+        let head = head.as_object().cloned().unwrap_or_default();
+        Self {
+            head,
+            facts: Err("not read".into()),
+        }
+    }
+
+    fn word(&self, key: &str) -> &str {
+        self.head[key].as_str().unwrap_or_default()
+    }
+
+    fn unread(&self) -> Option<String> {
+        let error = self.facts.as_ref().err()?;
+        Some(format!(
+            "{} in {}: {error}",
+            self.word("target"),
+            self.word("store")
+        ))
+    }
+
+    fn json(&self, now: Millis) -> Value {
+        let mut all = self.head.clone();
+        match &self.facts {
+            Ok(facts) => {
+                let age = |at: Millis| now.0.saturating_sub(at.0).max(0) as f64 / 1e3;
+                all.insert(
+                    "newest".into(),
+                    json!(facts.newest.map(|at| at.to_string())),
+                );
+                all.insert("newest-age-seconds".into(), json!(facts.newest.map(age)));
+                all.insert(
+                    "oldest".into(),
+                    json!(facts.oldest.map(|at| at.to_string())),
+                );
+                all.insert("points".into(), json!(facts.points));
+                all.insert("bytes".into(), json!(facts.bytes));
+                all.insert("drills".into(), json!(facts.drills));
+                all.extend(facts.more.as_object().cloned().unwrap_or_default());
+            }
+            Err(error) => {
+                all.insert("error".into(), json!(error));
+            }
+        }
+        all.into()
+    }
+
+    fn print(&self, now: Millis) {
+        println!(
+            "\n{} ({}) in {}",
+            self.word("target"),
+            self.word("kind"),
+            self.word("store")
+        );
+        let facts = match &self.facts {
+            Ok(facts) => facts,
+            Err(error) => return println!("  COULD NOT BE READ: {error}"),
+        };
+        match (facts.newest, facts.oldest) {
+            (Some(newest), Some(oldest)) => println!(
+                "  last backup {newest}, {} ago; {} points since {oldest}; {} bytes",
+                labels::age(newest, now),
+                facts.points,
+                facts.bytes
+            ),
+            _ => println!("  NO BACKUP"),
+        }
+        match facts.drills.first() {
+            Some(drill) => println!("  last drill {}", drill_words(drill)),
+            None => println!("  NEVER DRILLED"),
+        }
+        let retention = self.head["retention"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, v)| **v != json!(0))
+            .map(|(k, v)| format!("{k} {}", v.as_str().map_or(v.to_string(), str::to_owned)));
+        println!("  retention: {}", retention.collect::<Vec<_>>().join(", "));
+        let encryption = |key| self.head["encryption"][key].as_str().unwrap_or_default();
+        println!(
+            "  encryption: in transit {}; at rest {}",
+            encryption("in-transit"),
+            encryption("at-rest")
+        );
+    }
+}
+
+/// Records of the kinds differ in part: SQLite's say `ok` and `at`, those of files say `findings` and `time`.
+fn drill_words(drill: &Value) -> String {
+    let text = |key: &str| drill[key].as_str();
+    let when = text("at").or(text("time")).unwrap_or("at an unknown time");
+    let findings = drill["findings"].as_array().map(|f| f.is_empty());
+    let passed = drill["ok"].as_bool().or(findings);
+    let verdict = match passed {
+        Some(true) => "passed",
+        Some(false) => "FAILED",
+        None => "left a record that cannot be read",
+    };
+    let seconds = drill["restore_seconds"]
+        .as_f64()
+        .or(drill["seconds"].as_f64());
+    let took = seconds.map_or(String::new(), |s| format!(" (restored in {s:.1} s)"));
+    format!("{when} {verdict}{took}")
+}
+
+/// The newest records, newest first, as they were written.
+async fn drills(store: &Store) -> Result<Vec<Value>, StoreError> {
+    let objects = store.list(&format!("{DRILLS_PREFIX}/")).await?;
+    let mut keys: Vec<String> = objects.into_iter().map(|o| o.key).collect();
+    keys.sort_unstable();
+    let mut found = Vec::new();
+    for key in keys.iter().rev().take(DRILLS) {
+        match store.get(key).await {
+            Ok(bytes) => found.push(
+                serde_json::from_slice(&bytes)
+                    .unwrap_or_else(|e| json!({ "unreadable": key, "why": e.to_string() })),
+            ),
+            // The oldest ones are deleted as new ones come.
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
+}
+
+async fn label_names(store: &Store) -> Result<Vec<String>, String> {
+    let all = labels::list(store).await.map_err(|e| e.to_string())?;
+    Ok(all.into_iter().map(|l| l.label).collect())
+}
+
+fn in_transit(store: &StoreConfig) -> &'static str {
+    let plain = |e: &str| e.starts_with("http://");
+    match store.kind() {
+        StoreKind::File => "none: a folder",
+        _ if store.endpoint.as_deref().is_some_and(plain) => "NONE: the endpoint is plain http",
+        _ if store.skip_verify => "TLS, but the certificate is not verified",
+        _ => "TLS",
+    }
+}
+
+async fn database(target: &TargetConfig, config: &StoreConfig, retention: Value) -> Copy {
+    let url = config.url.to_string();
+    let mut copy = Copy::new(&target.name, "sqlite", (url, config), PROVIDERS, retention);
+    let read = async {
+        let text = |e: StoreError| e.to_string();
+        let store = open_replica(config, &target.name).await.map_err(text)?;
+        let catalog = Catalog::new(Replica::list(&store).await.map_err(text)?.into_values());
+        let points = catalog.points();
+        Ok(Facts {
+            oldest: points.first().map(|p| p.at),
+            newest: points.last().map(|p| p.at),
+            points: points.len(),
+            bytes: catalog.entries().iter().map(|e| e.size).sum(),
+            more: json!({
+                "path": target.path,
+                "newest-txid": points.last().map(|p| p.txid.to_string()),
+                "labels": label_names(&store).await?,
+            }),
+            drills: drills(&store).await.map_err(text)?,
+        })
+    };
+    copy.facts = read.await;
+    copy
+}
+
+async fn dumps(config: &Config, target: &PostgresConfig, retention: Value) -> Vec<Copy> {
+    let copy = |name: &str, url: String, config| {
+        let retention = retention.clone();
+        Copy::new(name, "postgres", (url, config), PROVIDERS, retention)
+    };
+    let databases = match open(config, target, Ask::Stores).await {
+        Ok(databases) => databases,
+        Err(error) => {
+            let store = &target.stores[0];
+            let mut unread = copy(&target.name, store.url.to_string(), store);
+            unread.facts = Err(error.to_string());
+            return vec![unread];
+        }
+    };
+    let mut copies = Vec::new();
+    for database in &databases {
+        for (store, config) in database.stores.iter().zip(&target.stores) {
+            let mut one = copy(&database.name, store.display(), config);
+            one.facts = dumps_in(store).await;
+            copies.push(one);
+        }
+    }
+    if databases.is_empty() {
+        // Every database of a server, and none was ever dumped.
+        for config in &target.stores {
+            let mut none = copy(&target.name, config.url.to_string(), config);
+            none.facts = Ok(Facts {
+                oldest: None,
+                newest: None,
+                points: 0,
+                bytes: 0,
+                more: Value::Null,
+                drills: Vec::new(),
+            });
+            copies.push(none);
+        }
+    }
+    copies
+}
+
+async fn dumps_in(store: &Store) -> Result<Facts, String> {
+    let dumps = postgres::list(store).await.map_err(|e| e.to_string())?;
+    let began = |m: &postgres::Manifest| Millis(m.began.as_millisecond());
+    let newest = dumps.last();
+    Ok(Facts {
+        oldest: dumps.first().map(began),
+        newest: newest.map(began),
+        points: dumps.len(),
+        bytes: dumps.iter().map(postgres::Manifest::stored_bytes).sum(),
+        more: json!({
+            "newest-dump": newest.map(|m| &m.id),
+            "server-version": newest.map(|m| &m.server_version),
+            "client-version": newest.map(|m| &m.client_version),
+            "anomalies": newest.map(|m| &m.anomalies),
+            "labels": label_names(store).await?,
+        }),
+        drills: drills(store).await.map_err(|e| e.to_string())?,
+    })
+}
+
+async fn folders(config: &Config, target: &FilesConfig, retention: Value) -> Vec<Copy> {
+    let copy = |config: &StoreConfig| {
+        let (url, retention) = (config.url.to_string(), retention.clone());
+        Copy::new(&target.name, "files", (url, config), REPOSITORYS, retention)
+    };
+    let opened = match crate::daemon::files::open(config, target).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            let mut unread = copy(&target.stores[0]);
+            unread.facts = Err(error.to_string());
+            return vec![unread];
+        }
+    };
+    let mut copies = Vec::new();
+    for (opened, config) in opened.into_iter().zip(&target.stores) {
+        let mut one = copy(config);
+        one.facts = snapshots_in(opened).await;
+        copies.push(one);
+    }
+    copies
+}
+
+async fn snapshots_in(target: files::Target) -> Result<Facts, String> {
+    let store = target.store.clone();
+    let listed = tokio::task::spawn_blocking(move || files::list(&target)).await;
+    let all = match listed.map_err(|e| e.to_string())? {
+        // Nothing was ever kept there, which is what has to be said.
+        Err(files::FilesError::NoRepository { .. }) => Vec::new(),
+        listed => listed.map_err(|e| e.to_string())?,
+    };
+    // A snapshot that lacks files is not what is asked for.
+    let (points, partial): (Vec<_>, Vec<_>) = all.into_iter().partition(|p| !p.partial);
+    let time = |p: &files::Point| Millis(p.time.as_millisecond());
+    let objects = store.list("").await.map_err(|e| e.to_string())?;
+    Ok(Facts {
+        oldest: points.first().map(time),
+        newest: points.last().map(time),
+        points: points.len(),
+        bytes: objects.iter().map(|o| o.size).sum(),
+        more: json!({
+            "newest-snapshot": points.last().map(|p| &p.id),
+            "partial-snapshots": partial.len(),
+        }),
+        drills: drills(&store).await.map_err(|e| e.to_string())?,
+    })
+}
