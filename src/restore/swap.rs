@@ -5,6 +5,7 @@
 //! - A stale `-wal`, `-shm` or `-journal` never meets the restored file: SQLite would replay it. They are moved away **before** the rename, while
 //!   the old database is already checkpointed (in place) or absent, so a crash between the steps leaves the old database whole, or
 //!   no database and the restored one still to be renamed: running the restore again mends it.
+//! - Into an empty place: an app that creates the database meanwhile loses nothing; the restore fails.
 //! - In place: nobody else has the database open, proven by `proof` and held through the rename.
 //! - One restore at a time writes to one place: the temporary file has one name for each place and is locked. What a killed restore left there
 //!   is taken over by the next.
@@ -14,8 +15,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock};
 use tempfile::{NamedTempFile, TempPath};
 use thiserror::Error;
 
@@ -167,14 +169,30 @@ fn draft(path: &Path, folder: &Path) -> Result<NamedTempFile, SwapError> {
     }
 }
 
-/// Puts the file at a path where nothing is. Stale companions there are moved away first.
+/// Puts the file at a path where nothing is. Stale companions there are moved away first. An app that creates a database there meanwhile keeps
+/// it, with its WAL: this then fails.
 pub fn put_new(file: NamedTempFile, path: &Path, now: Millis) -> Result<(), SwapError> {
+    like_folder(&file, path)?;
+    sync(&file)?;
+    // Listed before the look at the database: what lies beside no database is stale, and what comes later is a starting app's.
+    let stale = identities(path);
     if path.exists() {
         return Err(SwapError::Exists(path.to_owned()));
     }
-    like_folder(&file, path)?;
-    move_companions(path, KEPT, now)?;
-    sync(&file)?;
+    for (companion, identity) in stale {
+        let from = with_suffix(path, companion);
+        let to = with_suffix(&dated(path, KEPT, now), companion);
+        match fs::rename(&from, &to) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            moved => moved.map_err(at(&from))?,
+        }
+        // SQLite deletes a stale WAL where it creates a database, and begins its own: that one goes back.
+        if Identity::of(&to).is_some_and(|moved| moved != identity) {
+            rustix::fs::renameat_with(CWD, &to, CWD, &from, RenameFlags::NOREPLACE)
+                .map_err(|e| at(&to)(e.into()))?;
+            return Err(SwapError::Exists(path.to_owned()));
+        }
+    }
     file.persist_noclobber(path)
         .map_err(|e| match e.error.kind() {
             io::ErrorKind::AlreadyExists => SwapError::Exists(path.to_owned()),
@@ -184,6 +202,22 @@ pub fn put_new(file: NamedTempFile, path: &Path, now: Millis) -> Result<(), Swap
             },
         })?;
     sync_folder(path)
+}
+
+/// Which file a name means. Numbers of deleted files are used again; the time of creation tells them apart where the file system keeps it.
+#[derive(PartialEq)]
+struct Identity(u64, u64, Option<SystemTime>);
+
+impl Identity {
+    fn of(path: &Path) -> Option<Self> {
+        let meta = fs::symlink_metadata(path).ok()?;
+        Some(Self(meta.dev(), meta.ino(), meta.created().ok()))
+    }
+}
+
+fn identities(path: &Path) -> Vec<(&'static str, Identity)> {
+    let found = COMPANIONS.map(|c| Some((c, Identity::of(&with_suffix(path, c))?)));
+    found.into_iter().flatten().collect()
 }
 
 /// Replaces the database at `path`, which nobody may have open, and returns where the old one is kept.
