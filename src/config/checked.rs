@@ -179,6 +179,12 @@ pub enum MinFree {
     Bytes(u64),
 }
 
+impl Default for MinFree {
+    fn default() -> Self {
+        Self::Percent(DEFAULT_MIN_FREE_PERCENT)
+    }
+}
+
 impl MinFree {
     /// Bytes to leave free on a volume of `total` bytes.
     pub fn bytes_of(self, total: u64) -> u64 {

@@ -115,9 +115,9 @@ struct Job {
 impl Job {
     fn update(&self, change: impl FnOnce(&mut FilesFacts)) {
         let (name, store) = (&self.target.config.name, self.target.store.display());
-        let requests = self.target.store.stats().by_word();
+        let stats = self.target.store.stats_handle();
         self.board.update_files(name, &store, |f| {
-            f.requests = requests;
+            f.stats = Some(stats);
             change(f);
         });
     }

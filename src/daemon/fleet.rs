@@ -377,7 +377,7 @@ impl Fleet {
 fn store_facts(store: &Store) -> StoreFacts {
     StoreFacts {
         store: store.display().to_owned(),
-        live: Some(store.clone()),
+        stats: Some(store.stats_handle()),
         ..StoreFacts::default()
     }
 }

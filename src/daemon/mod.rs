@@ -25,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{self, Config, DirConfig};
 use crate::observe::facts::Board;
+use crate::observe::view::Settings;
 use fleet::{Fleet, FleetError};
 
 /// Between looks for databases that appear and vanish in a folder.
@@ -76,6 +77,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let mut int = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let config = Arc::new(config);
     let board = Arc::new(Board::default());
+    board.settings().set(Settings {
+        instance: config.instance.clone(),
+        state_dir: config.state_dir.clone(),
+        min_free: config.min_free,
+    });
     let listener = match config.http {
         Some(address) => {
             let bound = tokio::net::TcpListener::bind(address).await;

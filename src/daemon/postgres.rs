@@ -220,9 +220,9 @@ pub fn objective(server: &PostgresConfig) -> Duration {
 impl Database {
     /// Changes the facts of one store.
     pub fn update(&self, board: &Board, store: &Store, change: impl FnOnce(&mut PostgresFacts)) {
-        let requests = store.stats().by_word();
+        let stats = store.stats_handle();
         board.update_postgres(&self.name, &store.display(), |f| {
-            f.requests = requests;
+            f.stats = Some(stats);
             f.database = self.connection.display();
             change(f);
         });

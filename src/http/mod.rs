@@ -21,10 +21,10 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use crate::daemon::fleet::system_now;
-use crate::observe::facts::{Board, TargetFacts};
-use crate::observe::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
+use crate::observe::facts::Board;
+use crate::observe::health::Verdict;
 use crate::observe::metrics;
-use crate::types::Millis;
+use crate::observe::view::View;
 
 /// Serves until dropped.
 pub async fn serve(listener: tokio::net::TcpListener, board: Arc<Board>) -> std::io::Result<()> {
@@ -42,30 +42,20 @@ fn router(board: Arc<Board>) -> Router {
         .with_state(board)
 }
 
-/// Judges every target, with the WAL files as they are now. Only `stat`: opening and closing a file would drop SQLite's locks.
-pub async fn verdicts(board: &Board) -> Vec<Verdict> {
-    let (targets, files, postgres) = (board.snapshot(), board.files(), board.postgres());
-    let judge = move || {
-        let databases = targets
-            .iter()
-            .map(|t| verdict(t, wal_stat(t), system_now()));
-        let files = files.iter().map(|f| files_verdict(f, system_now()));
-        let postgres = postgres.iter().map(|f| postgres_verdict(f, system_now()));
-        databases.chain(postgres).chain(files).collect()
-    };
-    tokio::task::spawn_blocking(judge).await.unwrap_or_default()
+/// Judges every target, with the WAL files as they are now.
+pub async fn verdicts(board: &Arc<Board>) -> Vec<Verdict> {
+    look(board, |view| view.verdicts()).await
 }
 
-fn wal_stat(target: &TargetFacts) -> Option<WalStat> {
-    let mut path = target.path.as_os_str().to_owned();
-    path.push("-wal");
-    let modified = std::fs::metadata(path).ok()?.modified().ok()?;
-    let since = modified
-        .duration_since(std::time::SystemTime::UNIX_EPOCH)
-        .ok()?;
-    Some(WalStat {
-        modified: Millis(i64::try_from(since.as_millis()).ok()?),
-    })
+/// Takes a view on a blocking thread, and what is wanted from it.
+async fn look<T: Default + Send + 'static>(
+    board: &Arc<Board>,
+    want: impl FnOnce(&View) -> T + Send + 'static,
+) -> T {
+    let board = Arc::clone(board);
+    let take = move || want(&View::take(&board, system_now()));
+    // It panicked: said by the panic itself.
+    tokio::task::spawn_blocking(take).await.unwrap_or_default()
 }
 
 /// The JSON of `/readyz` and `lifeboat status --json`.
@@ -89,12 +79,7 @@ async fn up(State(board): State<Arc<Board>>) -> Json<Value> {
 }
 
 async fn scrape(State(board): State<Arc<Board>>) -> impl IntoResponse {
-    let text = metrics::render(
-        &board.snapshot(),
-        &board.files(),
-        &board.postgres(),
-        system_now(),
-    );
+    let text = look(&board, metrics::render).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::store::Store;
+use super::view::SettingsCell;
+use crate::store::Stats;
 use crate::types::{Millis, Txid};
 
 /// What a target is doing.
@@ -116,10 +117,10 @@ pub struct StoreFacts {
     pub hint: Option<String>,
     /// Why nothing may be uploaded there.
     pub refused: Option<String>,
-    /// What counts its requests, errors and bytes; read at every look.
-    pub live: Option<Store>,
     /// The last drill of it.
     pub drill: Option<DrillFacts>,
+    /// What its store was asked, always up to date; `None` before it was opened.
+    pub stats: Option<Arc<Stats>>,
     /// LTX objects there.
     pub objects: u64,
     /// Their bytes.
@@ -245,8 +246,8 @@ pub struct FilesFacts {
     pub last_error: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
-    /// Requests by kind.
-    pub requests: BTreeMap<&'static str, u64>,
+    /// What its store was asked, always up to date; `None` before it was opened.
+    pub stats: Option<Arc<Stats>>,
 }
 
 /// Dumps of a PostgreSQL database in one store.
@@ -300,8 +301,8 @@ pub struct PostgresFacts {
     pub last_error: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
-    /// Requests by kind.
-    pub requests: BTreeMap<&'static str, u64>,
+    /// What its store was asked, always up to date; `None` before it was opened.
+    pub stats: Option<Arc<Stats>>,
 }
 
 /// All targets.
@@ -310,9 +311,15 @@ pub struct Board(
     RwLock<BTreeMap<String, Arc<TargetBoard>>>,
     Mutex<BTreeMap<(String, String), FilesFacts>>,
     Mutex<BTreeMap<(String, String), PostgresFacts>>,
+    SettingsCell,
 );
 
 impl Board {
+    /// What the configuration says about observing.
+    pub fn settings(&self) -> &SettingsCell {
+        &self.3
+    }
+
     /// Adds a target.
     pub fn add(&self, facts: TargetFacts) -> Arc<TargetBoard> {
         let name = facts.name.clone();

@@ -36,7 +36,7 @@ use url::Url;
 pub use error::{Class, Op, StoreError};
 pub use reader::reader;
 pub use spec::StoreSpec;
-pub use stats::Stats;
+pub use stats::{LATENCY_BOUNDS_SECONDS, Stats};
 pub use upload::{Piece, SINGLE_PUT_MAX_BYTES};
 
 use crate::types::Millis;
@@ -191,6 +191,11 @@ impl Store {
     /// Counters, shared with every child and clone.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// The counters, to be asked at any time.
+    pub fn stats_handle(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
     }
 
     /// The store one level down. `name` may have several levels; a `.` or `..` in it is escaped.
@@ -427,7 +432,10 @@ impl Store {
         request: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, StoreError> {
         self.stats.count(op, 1);
-        match tokio::time::timeout(limit, request).await {
+        let begun = std::time::Instant::now();
+        let answer = tokio::time::timeout(limit, request).await;
+        self.stats.count_latency(begun.elapsed());
+        match answer {
             Ok(result) => result.map_err(|e| self.failed(op, key, &e)),
             Err(_) => Err(self.timed_out(op, key, limit)),
         }

@@ -1,0 +1,100 @@
+//! Everything that is known at one moment, for metrics, verdicts, pages and notifications alike.
+
+use std::path::PathBuf;
+
+use std::sync::OnceLock;
+
+use super::facts::{Board, FilesFacts, PostgresFacts, TargetFacts};
+use super::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
+use super::volume::{Host, Volume, host, volumes};
+use crate::types::Millis;
+
+/// What the configuration says about observing.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// This process, as `owner.json` names it.
+    pub instance: String,
+    /// Where local state lies, if it is all in one folder.
+    pub state_dir: Option<PathBuf>,
+    /// A volume with less free than this is low.
+    pub min_free: crate::config::MinFree,
+}
+
+/// Set once, when the daemon starts.
+#[derive(Debug, Default)]
+pub struct SettingsCell(OnceLock<Settings>);
+
+impl SettingsCell {
+    /// Sets them; a second time changes nothing.
+    pub fn set(&self, settings: Settings) {
+        // The first settings hold.
+        let _ = self.0.set(settings);
+    }
+
+    /// A copy; the defaults before they were set.
+    pub fn get(&self) -> Settings {
+        self.0.get().cloned().unwrap_or_default()
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// When it was taken.
+    pub now: Millis,
+    /// SQLite databases, each with its WAL file as it was then.
+    pub targets: Vec<(TargetFacts, Option<WalStat>)>,
+    /// Files, by target and store.
+    pub files: Vec<FilesFacts>,
+    /// PostgreSQL databases, by target and store.
+    pub postgres: Vec<PostgresFacts>,
+    /// Volumes that the databases and the local state lie on.
+    pub volumes: Vec<Volume>,
+    /// The host.
+    pub host: Host,
+    /// The configuration.
+    pub settings: Settings,
+}
+
+impl View {
+    /// Blocks on `stat` of each database. Never opens one: closing it would drop SQLite's locks.
+    pub fn take(board: &Board, now: Millis) -> Self {
+        let settings = board.settings().get();
+        let targets = board.snapshot();
+        let folders = targets.iter().filter_map(|t| t.path.parent());
+        let volumes = volumes(folders.chain(settings.state_dir.as_deref()));
+        let with_wal = |t: TargetFacts| {
+            let wal = wal_stat(&t);
+            (t, wal)
+        };
+        Self {
+            now,
+            targets: targets.into_iter().map(with_wal).collect(),
+            files: board.files(),
+            postgres: board.postgres(),
+            volumes,
+            host: host(),
+            settings,
+        }
+    }
+
+    /// Judges every target.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        let databases = self.targets.iter().map(|(t, w)| verdict(t, *w, self.now));
+        let files = self.files.iter().map(|f| files_verdict(f, self.now));
+        let postgres = self.postgres.iter().map(|f| postgres_verdict(f, self.now));
+        databases.chain(postgres).chain(files).collect()
+    }
+}
+
+fn wal_stat(target: &TargetFacts) -> Option<WalStat> {
+    let mut path = target.path.as_os_str().to_owned();
+    path.push("-wal");
+    let modified = std::fs::metadata(path).ok()?.modified().ok()?;
+    let since = modified
+        .duration_since(std::time::SystemTime::UNIX_EPOCH)
+        .ok()?;
+    Some(WalStat {
+        modified: Millis(i64::try_from(since.as_millis()).ok()?),
+    })
+}
