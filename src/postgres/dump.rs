@@ -21,6 +21,8 @@ const READ_BYTES: usize = 256 * 1024;
 const PIECE_BYTES: usize = 1024 * 1024;
 /// Pieces on their way to an uploader: the bound on what a slow store holds in memory here.
 const PIECES_AHEAD: usize = 4;
+/// What failed if the program that decodes the dump takes no more of it.
+const DECODING: &str = "decoding the dump";
 /// Roles and tablespaces of a server, before compression. Ten thousand roles are a few MiB.
 const GLOBALS_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -230,15 +232,16 @@ fn stream(
     let part = match part {
         Ok(part) => part,
         Err(error) => {
-            // What broke the pipe says why, if it ended by itself: the dump first, then its reader.
-            drop(proof.child.stdin.take());
-            drop(source.child.stdout.take());
+            // What broke the pipe says why, if it ended by itself: the dump first, then its reader. Their pipes stay open until they
+            // were asked: a program that a closed pipe ends says nothing about the cause.
             if let Ok(Some(status)) = source.child.try_wait()
                 && !status.success()
             {
                 source.finish()?;
             }
-            if let Ok(Some(_)) = proof.child.try_wait() {
+            if matches!(error, PostgresError::Io(DECODING, _)) {
+                // It has closed its input, so it ends.
+                drop(proof.child.stdin.take());
                 proof.finish()?;
             }
             return Err(error);
@@ -317,7 +320,7 @@ fn pump(
 ) -> Result<Part, PostgresError> {
     let failed = |what| move |e| PostgresError::Io(what, e);
     let missing = || PostgresError::Io("starting the dump", io::ErrorKind::BrokenPipe.into());
-    let mut input = source.child.stdout.take().ok_or_else(missing)?;
+    let input = source.child.stdout.as_mut().ok_or_else(missing)?;
     let reader = proof.child.stdin.as_mut().ok_or_else(missing)?;
     let sink = Sink {
         fan,
@@ -342,9 +345,7 @@ fn pump(
         };
         raw.update(&buffer[..n]);
         raw_size += n as u64;
-        reader
-            .write_all(&buffer[..n])
-            .map_err(failed("decoding the dump"))?;
+        reader.write_all(&buffer[..n]).map_err(failed(DECODING))?;
         encoder
             .write_all(&buffer[..n])
             .map_err(failed("sending the dump"))?;

@@ -44,6 +44,12 @@ pub fn as_nobody_special(program: &Path) -> Command {
 
 impl Server {
     pub fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// A server whose data may lie on a small volume: `prepare` sees the empty folder; the log of changes lies beside it, so that a full
+    /// volume is an error of statements and no crash.
+    pub fn start_with(prepare: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let password = folder.path().join("password");
         std::fs::write(&password, PASSWORD).unwrap();
@@ -58,6 +64,7 @@ impl Server {
             );
         }
         let data = folder.path().join("data");
+        prepare(folder.path());
         let made = as_nobody_special(&programs().join("initdb"))
             .args([
                 "-A",
@@ -72,6 +79,8 @@ impl Server {
             .arg(&password)
             .arg("-D")
             .arg(&data)
+            .arg("--waldir")
+            .arg(folder.path().join("wal"))
             .output()
             .unwrap();
         assert!(
@@ -79,25 +88,34 @@ impl Server {
             "{}",
             String::from_utf8_lossy(&made.stderr)
         );
-        let child = as_nobody_special(&programs().join("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c"])
-            .arg(format!(
-                "unix_socket_directories={}",
-                folder.path().display()
-            ))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let child = launch(folder.path());
         let server = Self { child, folder };
+        server.answers();
+        server
+    }
+
+    /// Waits until it does.
+    pub fn answers(&self) {
         let begun = Instant::now();
-        while let Err(error) = Clients::for_server(&server.connection(), None) {
+        while let Err(error) = Clients::for_server(&self.connection(), None) {
             assert!(begun.elapsed() < Duration::from_secs(60), "{error}");
             std::thread::sleep(Duration::from_millis(100));
         }
-        server
+    }
+
+    /// Kills the server and every process of it at once, as a lost machine does.
+    pub fn kill(&mut self) {
+        let pid = self.child.id();
+        for process in children(pid).into_iter().chain([pid]) {
+            signal(process, rustix::process::Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again.
+    pub fn restart(&mut self) {
+        self.child = launch(self.folder.path());
+        self.answers();
     }
 
     pub fn url(&self, password: &str) -> String {
@@ -158,12 +176,46 @@ impl Server {
     }
 }
 
+fn launch(folder: &Path) -> Child {
+    as_nobody_special(&programs().join("postgres"))
+        .arg("-D")
+        .arg(folder.join("data"))
+        .args(["-c", "listen_addresses=", "-c", "fsync=off"])
+        .args(["-c", "max_prepared_transactions=2", "-c"])
+        .arg(format!("unix_socket_directories={}", folder.display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Processes that a process started, from whichever of its threads.
+pub fn children(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let mut found = Vec::new();
+    for task in tasks {
+        let text = std::fs::read_to_string(task.unwrap().path().join("children"));
+        let text = text.unwrap_or_default();
+        found.extend(
+            text.split_whitespace()
+                .filter_map(|p| p.parse::<u32>().ok()),
+        );
+    }
+    found
+}
+
+/// To a process that this test started, or one that such a process started.
+pub fn signal(pid: u32, signal: rustix::process::Signal) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
+        // Gone already is fine.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
 impl Server {
     /// Ends it, with all sessions.
     pub fn stop(&mut self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-        }
+        signal(self.child.id(), rustix::process::Signal::INT);
         let _ = self.child.wait();
     }
 }

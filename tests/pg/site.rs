@@ -5,7 +5,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-use super::{PASSWORD, Server, URL_PASSWORD, wait_for};
+use super::{DATABASE, PASSWORD, Server, URL_PASSWORD, wait_for};
 
 pub struct Site {
     pub server: Server,
@@ -166,5 +166,21 @@ impl Site {
             "SELECT datname, pg_get_userbyid(datdba), (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(datacl) a), datconnlimit, shobj_description(oid, 'pg_database') IS NULL FROM pg_database ORDER BY 1;
              SELECT setrole::regrole, setconfig FROM pg_db_role_setting ORDER BY 1, 2;",
         )
+    }
+}
+
+impl Site {
+    /// Restores every dump that is listed and compares it with the database, which must not have changed since.
+    #[track_caller]
+    pub fn every_listed_dump_restores(&self, expected: usize) {
+        let dumps = self.dumps("app");
+        assert_eq!(dumps.len(), expected, "{dumps:?}");
+        let original = self.fingerprint(DATABASE);
+        for dump in &dumps {
+            let id = dump["dump"]["id"].as_str().unwrap();
+            self.ok(&["restore", "app", "--into-new", "proof", "--dump", id]);
+            assert_eq!(self.fingerprint("proof"), original, "{id}");
+            self.server.sql("postgres", "DROP DATABASE proof;");
+        }
     }
 }
