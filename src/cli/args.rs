@@ -104,7 +104,7 @@ pub enum Command {
         target: Option<String>,
     },
     /// Restore a database
-    Restore(RestoreArgs),
+    Restore(Box<RestoreArgs>),
     /// Read back and check every object that the newest restore would need
     Verify {
         /// Targets [default: all]
@@ -194,8 +194,11 @@ pub struct SnapshotArgs {
 #[derive(Clone, Debug, Args)]
 pub struct RestoreArgs {
     /// Target name, database path, or replica URL
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present_any = ["all", "from"])]
     pub source: Option<String>,
+    /// Read this replica instead of the target's own; it is never claimed and never written
+    #[arg(long, value_name = "URL", conflicts_with_all = ["all", "undo"], env = "LIFEBOAT_FROM")]
+    pub from: Option<String>,
     /// Every target of the configuration
     #[arg(long, conflicts_with = "source", env = "LIFEBOAT_ALL")]
     pub all: bool,
@@ -221,6 +224,24 @@ pub struct RestoreArgs {
     /// Exactly the point of this label: its name, name#2, or the version of its deploy
     #[arg(long, value_name = "LABEL", conflicts_with_all = ["at", "txid"], env = "LIFEBOAT_LABEL")]
     pub label: Option<String>,
+    /// The newest point whose database passes SQLite's integrity_check (with --verify full: foreign keys, too)
+    #[arg(
+        long,
+        conflicts_with_all = ["at", "txid", "label", "snapshot", "dump", "all"],
+        env = "LIFEBOAT_LAST_GOOD"
+    )]
+    pub last_good: bool,
+    /// The jobs of Solid Queue: they run, wait in paused queues, or are removed [default: keep for one target; paused with --all, --from or a URL]
+    #[arg(long, value_enum, env = "LIFEBOAT_QUEUE")]
+    pub queue: Option<QueueArg>,
+    /// SQL to run on the restored copy before it appears; if a statement fails, nothing is changed
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "all",
+        env = "LIFEBOAT_AFTER_SQL"
+    )]
+    pub after_sql: Option<PathBuf>,
     /// PostgreSQL: the dump with this id
     #[arg(
         long,
@@ -260,7 +281,7 @@ pub struct RestoreArgs {
     #[arg(long, conflicts_with = "output", env = "LIFEBOAT_IN_PLACE")]
     pub in_place: bool,
     /// Swap the copy that the last --in-place kept back
-    #[arg(long, conflicts_with_all = ["at", "txid", "label", "output", "in_place", "dump", "into", "into_new", "table"], env = "LIFEBOAT_UNDO")]
+    #[arg(long, conflicts_with_all = ["at", "txid", "label", "last_good", "queue", "after_sql", "output", "in_place", "dump", "into", "into_new", "table"], env = "LIFEBOAT_UNDO")]
     pub undo: bool,
     /// Show what would be read, and stop
     #[arg(long, env = "LIFEBOAT_DRY_RUN")]
@@ -274,6 +295,17 @@ pub struct RestoreArgs {
     /// Do nothing, successfully, if there is no replica
     #[arg(long, env = "LIFEBOAT_IF_REPLICA_EXISTS")]
     pub if_replica_exists: bool,
+}
+
+/// What happens to jobs.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum QueueArg {
+    /// They run when the app starts.
+    Keep,
+    /// They wait until their queue is resumed.
+    Paused,
+    /// They are removed, but for those that failed.
+    Empty,
 }
 
 /// SQLite's checks.

@@ -13,6 +13,7 @@ mod postgres;
 mod postgres_care;
 mod postgres_restore;
 mod restore;
+mod restore_options;
 mod run;
 mod snapshot;
 
@@ -222,7 +223,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             ));
             Ok(())
         }
-        Command::Restore(args) => restore::restore(global, args).await,
+        Command::Restore(args) => restore::restore(global, *args).await,
         Command::Claim { target } => inspect::claim(load(global, Vec::new())?, &target, true).await,
         Command::Release { target } => {
             inspect::claim(load(global, Vec::new())?, &target, false).await

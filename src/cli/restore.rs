@@ -5,16 +5,18 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::absent::with_absent;
-use super::args::{Global, RestoreArgs, VerifyArg};
+use super::args::{Global, RestoreArgs};
+use super::restore_options as options;
 use super::{Failure, load, ok};
 use crate::config::{Config, TargetConfig, parse_time};
 use crate::daemon::control::{Client, Request};
 use crate::daemon::fleet::{open_replica, socket_path, system_now};
 use crate::daemon::snapshot::Wanted;
 use crate::labels;
+use crate::restore::edit::Edit;
 use crate::restore::plan::{Goal, PlanError};
 use crate::restore::swap::{SwapError, undo};
-use crate::restore::{Output, Planned, Report, RestoreError, Verify, planned};
+use crate::restore::{Output, Planned, Report, RestoreError, Tried, Verify, planned};
 use crate::store::{Store, StoreSpec};
 use crate::types::Txid;
 
@@ -26,6 +28,8 @@ struct Job {
     /// Those that could be opened.
     stores: Vec<Store>,
     output: Output,
+    /// What was looked at for the last good point.
+    tried: Vec<Tried>,
 }
 
 /// What a job reads, the best first: the newest point, and of equal ones the first store.
@@ -37,7 +41,7 @@ struct Source {
 
 pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Failure> {
     let is_url = args.source.as_deref().is_some_and(|s| s.contains("://"));
-    let config = if is_url {
+    let config = if is_url || args.source.is_none() && args.from.is_some() {
         None
     } else {
         let config = load(global, command_line_database(&args))?;
@@ -49,17 +53,20 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
     if let (Some(config), Some(source)) = (&config, &args.source)
         && let Some(files) = config.files.iter().find(|f| f.name == *source)
     {
+        options::refuse_of_sqlite(&args)?;
         return super::files::restore(global, config, files, &args).await;
     }
     if let (Some(config), Some(source)) = (&config, &args.source)
         && super::postgres::is_target(config, source)
     {
+        options::refuse_of_sqlite(&args)?;
         return super::postgres_restore::restore(global, config, source, &args).await;
     }
     refuse_of_postgres(&args)?;
     let goal = goal(&args, tz)?;
+    let edit = options::edit(&args, is_url || args.from.is_some())?;
     let mut jobs = Vec::new();
-    match (&config, &args.source) {
+    match (&config, args.source.as_ref().or(args.from.as_ref())) {
         (None, Some(url)) => jobs.push(from_url(url, &args).await?),
         (Some(config), Some(source)) => jobs.push(job(find(config, source)?, &args, false).await?),
         (Some(config), None) => {
@@ -82,7 +89,7 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
     let (mut existing, mut absent) = (0, 0);
     // All are planned before the first is written.
     let mut planned = Vec::new();
-    for job in jobs {
+    for mut job in jobs {
         if args.if_not_exists && job.output.path().exists() {
             println!(
                 "{}: {} exists; nothing to do",
@@ -96,7 +103,7 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
             planned.push((job, Vec::new()));
             continue;
         }
-        match sources(&job, &args, config.as_ref(), goal).await {
+        match sources(&mut job, &args, config.as_ref(), goal).await {
             Ok(sources) => planned.push((job, sources)),
             Err(failure) if args.if_replica_exists && failure.code == 3 => {
                 println!("{}: {}; nothing to do", job.name, failure.message);
@@ -107,7 +114,7 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
     }
     let mut done = 0;
     for (job, sources) in planned {
-        if one(global, &args, config.as_ref(), job, sources).await? {
+        if one(global, &args, config.as_ref(), job, sources, &edit).await? {
             done += 1;
         } else {
             absent += 1;
@@ -164,11 +171,18 @@ fn no_two_to_one_place(jobs: &[Job]) -> Result<(), Failure> {
 
 /// Plans from every store that answers.
 async fn sources(
-    job: &Job,
+    job: &mut Job,
     args: &RestoreArgs,
     config: Option<&Config>,
-    goal: Goal,
+    mut goal: Goal,
 ) -> Result<Vec<Source>, Failure> {
+    if args.last_good {
+        let path = job.output.path();
+        if matches!(job.output, Output::New(_)) && path.exists() {
+            return Err(RestoreError::from(SwapError::Exists(path.to_owned())).into());
+        }
+        (goal, job.tried) = options::newest_good(&job.name, &job.stores, path, args).await?;
+    }
     let mut found = Vec::new();
     let mut first_failure = None;
     // The newest file behind a hole in a chain, and what was said of it.
@@ -294,13 +308,21 @@ async fn from_url(url: &str, args: &RestoreArgs) -> Result<Job, Failure> {
         name: url.to_owned(),
         stores: vec![store],
         output: Output::New(output),
+        tried: Vec::new(),
     })
 }
 
 async fn job(target: &TargetConfig, args: &RestoreArgs, all: bool) -> Result<Job, Failure> {
     let mut stores = Vec::new();
     let mut failed = None;
-    for store in &target.options.stores {
+    let own = match &args.from {
+        Some(url) => {
+            stores.push(Store::open(&StoreSpec::from_text(url)?).await?);
+            &[]
+        }
+        None => target.options.stores.as_slice(),
+    };
+    for store in own {
         match open_replica(store, &target.name).await {
             Ok(store) => stores.push(store),
             Err(error) => {
@@ -324,6 +346,7 @@ async fn job(target: &TargetConfig, args: &RestoreArgs, all: bool) -> Result<Job
         name: target.name.clone(),
         stores,
         output,
+        tried: Vec::new(),
     })
 }
 
@@ -334,6 +357,7 @@ async fn one(
     config: Option<&Config>,
     job: Job,
     sources: Vec<Source>,
+    edit: &Edit,
 ) -> Result<bool, Failure> {
     let path = job.output.path().to_owned();
     if let (Some(config), Output::InPlace(_), false) = (config, &job.output, args.dry_run) {
@@ -355,7 +379,11 @@ async fn one(
         return Ok(true);
     }
     if args.dry_run {
-        return dry_run(global, &job, &sources).map(|()| true);
+        dry_run(global, &job, &sources)?;
+        if !global.json {
+            options::announce(&job.name, edit);
+        }
+        return Ok(true);
     }
     if let Some(folder) = path
         .parent()
@@ -364,12 +392,7 @@ async fn one(
         std::fs::create_dir_all(folder)
             .map_err(|e| Failure::new(1, format!("{}: {e}", folder.display()), None))?;
     }
-    let verify = match args.verify {
-        VerifyArg::None => Verify::None,
-        VerifyArg::Quick => Verify::Quick,
-        VerifyArg::Full => Verify::Full,
-    };
-    let report = match from_any(&job, sources, verify).await {
+    let report = match from_any(&job, sources, options::verify(args), edit).await {
         Err(RestoreError::Plan(e)) if args.if_replica_exists => {
             println!("{}: {e}; nothing to do", job.name);
             return Ok(false);
@@ -380,7 +403,7 @@ async fn one(
         let value = json!({
             "target": job.name, "path": path, "txid": report.plan.txid().map(|t| t.to_string()), "as_of": report.plan.as_of().to_string(),
             "bytes": report.bytes, "files": report.plan.objects().len(), "checksum": format!("{:016x}", report.checksum.get()),
-            "checksum_recorded": report.checksum_known, "kept": report.kept, "seconds": report.took.as_secs_f64(),
+            "checksum_recorded": report.checksum_known, "edited": report.edited, "tried": tried(&job), "kept": report.kept, "seconds": report.took.as_secs_f64(),
         });
         println!("{value}");
         return Ok(true);
@@ -399,6 +422,17 @@ async fn one(
             "not recorded by the replica"
         },
     );
+    if let (Some(newest), true) = (job.tried.first(), args.last_good) {
+        match newest.wrong {
+            None => println!("{}: this is the newest point, and it is sound", job.name),
+            Some(_) => println!(
+                "{}: the newest sound point of {} that were tried; what was committed later is not in it",
+                job.name,
+                job.tried.len()
+            ),
+        }
+    }
+    options::tell(&job.name, &report.edited, args);
     if let Some(kept) = report.kept {
         println!(
             "{}: the old database is kept as {}; `lifeboat restore {} --undo` swaps it back",
@@ -408,6 +442,11 @@ async fn one(
         );
     }
     Ok(true)
+}
+
+fn tried(job: &Job) -> Vec<serde_json::Value> {
+    let one = |t: &Tried| json!({ "txid": t.point.txid.to_string(), "at": t.point.at.to_string(), "wrong": t.wrong });
+    job.tried.iter().map(one).collect()
 }
 
 /// What is there now stays restorable from the store, too. At 3 a.m. a store or database that does not allow it must not stop a restore: the
@@ -466,16 +505,22 @@ async fn release(config: &Config, name: &str) -> Result<Option<Client>, Failure>
 }
 
 /// From the best store; where it fails, from another one that holds the same point. An older point is for a person to choose.
-async fn from_any(job: &Job, sources: Vec<Source>, verify: Verify) -> Result<Report, RestoreError> {
+async fn from_any(
+    job: &Job,
+    sources: Vec<Source>,
+    verify: Verify,
+    edit: &Edit,
+) -> Result<Report, RestoreError> {
     let mut sources = sources.into_iter().peekable();
     loop {
         let source = sources.next().ok_or(PlanError::Empty)?;
         let (bar, output) = (progress(), job.output.clone());
         let ticks = bar.clone();
         let count = move |n| ticks.inc(n);
-        let (store, goal) = (&source.store, source.goal);
+        let (store, goal, now) = (&source.store, source.goal, system_now());
+        let edit = edit.clone();
         let result =
-            crate::restore::restore(store, goal, output, verify, system_now(), count).await;
+            crate::restore::restore_edited(store, goal, output, verify, edit, now, count).await;
         bar.finish_and_clear();
         let is_stores_fault = matches!(
             result,

@@ -4,6 +4,8 @@
 //! does **not** promise: that a point captured by Litestream is checked by a database checksum; such files carry none.
 
 pub mod apply;
+pub mod edit;
+mod last_good;
 pub mod plan;
 mod proof;
 pub mod swap;
@@ -22,6 +24,8 @@ use crate::replica::layout::Layout;
 use crate::replica::upload::Replica;
 use crate::store::{Class, Store, StoreError};
 use crate::types::{DbChecksum, Entry, Millis, PageSize, Txid};
+use edit::{Edit, EditError, Edited, Queue};
+pub use last_good::{Tried, last_good};
 use plan::{Catalog, Goal, Plan, PlanError, Point};
 use swap::SwapError;
 
@@ -32,6 +36,8 @@ pub enum Verify {
     None,
     /// SQLite's quick_check.
     Quick,
+    /// SQLite's integrity_check.
+    Integrity,
     /// SQLite's integrity_check and foreign_key_check.
     Full,
 }
@@ -43,13 +49,15 @@ pub enum Output {
     New(PathBuf),
     /// A database that nobody has open; the old one is kept.
     InPlace(PathBuf),
+    /// Made beside this path, checked, and dropped.
+    Nowhere(PathBuf),
 }
 
 impl Output {
     /// The path.
     pub fn path(&self) -> &Path {
         match self {
-            Self::New(path) | Self::InPlace(path) => path,
+            Self::New(path) | Self::InPlace(path) | Self::Nowhere(path) => path,
         }
     }
 }
@@ -65,6 +73,8 @@ pub struct Report {
     pub checksum: DbChecksum,
     /// The replica knew the checksum, and it is the same.
     pub checksum_known: bool,
+    /// What was changed after that.
+    pub edited: Edited,
     /// Where the old database is kept.
     pub kept: Option<PathBuf>,
     /// How long it took.
@@ -167,6 +177,19 @@ pub enum RestoreError {
     /// A replica of Litestream 0.3.
     #[error("{0}; nothing was changed")]
     V03(#[from] v03::Error),
+    /// Changing the restored copy.
+    #[error("{0}; nothing was changed")]
+    Edit(#[from] EditError),
+    /// No point is sound.
+    #[error(
+        "none of {points} restore points was found sound: {tried} were restored and checked, from the newest to the oldest; nothing was changed"
+    )]
+    NoneSound {
+        /// Points that were restored.
+        tried: usize,
+        /// Points that there are.
+        points: usize,
+    },
     /// Putting it in place.
     #[error(transparent)]
     Swap(#[from] SwapError),
@@ -199,6 +222,11 @@ impl RestoreError {
                 "to have the last point before it: --txid {}; a bucket with versioning or another store may still hold the missing file",
                 hole.reaches.txid
             )),
+            Self::Edit(e) => e.hint(),
+            Self::NoneSound { .. } => Some(
+                "`--verify none -o PATH` restores the newest point as it is; `sqlite3 PATH .recover` may save rows of it"
+                    .into(),
+            ),
             Self::Swap(e) => e.hint(),
             Self::Local(_) => None,
         }
@@ -210,10 +238,12 @@ impl RestoreError {
             Self::Plan(_) | Self::V03(v03::Error::NoSnapshot(_) | v03::Error::NoTxids) => 3,
             Self::V03(e) if e.is_corrupt() => 5,
             Self::Swap(e) if e.is_refusal() => 4,
-            Self::Corrupt { .. } | Self::Hole(_) | Self::Checksum { .. } | Self::Damaged { .. } => {
-                5
-            }
-            Self::Store(_) | Self::V03(_) | Self::Swap(_) | Self::Local(_) => 1,
+            Self::Corrupt { .. }
+            | Self::Hole(_)
+            | Self::Checksum { .. }
+            | Self::Damaged { .. }
+            | Self::NoneSound { .. } => 5,
+            Self::Store(_) | Self::V03(_) | Self::Edit(_) | Self::Swap(_) | Self::Local(_) => 1,
         }
     }
 }
@@ -282,6 +312,23 @@ pub async fn restore(
     now: Millis,
     progress: impl Fn(u64) + Send + Sync + 'static,
 ) -> Result<Report, RestoreError> {
+    let edit = Edit {
+        queue: Queue::Keep,
+        script: None,
+    };
+    restore_edited(store, goal, output, verify, edit, now, progress).await
+}
+
+/// The same, changing the copy after it was checked and before it appears; what was changed is checked again.
+pub async fn restore_edited(
+    store: &Store,
+    goal: Goal,
+    output: Output,
+    verify: Verify,
+    edit: Edit,
+    now: Millis,
+    progress: impl Fn(u64) + Send + Sync + 'static,
+) -> Result<Report, RestoreError> {
     let begun = Instant::now();
     let path = output.path().to_owned();
     if matches!(output, Output::New(_)) && path.exists() {
@@ -290,7 +337,8 @@ pub async fn restore(
     let progress: Progress = Arc::new(progress);
     let (mut planned, mut catalog) = planned(store, goal).await?;
     for _ in 1..PLANS_MAX {
-        let result = attempt(store, &planned, catalog, &output, verify, now, &progress).await;
+        let how = (&output, verify, &edit);
+        let result = attempt(store, &planned, catalog, how, now, &progress).await;
         let Err(RestoreError::Store(error)) = result else {
             return Ok(result?.report(planned, begun));
         };
@@ -305,7 +353,8 @@ pub async fn restore(
         tracing::info!(%error, "the replica changed meanwhile; planning again");
         (planned, catalog) = again;
     }
-    let done = attempt(store, &planned, catalog, &output, verify, now, &progress).await?;
+    let how = (&output, verify, &edit);
+    let done = attempt(store, &planned, catalog, how, now, &progress).await?;
     Ok(done.report(planned, begun))
 }
 
@@ -315,6 +364,7 @@ const PLANS_MAX: usize = 4;
 type Progress = Arc<dyn Fn(u64) + Send + Sync>;
 
 struct Done {
+    edited: Edited,
     checksum: DbChecksum,
     checksum_known: bool,
     kept: Option<PathBuf>,
@@ -328,6 +378,7 @@ impl Done {
             bytes: self.bytes,
             checksum: self.checksum,
             checksum_known: self.checksum_known,
+            edited: self.edited,
             kept: self.kept,
             took: begun.elapsed(),
         }
@@ -338,15 +389,14 @@ async fn attempt(
     store: &Store,
     planned: &Planned,
     catalog: Catalog,
-    output: &Output,
-    verify: Verify,
+    (output, verify, edit): (&Output, Verify, &Edit),
     now: Millis,
     progress: &Progress,
 ) -> Result<Done, RestoreError> {
     let need = need(store, planned).await?;
     let temporary = swap::temporary(output.path(), need)?;
     let fill = filler(store, planned.clone(), catalog, output.path());
-    let (output, progress) = (output.clone(), Arc::clone(progress));
+    let (output, edit, progress) = (output.clone(), edit.clone(), Arc::clone(progress));
     let work = move || -> Result<_, RestoreError> {
         let filled = fill(temporary.as_file(), &*progress)?;
         let found = apply::checksum(temporary.as_file(), filled.page_size, filled.commit)?;
@@ -357,12 +407,18 @@ async fn attempt(
             });
         }
         sqlite_check(temporary.path(), verify)?;
-        let bytes = u64::from(filled.commit) * u64::from(filled.page_size.get());
+        let edited = edit.apply(temporary.path())?;
+        if edited != Edited::default() {
+            sqlite_check(temporary.path(), verify)?;
+        }
+        let bytes = temporary.as_file().metadata()?.len();
         let kept = match output {
             Output::New(path) => swap::put_new(temporary, &path, now).map(|()| None),
             Output::InPlace(path) => swap::put_in_place(temporary, &path, now),
+            Output::Nowhere(_) => Ok(None),
         }?;
         Ok(Done {
+            edited,
             checksum: found,
             checksum_known: filled.expected.is_some(),
             kept,
@@ -479,39 +535,61 @@ fn without(catalog: &Catalog, entry: Entry) -> Option<Point> {
         .copied()
 }
 
-/// SQLite's own checks, on a file that nobody else knows of yet. Opened immutable: not a byte changes, no `-wal` or `-shm` appears.
+/// SQLite's own checks, on a file that nobody else knows of yet: not a byte is changed in the end, and no `-wal` or `-shm` appears.
 pub fn sqlite_check(path: &Path, verify: Verify) -> Result<(), RestoreError> {
-    let check = match verify {
+    let (check, result) = match verify {
         Verify::None => return Ok(()),
-        Verify::Quick => "quick_check",
-        Verify::Full => "integrity_check",
+        Verify::Quick => ("quick_check", quick_check(path)),
+        // Read-only, SQLite would leave out CHECK constraints.
+        Verify::Integrity | Verify::Full => (
+            "integrity_check",
+            edit::in_rollback_mode(path, |conn| integrity_check(conn, verify)),
+        ),
     };
-    let run = || -> rusqlite::Result<Option<String>> {
-        let mut uri = url::Url::from_file_path(path)
-            .map_err(|()| rusqlite::Error::InvalidPath(path.to_owned()))?;
-        uri.set_query(Some("immutable=1"));
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-        let conn = Connection::open_with_flags(uri.as_str(), flags)?;
-        let answer: String = conn.query_row(&format!("PRAGMA {check}(1)"), [], |r| r.get(0))?;
-        if answer != "ok" {
-            return Ok(Some(answer));
-        }
-        if verify == Verify::Full {
-            let broken = conn
-                .prepare("PRAGMA foreign_key_check")?
-                .query_map([], |r| r.get::<_, String>(0))?
-                .next()
-                .transpose()?;
-            return Ok(broken.map(|table| format!("a row of table {table} breaks a foreign key")));
-        }
-        Ok(None)
-    };
-    match run() {
+    match result {
         Ok(None) => Ok(()),
         Ok(Some(message)) => Err(RestoreError::Damaged { check, message }),
-        Err(e) => Err(RestoreError::Damaged {
+        Err(CheckError::Io(e)) => Err(e.into()),
+        Err(CheckError::Sqlite(e)) => Err(RestoreError::Damaged {
             check,
             message: e.to_string(),
         }),
     }
+}
+
+#[derive(Debug, Error)]
+enum CheckError {
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+fn ask(conn: &Connection, check: &str) -> rusqlite::Result<Option<String>> {
+    let answer: String = conn.query_row(&format!("PRAGMA {check}(1)"), [], |r| r.get(0))?;
+    Ok((answer != "ok").then_some(answer))
+}
+
+fn quick_check(path: &Path) -> Result<Option<String>, CheckError> {
+    let mut uri = url::Url::from_file_path(path)
+        .map_err(|()| rusqlite::Error::InvalidPath(path.to_owned()))?;
+    uri.set_query(Some("immutable=1"));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    Ok(ask(
+        &Connection::open_with_flags(uri.as_str(), flags)?,
+        "quick_check",
+    )?)
+}
+
+fn integrity_check(conn: &Connection, verify: Verify) -> Result<Option<String>, CheckError> {
+    let answer = ask(conn, "integrity_check")?;
+    if answer.is_some() || verify != Verify::Full {
+        return Ok(answer);
+    }
+    let broken = conn
+        .prepare("PRAGMA foreign_key_check")?
+        .query_map([], |r| r.get::<_, String>(0))?
+        .next()
+        .transpose()?;
+    Ok(broken.map(|table| format!("a row of table {table} breaks a foreign key")))
 }

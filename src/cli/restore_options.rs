@@ -1,0 +1,143 @@
+//! What a restore does besides restoring: looks for a sound point, holds jobs back, runs SQL, reads a foreign replica.
+
+use std::path::Path;
+
+use super::Failure;
+use super::args::{QueueArg, RestoreArgs, VerifyArg};
+use crate::daemon::fleet::system_now;
+use crate::restore::edit::{Edit, Edited, Queue, Script};
+use crate::restore::plan::{Goal, PlanError};
+use crate::restore::{RestoreError, Tried, Verify, catalog, last_good};
+use crate::store::Store;
+
+/// Flags that mean nothing elsewhere would be ignored in silence.
+pub(super) fn refuse_of_sqlite(args: &RestoreArgs) -> Result<(), Failure> {
+    let flags = [
+        ("--last-good", args.last_good),
+        ("--queue", args.queue.is_some()),
+        ("--after-sql", args.after_sql.is_some()),
+        ("--from", args.from.is_some()),
+    ];
+    match flags.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => Err(Failure::new(
+            2,
+            format!("{flag} is for SQLite targets"),
+            Some("`lifeboat config show` lists the targets".into()),
+        )),
+    }
+}
+
+/// What is changed in the copy. Jobs wait by default when everything comes back, or comes from elsewhere: somebody else may have done them.
+pub(super) fn edit(args: &RestoreArgs, foreign: bool) -> Result<Edit, Failure> {
+    let queue = match args.queue {
+        Some(QueueArg::Keep) => Queue::Keep,
+        Some(QueueArg::Paused) => Queue::Paused,
+        Some(QueueArg::Empty) => Queue::Empty,
+        None if args.all || foreign => Queue::Paused,
+        None => Queue::Keep,
+    };
+    let read = |path: &std::path::PathBuf| {
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(sql) => Ok(Script { name, sql }),
+            Err(e) => Err(Failure::new(
+                2,
+                format!("--after-sql: {name}: {e}; nothing was changed"),
+                None,
+            )),
+        }
+    };
+    Ok(Edit {
+        queue,
+        script: args.after_sql.as_ref().map(read).transpose()?,
+    })
+}
+
+/// SQLite's checks of the copy that appears.
+pub(super) fn verify(args: &RestoreArgs) -> Verify {
+    match args.verify {
+        VerifyArg::Full => Verify::Full,
+        _ if args.last_good => Verify::Integrity,
+        VerifyArg::Quick => Verify::Quick,
+        VerifyArg::None => Verify::None,
+    }
+}
+
+/// What would be changed, in words.
+pub(super) fn announce(name: &str, edit: &Edit) {
+    match edit.queue {
+        Queue::Keep => {}
+        Queue::Paused => println!("{name}: jobs of Solid Queue, if it has any, would be paused"),
+        Queue::Empty => println!("{name}: jobs of Solid Queue, if it has any, would be removed"),
+    }
+    if let Some(script) = &edit.script {
+        println!("{name}: then {} would be run on it", script.name);
+    }
+}
+
+/// What was changed, in words.
+pub(super) fn tell(name: &str, edited: &Edited, args: &RestoreArgs) {
+    match &edited.queue {
+        Some(jobs) if jobs.removed > 0 || matches!(args.queue, Some(QueueArg::Empty)) => {
+            println!("{name}: {} jobs were removed", jobs.removed);
+        }
+        Some(jobs) if jobs.paused.is_empty() => println!(
+            "{name}: every queue is paused already; {} jobs wait",
+            jobs.unfinished
+        ),
+        Some(jobs) => println!(
+            "{name}: QUEUES PAUSED: {}; {} jobs wait. When they may run: `bin/rails runner 'SolidQueue::Pause.where(queue_name: %w[{}]).delete_all'`",
+            jobs.paused.join(", "),
+            jobs.unfinished,
+            jobs.paused.join(" "),
+        ),
+        None if args.queue.is_some() && !args.all => {
+            println!("{name}: it has no Solid Queue; --queue changed nothing");
+        }
+        None => {}
+    }
+    if let Some(statements) = edited.statements {
+        println!("{name}: {statements} statements were run on it");
+    }
+}
+
+/// The newest sound point of the store that went furthest; where that has none, of the next.
+pub(super) async fn newest_good(
+    name: &str,
+    stores: &[Store],
+    path: &Path,
+    args: &RestoreArgs,
+) -> Result<(Goal, Vec<Tried>), Failure> {
+    let mut first_failure: Option<RestoreError> = None;
+    let mut readable = Vec::new();
+    for store in stores {
+        match catalog(store, Goal::Newest).await {
+            Ok(catalog) => {
+                readable.extend(catalog.points().last().map(|p| (p.txid, store)));
+            }
+            Err(error) => {
+                eprintln!("{name}: {}: {error}", store.display());
+                first_failure.get_or_insert(error);
+            }
+        }
+    }
+    // Stable: of equal ones the first.
+    readable.sort_by_key(|(txid, _)| std::cmp::Reverse(*txid));
+    for (_, store) in readable {
+        let mut tried = Vec::new();
+        let told = |t: &Tried| {
+            let verdict = t.wrong.as_deref().unwrap_or("sound");
+            eprintln!("{name}: TXID {} of {}: {verdict}", t.point.txid, t.point.at);
+            tried.push(t.clone());
+        };
+        match last_good(store, path, verify(args), system_now(), told).await {
+            Ok(point) => return Ok((Goal::Txid(point.txid), tried)),
+            Err(error) => {
+                eprintln!("{name}: {}: {error}", store.display());
+                first_failure.get_or_insert(error);
+            }
+        }
+    }
+    Err(first_failure.unwrap_or(PlanError::Empty.into()).into())
+}
