@@ -147,7 +147,7 @@ fn heavy_every_query_returns_data_from_a_real_prometheus() {
     std::fs::create_dir(site.path("uploads")).unwrap();
     std::fs::write(site.path("uploads/a.txt"), "a").unwrap();
     site.extra = format!(
-        "    max-lag: 2s\nfiles:\n  - name: uploads\n    paths: [{}]\n    schedule: \"0 3 * * *\"\n    password: test-only\n",
+        "    max-lag: 2s\nnotify:\n  - slack: http://127.0.0.1:9/nobody-listens\nfiles:\n  - name: uploads\n    paths: [{}]\n    schedule: \"0 3 * * *\"\n    password: test-only\n",
         site.path("uploads").display()
     );
     site.store_extra = "drill: '@monthly'\n".into();

@@ -138,6 +138,12 @@ pub enum Command {
         /// Target
         target: String,
     },
+    /// Who is told of trouble
+    Notify {
+        /// What to do
+        #[command(subcommand)]
+        action: NotifyAction,
+    },
     /// Liveness, for HEALTHCHECK
     Health,
     /// The configuration
@@ -160,6 +166,16 @@ pub enum FilesAction {
     Init {
         /// Targets [default: all]
         targets: Vec<String>,
+    },
+}
+
+/// What to do with notifications.
+#[derive(Clone, Debug, Subcommand)]
+pub enum NotifyAction {
+    /// Send a test message through every channel
+    Test {
+        /// Names of channels [default: all]
+        channels: Vec<String>,
     },
 }
 

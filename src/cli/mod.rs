@@ -9,6 +9,7 @@ mod evidence;
 mod files;
 mod inspect;
 mod labels;
+mod notify;
 mod postgres;
 mod postgres_care;
 mod postgres_restore;
@@ -230,6 +231,9 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Demo { keep } => demo::run(keep, global.json).await,
         Command::Evidence => evidence::run(load(global, Vec::new())?, global.json).await,
+        Command::Notify { action } => {
+            notify::run(load(global, Vec::new())?, action, global.json).await
+        }
         Command::Health => inspect::health(load(global, Vec::new())?).await,
         Command::Config { action } => inspect::config(global, action),
         Command::Completions { shell } => {

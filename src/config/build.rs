@@ -19,6 +19,7 @@ use super::error::{ConfigError, Place};
 use super::expand::{Resolver, Text};
 use super::files::{self, FilesConfig};
 use super::load::CONFIG_VARIABLES;
+use super::notify::NotifyConfig;
 use super::paths;
 use super::postgres::{self, PostgresConfig};
 use super::raw::{Loose, RawConfig, RawHttp, RawRetention, ScalarOr};
@@ -39,6 +40,7 @@ pub(super) struct Builder<'r, 'a> {
     pub(super) dirs: Vec<DirConfig>,
     pub(super) files: Vec<FilesConfig>,
     pub(super) postgres: Vec<PostgresConfig>,
+    pub(super) notify: Vec<NotifyConfig>,
     drill: DrillConfig,
     state_dir: Option<PathBuf>,
     store_check: Option<Duration>,
@@ -64,6 +66,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             dirs: Vec::new(),
             files: Vec::new(),
             postgres: Vec::new(),
+            notify: Vec::new(),
             drill: DrillConfig::default(),
             state_dir: None,
             store_check: None,
@@ -133,6 +136,10 @@ impl<'r, 'a> Builder<'r, 'a> {
         if let Some(raw) = raw.drill {
             self.drill = self.drill_of(raw)?;
         }
+        for entry in raw.notify.unwrap_or_default() {
+            let place = v.at(&entry);
+            self.notify_entry(entry.value, &place)?;
+        }
         for entry in raw.files.unwrap_or_default() {
             let place = v.at(&entry);
             self.files_target(entry.value, &place)?;
@@ -156,11 +163,7 @@ impl<'r, 'a> Builder<'r, 'a> {
     }
 
     fn refuse_unsupported(&self, raw: &RawConfig) -> Result<(), ConfigError> {
-        let keys: [(&str, &Option<Loose>); 3] = [
-            ("notify", &raw.notify),
-            ("redis", &raw.redis),
-            ("probes", &raw.probes),
-        ];
+        let keys: [(&str, &Option<Loose>); 2] = [("redis", &raw.redis), ("probes", &raw.probes)];
         for (key, value) in keys {
             if let Some(value) = value {
                 return Err(ConfigError::Unsupported {
@@ -284,6 +287,7 @@ impl<'r, 'a> Builder<'r, 'a> {
         if self.instance.is_none() {
             self.instance = self.of_environment("LIFEBOAT_INSTANCE", Resolver::text)?;
         }
+        self.notify_of_environment()?;
         self.report_unused_variables();
         let host = self.values.host;
         Ok(Config {
@@ -292,6 +296,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             dirs: self.dirs,
             files: self.files,
             postgres: self.postgres,
+            notify: self.notify,
             drill: self.drill,
             state_dir: self.state_dir.map(|dir| paths::resolved(&dir, host)),
             http: self.http.unwrap_or(Some(DEFAULT_HTTP_LISTEN)),

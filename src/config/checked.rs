@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::drill::{DrillConfig, show_drill};
 use super::files::{FilesConfig, show_files};
+use super::notify::{NotifyConfig, show_notify};
 use super::postgres::{PostgresConfig, show_postgres};
 use super::store::StoreConfig;
 use super::units::format_duration;
@@ -57,6 +58,8 @@ pub struct Config {
     pub files: Vec<FilesConfig>,
     /// PostgreSQL databases, by server.
     pub postgres: Vec<PostgresConfig>,
+    /// Who is told of trouble.
+    pub notify: Vec<NotifyConfig>,
     /// Restores that prove the copies.
     pub drill: DrillConfig,
     /// The one place for local state; beside each database if `None`.
@@ -209,6 +212,7 @@ impl Config {
             "dirs": self.dirs.iter().map(show_dir).collect::<Vec<_>>(),
             "files": self.files.iter().map(show_files).collect::<Vec<_>>(),
             "postgres": self.postgres.iter().map(show_postgres).collect::<Vec<_>>(),
+            "notify": self.notify.iter().map(show_notify).collect::<Vec<_>>(),
             "drill": show_drill(&self.drill),
             "state-dir": self.state_dir.as_deref().map(show_path),
             "http": self.http.map_or("off".into(), |a| a.to_string()),

@@ -12,7 +12,7 @@ use super::litestream;
 use super::raw::{self, RawConfig};
 
 /// Variables that give values of a configuration.
-pub(super) const CONFIG_VARIABLES: [&str; 15] = [
+pub(super) const CONFIG_VARIABLES: [&str; 19] = [
     "LIFEBOAT_ACCESS_KEY_ID",
     "LIFEBOAT_ACCESS_KEY_ID_FILE",
     "LIFEBOAT_DATABASES",
@@ -21,6 +21,10 @@ pub(super) const CONFIG_VARIABLES: [&str; 15] = [
     "LIFEBOAT_FILES_PASSWORD_FILE",
     "LIFEBOAT_HTTP_LISTEN",
     "LIFEBOAT_INSTANCE",
+    "LIFEBOAT_NOTIFY_HEALTHCHECKS",
+    "LIFEBOAT_NOTIFY_SLACK",
+    "LIFEBOAT_NOTIFY_WEBHOOK",
+    "LIFEBOAT_NOTIFY_WEBHOOK_SECRET",
     "LIFEBOAT_REGION",
     "LIFEBOAT_RETENTION",
     "LIFEBOAT_SECRET_ACCESS_KEY",

@@ -100,7 +100,7 @@ raw!(
         instance: Text,
         postgres: Vec<Spanned<RawPostgres>>,
         drill: Spanned<ScalarOr<RawDrill>>,
-        notify: Loose,
+        notify: Vec<Spanned<RawNotify>>,
         files: Vec<Spanned<RawFiles>>,
         redis: Loose,
         probes: Loose,
@@ -259,6 +259,29 @@ raw!(
 raw!(
     /// `drill`.
     RawDrill { schedule: Text, scratch_dir: Text }
+);
+
+raw!(
+    /// An entry of `notify`.
+    RawNotify {
+        name: Text,
+        slack: Text,
+        slack_file: Text,
+        webhook: Text,
+        webhook_file: Text,
+        secret: Text,
+        secret_file: Text,
+        healthchecks: Text,
+        healthchecks_file: Text,
+        email: Text,
+        from: Text,
+        smtp: Text,
+        smtp_file: Text,
+        events: Vec<Text>,
+        after: Text,
+        remind: Text,
+        every: Text,
+    }
 );
 
 raw!(

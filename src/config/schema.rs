@@ -77,6 +77,10 @@ pub fn schema() -> Value {
                 )),
             ),
             (
+                "notify",
+                json!({ "type": "array", "description": "Who is told of trouble.", "items": notify() }),
+            ),
+            (
                 "drill",
                 text_or(object(
                     "Restores that prove the copies.",
@@ -378,6 +382,58 @@ fn retention() -> Value {
                 value("Number of monthly points. Default 0; 12 without any retention key."),
             ),
             ("yearly", value("Number of yearly points. Default 0.")),
+        ],
+    )
+}
+
+fn notify() -> Value {
+    object(
+        "One receiver: exactly one of slack, webhook, healthchecks and email.",
+        &[
+            (
+                "name",
+                value("For logs, metrics and `lifeboat notify test`."),
+            ),
+            (
+                "slack",
+                value("Address of an incoming webhook of Slack, or of what understands it."),
+            ),
+            ("slack-file", value("File that holds it.")),
+            ("webhook", value("Address that takes JSON.")),
+            ("webhook-file", value("File that holds it.")),
+            (
+                "secret",
+                value("Key of the webhook's signature, HMAC-SHA256."),
+            ),
+            ("secret-file", value("File that holds it.")),
+            (
+                "healthchecks",
+                value("Ping address of healthchecks.io or the like."),
+            ),
+            ("healthchecks-file", value("File that holds it.")),
+            ("email", value("Addresses, with commas between them.")),
+            ("from", value("Sender of mails.")),
+            (
+                "smtp",
+                value("smtp://USER:PASSWORD@HOST:PORT (STARTTLS) or smtps://."),
+            ),
+            ("smtp-file", value("File that holds it.")),
+            (
+                "events",
+                json!({ "type": "array", "description": "Only these. Default: all.", "items": value("A kind of event.") }),
+            ),
+            (
+                "after",
+                value("What does not last so long is not told. Default 2m."),
+            ),
+            (
+                "remind",
+                value("Between reminders of what lasts. Default 12h."),
+            ),
+            (
+                "every",
+                value("Healthchecks: between pings while all is safe. Default 5m."),
+            ),
         ],
     )
 }

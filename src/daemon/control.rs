@@ -77,6 +77,19 @@ pub async fn listen(path: &Path, fleet: Arc<Fleet>) -> std::io::Result<()> {
     }
 }
 
+fn tell(fleet: &Fleet, wanted: &super::snapshot::Wanted, taken: &super::snapshot::Snapshot) {
+    let label = taken.label.as_deref().unwrap_or(&wanted.label);
+    let failed = taken
+        .targets
+        .iter()
+        .filter_map(|t| Some(format!("{}: {}", t.target, t.error.as_ref()?)));
+    let mut errors: Vec<String> = failed.chain(taken.error.clone()).collect();
+    if !taken.ok && errors.is_empty() {
+        errors.push("not every target is durable and pinned".into());
+    }
+    crate::notify::note_snapshot(fleet.board(), label, taken.targets.len(), errors);
+}
+
 async fn serve(stream: UnixStream, fleet: &Fleet) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read).lines();
@@ -90,7 +103,9 @@ async fn serve(stream: UnixStream, fleet: &Fleet) -> std::io::Result<()> {
             } => serde_json::to_vec(&sync(fleet, targets, Duration::from_millis(timeout_ms)).await),
             Request::Snapshot(wanted) => {
                 let instance = &fleet.config().instance;
-                serde_json::to_vec(&super::snapshot::snapshot(fleet, &wanted, instance).await)
+                let taken = super::snapshot::snapshot(fleet, &wanted, instance).await;
+                tell(fleet, &wanted, &taken);
+                serde_json::to_vec(&taken)
             }
             Request::Release { target } => {
                 let result = fleet.release(&target).await;

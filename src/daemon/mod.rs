@@ -117,6 +117,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         Arc::clone(&fleet),
         Arc::clone(&board),
     )));
+    tasks.push(tokio::spawn(crate::notify::run(
+        Arc::clone(&config),
+        Arc::clone(&board),
+    )));
     if config.dirs.iter().any(|d| d.watch) {
         tasks.push(tokio::spawn(discover(
             Arc::clone(&config),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::happened::{Happened, Notifications};
 use super::view::SettingsCell;
 use crate::store::Stats;
 use crate::types::{Millis, Txid};
@@ -312,12 +313,29 @@ pub struct Board(
     Mutex<BTreeMap<(String, String), FilesFacts>>,
     Mutex<BTreeMap<(String, String), PostgresFacts>>,
     SettingsCell,
+    Happened,
+    Notifications,
 );
 
 impl Board {
     /// What the configuration says about observing.
     pub fn settings(&self) -> &SettingsCell {
         &self.3
+    }
+
+    /// Notes what happened once.
+    pub fn happen(&self, event: crate::notify::Event) {
+        self.4.add(event);
+    }
+
+    /// What happened once, numbered, the newest of it.
+    pub fn happened(&self) -> Vec<(u64, crate::notify::Event)> {
+        self.4.all()
+    }
+
+    /// How telling goes.
+    pub fn notifications(&self) -> &Notifications {
+        &self.5
     }
 
     /// Adds a target.

@@ -1,6 +1,7 @@
 //! Facts, verdicts and metrics.
 
 pub mod facts;
+pub mod happened;
 pub mod health;
 pub mod metrics;
 pub mod view;

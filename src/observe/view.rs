@@ -1,10 +1,11 @@
 //! Everything that is known at one moment, for metrics, verdicts, pages and notifications alike.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-
 use std::sync::OnceLock;
 
 use super::facts::{Board, FilesFacts, PostgresFacts, TargetFacts};
+use super::happened::Told;
 use super::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
 use super::volume::{Host, Volume, host, volumes};
 use crate::types::Millis;
@@ -50,6 +51,8 @@ pub struct View {
     pub postgres: Vec<PostgresFacts>,
     /// Volumes that the databases and the local state lie on.
     pub volumes: Vec<Volume>,
+    /// Notifications by channel.
+    pub told: BTreeMap<String, Told>,
     /// The host.
     pub host: Host,
     /// The configuration.
@@ -73,6 +76,7 @@ impl View {
             files: board.files(),
             postgres: board.postgres(),
             volumes,
+            told: board.notifications().all(),
             host: host(),
             settings,
         }

@@ -2,6 +2,7 @@
 
 mod host;
 mod requests;
+mod told;
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{CounterVec, Encoder, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
@@ -347,6 +348,7 @@ impl Scrape {
         self.postgres(&view.postgres, view.now)?;
         self.requests(view)?;
         self.host(view)?;
+        self.told(view)?;
         self.gauge(PROCESS, [(vec![], resident_bytes() as f64)])?;
         self.0.register(Box::new(ProcessCollector::for_self()))?;
         self.gauge(BUILD, [(vec![env!("CARGO_PKG_VERSION")], 1.0)])
@@ -600,6 +602,7 @@ mod tests {
             volumes: vec![volume],
             host: crate::observe::volume::host(),
             settings: Default::default(),
+            told: [("slack".to_owned(), Default::default())].into(),
         })
     }
 

@@ -1,0 +1,230 @@
+//! What is wrong at one moment, as a pure function of a [`View`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::event::Kind;
+use crate::observe::facts::{FilesFacts, PostgresFacts, State, StoreFacts, TargetFacts};
+use crate::observe::health::Verdict;
+use crate::observe::view::View;
+use crate::types::Millis;
+
+/// A first copy takes its time: only after this long is it a problem that there is none.
+const FIRST_COPY: Duration = Duration::from_secs(3600);
+/// A volume is low at this many times `min-free`: one and a half, so that there is time to act before the spool is dropped.
+const DISK_LOW: (u64, u64) = (3, 2);
+
+/// Something that lasts until it is over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition {
+    /// What.
+    pub kind: Kind,
+    /// Target or folder.
+    pub subject: String,
+    /// Why, in words.
+    pub reasons: Vec<String>,
+    /// What to do.
+    pub hints: Vec<String>,
+    /// Before it has lasted so long it is nothing to tell.
+    pub patience: Duration,
+}
+
+/// What a channel has to know of one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// When.
+    pub now: Millis,
+    /// By a key that stays the same while they last.
+    pub conditions: BTreeMap<String, Condition>,
+    /// Every subject that exists, with or without a condition.
+    pub present: BTreeSet<String>,
+    /// Targets that have a complete copy.
+    pub copied: BTreeSet<String>,
+    /// There are targets, and all are safe.
+    pub safe: bool,
+    /// What happened once, numbered: rising, never twice.
+    pub happened: Vec<(u64, super::event::Event)>,
+}
+
+impl Seen {
+    /// What a view shows.
+    pub fn of(view: &View) -> Self {
+        let verdicts = view.verdicts();
+        let mut seen = Self {
+            now: view.now,
+            safe: !verdicts.is_empty() && verdicts.iter().all(|v| v.safe),
+            ..Self::default()
+        };
+        let (databases, others) = verdicts.split_at(view.targets.len());
+        for ((target, _), verdict) in view.targets.iter().zip(databases) {
+            seen.database(target, verdict, view.now);
+        }
+        let (dumps, files) = others.split_at(view.postgres.len());
+        for (facts, verdict) in view.postgres.iter().zip(dumps) {
+            seen.postgres(facts, verdict);
+        }
+        for (facts, verdict) in view.files.iter().zip(files) {
+            seen.files(facts, verdict);
+        }
+        for volume in &view.volumes {
+            let path = volume.path.display().to_string();
+            let min_free = view.settings.min_free.bytes_of(volume.total_bytes);
+            seen.present.insert(path.clone());
+            if volume.free_bytes < min_free / DISK_LOW.1 * DISK_LOW.0 {
+                let reason = format!(
+                    "{} MiB of {} MiB are free; below {} MiB the spool is dropped",
+                    volume.free_bytes >> 20,
+                    volume.total_bytes >> 20,
+                    min_free >> 20
+                );
+                let hint = "make room; captures and uploads go on".to_owned();
+                seen.add(Kind::DiskLow, &path, "", vec![reason], vec![hint]);
+            }
+        }
+        seen
+    }
+
+    fn add(
+        &mut self,
+        kind: Kind,
+        subject: &str,
+        store: &str,
+        reasons: Vec<String>,
+        hints: Vec<String>,
+    ) {
+        let condition = Condition {
+            kind,
+            subject: subject.to_owned(),
+            reasons,
+            hints,
+            patience: Duration::ZERO,
+        };
+        let key = format!("{} {subject} {store}", kind.word());
+        self.conditions.insert(key, condition);
+    }
+
+    fn unsafe_(&mut self, verdict: &Verdict, patience: Duration) {
+        self.present.insert(verdict.name.clone());
+        if verdict.safe {
+            return;
+        }
+        let condition = Condition {
+            kind: Kind::Unsafe,
+            subject: verdict.name.clone(),
+            reasons: verdict.reasons.clone(),
+            hints: verdict.hints.clone(),
+            patience,
+        };
+        // Files and dumps have a verdict for each store.
+        let store = verdict.stores.first().map_or("", |s| s.store.as_str());
+        // A first copy that is on its way is another matter than trouble after it.
+        let stage = if patience.is_zero() { "" } else { "first " };
+        let key = format!("unsafe {stage}{} {store}", verdict.name);
+        self.conditions.insert(key, condition);
+    }
+
+    fn database(&mut self, f: &TargetFacts, verdict: &Verdict, now: Millis) {
+        let troubled = |s: &StoreFacts| s.failing_since.is_some() || s.refused.is_some();
+        let first = f.stores.iter().all(|s| s.durable.is_none());
+        let beginning = first && matches!(f.state, State::Waiting | State::Seeding | State::Steady);
+        let patience = if beginning && !f.stores.iter().any(troubled) {
+            FIRST_COPY
+        } else {
+            Duration::ZERO
+        };
+        self.unsafe_(verdict, patience);
+        if !f.stores.is_empty() && f.stores.iter().all(|s| s.durable.is_some()) {
+            self.copied.insert(f.name.clone());
+        }
+        if f.state == State::NotOwner {
+            let reasons = f.detail.iter().cloned().collect();
+            self.add(
+                Kind::Ownership,
+                &f.name,
+                "",
+                reasons,
+                f.hint.iter().cloned().collect(),
+            );
+        }
+        for s in &f.stores {
+            self.store_of_database(f, s, now);
+        }
+    }
+
+    fn store_of_database(&mut self, f: &TargetFacts, s: &StoreFacts, now: Millis) {
+        let objective = i64::try_from(f.objective.as_millis()).unwrap_or(i64::MAX);
+        let hints: Vec<String> = s.hint.iter().cloned().collect();
+        if let Some(refused) = &s.refused {
+            let reasons = vec![format!("{}: {refused}", s.store)];
+            self.add(Kind::Ownership, &f.name, &s.store, reasons, hints.clone());
+        }
+        if let Some(since) = s.failing_since.filter(|t| now.since(*t) > objective) {
+            let why = s.last_error.as_deref().unwrap_or("no reason given");
+            let reasons = vec![format!("{}: since {since}: {why}", s.store)];
+            self.add(Kind::StoreUnreachable, &f.name, &s.store, reasons, hints);
+        }
+        if let Some(problem) = &s.retention_problem {
+            let reasons = vec![format!("{}: {problem}", s.store)];
+            self.add(Kind::Retention, &f.name, &s.store, reasons, Vec::new());
+        }
+        if let Some(drill) = s.drill.as_ref().filter(|d| !d.ok) {
+            let why = drill.failure.as_deref().unwrap_or("no reason recorded");
+            let reasons = vec![format!("{}: at {}: {why}", s.store, drill.at)];
+            let hint = format!(
+                "`lifeboat verify {}` names damaged objects; `lifeboat drill {0}` tries again",
+                f.name
+            );
+            self.add(Kind::DrillFailed, &f.name, &s.store, reasons, vec![hint]);
+        }
+    }
+
+    fn postgres(&mut self, f: &PostgresFacts, verdict: &Verdict) {
+        let beginning = f.succeeded_at.is_none() && f.last_error.is_none();
+        let patience = if beginning {
+            FIRST_COPY
+        } else {
+            Duration::ZERO
+        };
+        self.unsafe_(verdict, patience);
+        if f.succeeded_at.is_some() {
+            self.copied.insert(f.name.clone());
+        }
+        let hints: Vec<String> = f.hint.iter().cloned().collect();
+        if let Some(error) = &f.last_error {
+            let reasons = vec![format!("{}: {error}", f.store)];
+            self.add(Kind::DumpFailed, &f.name, &f.store, reasons, hints);
+        }
+        if !f.anomalies.is_empty() {
+            let hint = format!(
+                "look at it; if it is right, `lifeboat prune --accept {}` takes it as the new measure",
+                f.name
+            );
+            let reasons = f.anomalies.iter().map(|a| format!("{}: {a}", f.store));
+            self.add(
+                Kind::SizeAnomaly,
+                &f.name,
+                &f.store,
+                reasons.collect(),
+                vec![hint],
+            );
+        }
+    }
+
+    fn files(&mut self, f: &FilesFacts, verdict: &Verdict) {
+        let beginning = f.succeeded_at.is_none() && f.last_error.is_none();
+        let patience = if beginning {
+            FIRST_COPY
+        } else {
+            Duration::ZERO
+        };
+        self.unsafe_(verdict, patience);
+        if f.succeeded_at.is_some() {
+            self.copied.insert(f.name.clone());
+        }
+        if let Some(error) = &f.last_error {
+            let hints = f.hint.iter().cloned().collect();
+            let reasons = vec![format!("{}: {error}", f.store)];
+            self.add(Kind::FilesFailed, &f.name, &f.store, reasons, hints);
+        }
+    }
+}

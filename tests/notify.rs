@@ -1,0 +1,457 @@
+//! Notifications of the real binary to real receivers that behave and misbehave.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::daemon::{Daemon, Site, wait_for};
+use serde_json::Value;
+
+/// How a receiver answers.
+#[derive(Clone, Copy, PartialEq)]
+enum Manner {
+    Good,
+    Slow,
+    Broken,
+    Closed,
+}
+
+/// One request that was read in full.
+#[derive(Clone, Debug, Default)]
+struct Request {
+    path: String,
+    headers: String,
+    body: String,
+}
+
+impl Request {
+    fn header(&self, name: &str) -> &str {
+        let mut lines = self.headers.lines();
+        lines
+            .find_map(|l| {
+                let (key, value) = l.split_once(": ")?;
+                key.eq_ignore_ascii_case(name).then_some(value)
+            })
+            .unwrap_or_default()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+/// A receiver on loopback. Its thread ends with the test's process.
+struct Receiver {
+    port: u16,
+    state: Arc<Mutex<(Manner, Vec<Request>)>>,
+}
+
+impl Receiver {
+    fn new(manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(Mutex::new((manner, Vec::new())));
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let shared = Arc::clone(&shared);
+                // A client that goes away is its own business.
+                std::thread::spawn(move || answer(stream.unwrap(), &shared).ok());
+            }
+        });
+        Self { port, state }
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/hidden-token", self.port)
+    }
+
+    fn be(&self, manner: Manner) {
+        self.state.lock().unwrap().0 = manner;
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        self.state.lock().unwrap().1.clone()
+    }
+
+    /// Events of a generic webhook, over all batches.
+    fn events(&self) -> Vec<Value> {
+        // After a crash one may come twice: the same id says so.
+        let mut batches = self.requests();
+        let mut ids = std::collections::BTreeSet::new();
+        batches.retain(|b| ids.insert(b.json()["id"].to_string()));
+        let events = batches
+            .iter()
+            .flat_map(|b| b.json()["events"].as_array().cloned().unwrap_or_default());
+        events.collect()
+    }
+
+    fn phases(&self, kind: &str) -> Vec<String> {
+        let events = self.events();
+        let mine = events.iter().filter(|e| e["kind"] == kind);
+        mine.map(|e| e["phase"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+fn answer(stream: TcpStream, state: &Mutex<(Manner, Vec<Request>)>) -> std::io::Result<()> {
+    let manner = state.lock().unwrap().0;
+    if manner == Manner::Closed {
+        return Ok(());
+    }
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut request = Request::default();
+    reader.read_line(&mut request.path)?;
+    request.path = request.path.split(' ').nth(1).unwrap_or("").to_owned();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if line.trim().is_empty() {
+            break;
+        }
+        request.headers.push_str(&line);
+    }
+    let length: usize = request.header("content-length").parse().unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    request.body = String::from_utf8_lossy(&body).into_owned();
+    if manner == Manner::Slow {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+    let status = if manner == Manner::Good {
+        state.lock().unwrap().1.push(request);
+        "200 OK"
+    } else {
+        "500 Internal Server Error"
+    };
+    let mut stream = stream;
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )
+}
+
+fn site(notify: &str) -> Site {
+    let mut site = Site::new().with_http();
+    site.extra = format!("    max-lag: 1s\nnotify:\n{notify}");
+    site
+}
+
+/// Every request to the store fails, until it is mended.
+fn break_store(site: &Site) {
+    std::fs::rename(site.path("store"), site.path("away")).unwrap();
+    std::fs::write(site.path("store"), b"in the way").unwrap();
+    site.write("update t set a='during the outage' where id=1");
+}
+
+fn mend_store(site: &Site) {
+    std::fs::remove_file(site.path("store")).unwrap();
+    std::fs::rename(site.path("away"), site.path("store")).unwrap();
+}
+
+fn waits_for_phases(daemon: &Daemon, receiver: &Receiver, phases: &[&str]) {
+    wait_for(daemon, &format!("{phases:?} of unsafe"), || {
+        receiver.phases("unsafe") == phases
+    });
+}
+
+/// The key is known: the signature can be checked as a receiver does it.
+fn check_signature(request: &Request) {
+    let script = "import hmac,sys; print(hmac.new(b'signing key', (sys.argv[1]+'.'+sys.argv[2]).encode(), 'sha256').hexdigest())";
+    let out = std::process::Command::new("python3")
+        .args(["-c", script, request.header("x-lifeboat-timestamp")])
+        .arg(&request.body)
+        .output()
+        .expect("python3 is missing: run bin/install-dev");
+    let expected = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(
+        request.header("x-lifeboat-signature"),
+        format!("sha256={}", expected.trim())
+    );
+}
+
+#[test]
+fn an_outage_is_told_once_and_its_end_once() {
+    let (hook, chat, pings) = (
+        Receiver::new(Manner::Good),
+        Receiver::new(Manner::Good),
+        Receiver::new(Manner::Good),
+    );
+    let site = site(&format!(
+        "  - webhook: {}\n    secret: signing key\n    after: 500ms\n  - slack: {}\n    after: 500ms\n    events: [unsafe]\n  - healthchecks: {}\n    after: 500ms\n    every: 1s\n",
+        hook.url(),
+        chat.url(),
+        pings.url()
+    ));
+    let daemon = site.start();
+    wait_for(&daemon, "the first copy", || {
+        hook.phases("first-success") == ["once"]
+    });
+    let pinged = |end: &str| {
+        let paths = pings.requests();
+        paths.iter().filter(|r| r.path.ends_with(end)).count()
+    };
+    wait_for(&daemon, "start and success", || {
+        pinged("/start") == 1 && pinged("/hidden-token") >= 2
+    });
+    break_store(&site);
+    waits_for_phases(&daemon, &hook, &["started"]);
+    wait_for(&daemon, "the cause", || {
+        hook.phases("store-unreachable") == ["started"]
+    });
+    wait_for(&daemon, "a failing ping", || pinged("/fail") >= 1);
+    let before = pinged("/hidden-token");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(hook.phases("unsafe"), ["started"], "told once");
+    assert_eq!(pinged("/hidden-token"), before, "no heartbeat while red");
+    mend_store(&site);
+    waits_for_phases(&daemon, &hook, &["started", "ended"]);
+    wait_for(&daemon, "the heartbeat", || {
+        pinged("/hidden-token") > before
+    });
+    site.ok(&["snapshot", "--label", "v42"]);
+    wait_for(&daemon, "the snapshot", || {
+        hook.phases("snapshot") == ["once"]
+    });
+    wait_for(&daemon, "two texts", || chat.requests().len() == 2);
+    let texts: Vec<String> = chat
+        .requests()
+        .iter()
+        .map(|r| r.json()["text"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(
+        texts[0].starts_with("Lifeboat on web1\nPROBLEM: app is not safe (since "),
+        "{texts:?}"
+    );
+    assert!(texts[0].contains("are not durable"), "{texts:?}");
+    assert!(texts[1].contains("OK: app is safe again"), "{texts:?}");
+    for request in hook.requests() {
+        check_signature(&request);
+        assert_eq!(request.json()["instance"], "web1");
+    }
+    assert!(
+        site.metric(
+            "lifeboat_notifications_total",
+            "channel=\"webhook\",result=\"sent\""
+        ) >= 3.0
+    );
+    assert_eq!(site.metric("lifeboat_notifications_total", "dropped"), 0.0);
+    assert!(!daemon.log().contains("hidden-token"), "{}", daemon.log());
+    assert!(!site.get("/metrics").contains("hidden-token"));
+}
+
+#[test]
+fn a_restart_neither_repeats_nor_forgets() {
+    let hook = Receiver::new(Manner::Good);
+    let site = site(&format!("  - webhook: {}\n    after: 3s\n", hook.url()));
+    let daemon = site.start();
+    wait_for(&daemon, "the first copy", || {
+        hook.phases("first-success") == ["once"]
+    });
+    break_store(&site);
+    waits_for_phases(&daemon, &hook, &["started"]);
+    daemon.kill();
+    let daemon = site.start();
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(hook.phases("unsafe"), ["started"], "{}", daemon.log());
+    assert_eq!(hook.phases("first-success").len(), 1);
+    // The end of it happens while nobody can be told, and while nobody runs.
+    hook.be(Manner::Closed);
+    mend_store(&site);
+    wait_for(&daemon, "a try that failed", || {
+        site.metric("lifeboat_notifications_total", "result=\"failed\"") >= 1.0
+    });
+    daemon.kill();
+    hook.be(Manner::Good);
+    let daemon = site.start();
+    waits_for_phases(&daemon, &hook, &["started", "ended"]);
+}
+
+/// Slow, broken and closed receivers neither delay captures nor each other, and are told when they are back.
+#[test]
+fn receivers_that_misbehave_delay_nobody() {
+    let bad = [Manner::Slow, Manner::Broken, Manner::Closed].map(Receiver::new);
+    let good = Receiver::new(Manner::Good);
+    let entries = bad.iter().chain([&good]);
+    let notify: String = entries
+        .map(|r| format!("  - webhook: {}\n    after: 500ms\n", r.url()))
+        .collect();
+    let site = site(&notify);
+    let daemon = site.start();
+    wait_for(&daemon, "the first copy", || {
+        good.phases("first-success") == ["once"]
+    });
+    // The slow one has this process wait now.
+    for n in 0..5 {
+        site.write(&format!("update t set a='{n}' where id=1"));
+        site.sync();
+    }
+    break_store(&site);
+    waits_for_phases(&daemon, &good, &["started"]);
+    mend_store(&site);
+    waits_for_phases(&daemon, &good, &["started", "ended"]);
+    let failed = |channel: &str| {
+        let labels = format!("channel=\"{channel}\",result=\"failed\"");
+        site.metric("lifeboat_notifications_total", &labels)
+    };
+    wait_for(&daemon, "counted failures", || {
+        ["webhook", "webhook-2", "webhook-3"]
+            .iter()
+            .all(|c| failed(c) >= 1.0)
+    });
+    assert_eq!(failed("webhook-4"), 0.0);
+    for receiver in &bad {
+        receiver.be(Manner::Good);
+    }
+    // Each has the same story in the same order.
+    for receiver in &bad[1..] {
+        // The next try may be half a minute away.
+        let begun = Instant::now();
+        while receiver.phases("unsafe") != ["started", "ended"] {
+            assert!(
+                begun.elapsed() < Duration::from_secs(120),
+                "{}",
+                daemon.log()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(receiver.phases("first-success"), ["once"]);
+    }
+    assert!(!daemon.log().contains("hidden-token"), "{}", daemon.log());
+}
+
+/// A mail server that takes one mail after the other; the mails.
+fn mail_server() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mails = Arc::new(Mutex::new(Vec::new()));
+    let shared = Arc::clone(&mails);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || take_mails(stream.unwrap(), &shared).ok());
+        }
+    });
+    (port, mails)
+}
+
+fn take_mails(mut stream: TcpStream, mails: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    stream.write_all(b"220 sink\r\n")?;
+    let mut envelope = String::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let verb = line
+            .split([' ', '\r'])
+            .next()
+            .unwrap_or_default()
+            .to_ascii_uppercase();
+        match verb.as_str() {
+            "EHLO" => stream.write_all(b"250-sink\r\n250 AUTH PLAIN\r\n")?,
+            "AUTH" if line.contains("AGEAYgBw") => stream.write_all(b"235 ok\r\n")?,
+            "RCPT" if line.contains("nobody") => stream.write_all(b"550 no such person\r\n")?,
+            "DATA" => {
+                stream.write_all(b"354 go on\r\n")?;
+                let mut mail = envelope.clone();
+                loop {
+                    let mut line = String::new();
+                    reader.read_line(&mut line)?;
+                    if line == ".\r\n" {
+                        break;
+                    }
+                    mail.push_str(&line);
+                }
+                mails.lock().unwrap().push(mail);
+                stream.write_all(b"250 ok\r\n")?;
+            }
+            "QUIT" => return stream.write_all(b"221 bye\r\n"),
+            _ => {
+                envelope.push_str(&line);
+                stream.write_all(b"250 ok\r\n")?;
+            }
+        }
+    }
+}
+
+#[test]
+fn notify_test_says_what_arrives() {
+    let chat = Receiver::new(Manner::Good);
+    let (port, mails) = mail_server();
+    let mail = |to: &str| {
+        format!(
+            "  - email: {to}\n    from: Lifeboat <lifeboat@example.com>\n    smtp: smtp://127.0.0.1:{port}\n"
+        )
+    };
+    let mut site = site(&format!(
+        "  - slack: {}\n{}",
+        chat.url(),
+        mail("ops@example.com, dev@example.com")
+    ));
+    let said = site.ok(&["notify", "test"]);
+    assert!(
+        said.ends_with("lifeboat: ok notify test channels=2\n"),
+        "{said}"
+    );
+    assert!(chat.requests()[0].body.contains("a test from web1"));
+    let received = mails.lock().unwrap().clone();
+    assert_eq!(received.len(), 1);
+    for part in [
+        "RCPT TO:<ops@example.com>",
+        "RCPT TO:<dev@example.com>",
+        "Subject: INFO: a test from web1: notifications arrive - Lifeboat on web1",
+        "From: Lifeboat <lifeboat@example.com>",
+    ] {
+        assert!(received[0].contains(part), "{part}\n{}", received[0]);
+    }
+    site.ok(&["notify", "test", "slack"]);
+    assert_eq!(mails.lock().unwrap().len(), 1);
+    let unknown = site.fails(2, &["notify", "test", "pager"]);
+    assert!(
+        unknown.contains("hint: there are slack, email"),
+        "{unknown}"
+    );
+
+    chat.be(Manner::Broken);
+    site.extra.push_str(&mail("nobody@example.com"));
+    let out = site.run(&["notify", "test", "--json"]);
+    assert_eq!(out.status.code(), Some(1));
+    let shown: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(shown["channels"][0]["error"], "the receiver answered 500");
+    assert_eq!(shown["channels"][1]["ok"], true);
+    assert!(
+        shown["channels"][2]["error"]
+            .as_str()
+            .unwrap()
+            .contains("no such person"),
+        "{shown}"
+    );
+    chat.be(Manner::Closed);
+    let said = site.fails(1, &["notify", "test", "slack"]);
+    assert!(!said.contains("hidden-token"), "{said}");
+
+    let shown = site.ok(&["config", "show"]);
+    assert!(
+        shown.contains("127.0.0.1/***") && !shown.contains("hidden-token"),
+        "{shown}"
+    );
+    site.extra.clear();
+    let nobody = site.fails(2, &["notify", "test"]);
+    assert!(nobody.contains("there is no `notify`"), "{nobody}");
+}
+
+/// Without a file, variables are enough.
+#[test]
+fn environment_alone_names_a_receiver() {
+    let chat = Receiver::new(Manner::Good);
+    let mut site = Site::new();
+    site.env = vec![("LIFEBOAT_NOTIFY_SLACK".into(), chat.url())];
+    site.ok(&["notify", "test"]);
+    assert_eq!(chat.requests().len(), 1);
+}
