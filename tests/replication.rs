@@ -362,7 +362,10 @@ fn a_corrupt_object_is_named_with_what_remains() {
     );
     assert!(!site.path("x.db").exists());
     let error = site.fails(5, &["verify"]);
-    assert!(error.contains(name), "{error}");
+    assert!(
+        error.contains(name) && error.contains("points cannot be restored"),
+        "{error}"
+    );
     std::fs::write(victim, &bytes[..bytes.len() / 3]).unwrap();
     assert!(
         site.fails(5, &["restore", "app", "-o", "x.db"])

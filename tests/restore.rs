@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::daemon::{Site, assert_same_pages};
+use common::daemon::{Site, assert_same_pages, wait_for};
 use common::python;
 use lifeboat::ltx;
 use lifeboat::restore::plan::Goal;
@@ -247,4 +247,50 @@ fn all_to_one_moment_or_none() {
     assert!(!folder.exists());
     site.ok(&[&all[..], &["--at", &before, "--if-replica-exists"]].concat());
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+}
+
+/// Every point that `list` shows is checked, not only the way to the newest one.
+#[test]
+fn verify_reads_what_older_points_need() {
+    let mut site = Site::new();
+    site.extra = "    snapshot-interval: 1s\n".into();
+    let daemon = site.start();
+    site.sync();
+    let old = site.path("store/app/ltx/9");
+    wait_for(&daemon, "a second base", || {
+        site.write("update t set a=random() where id=1");
+        site.sync();
+        std::fs::read_dir(&old).unwrap().count() > 1
+    });
+    assert_eq!(daemon.stop(), 0);
+    assert!(site.ok(&["verify"]).contains("read and right"));
+    let mut bases: Vec<_> = std::fs::read_dir(&old)
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .collect();
+    bases.sort();
+    // The newest restore does without the first base.
+    let mut bytes = std::fs::read(&bases[0]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&bases[0], &bytes).unwrap();
+    site.restore("newest.db", &[]);
+    let out = site.run(&["verify", "--json"]);
+    assert_eq!(out.status.code(), Some(5));
+    let found: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let name = bases[0].file_stem().unwrap().to_str().unwrap();
+    assert!(
+        found["damaged"][0]["file"].as_str().unwrap().contains(name),
+        "{found}"
+    );
+    let lost = found["lost"].as_array().unwrap();
+    assert!(!lost.is_empty(), "{found}");
+    for point in lost {
+        let point = point.as_str().unwrap();
+        site.fails(5, &["restore", "app", "-o", "lost.db", "--txid", point]);
+    }
+    // What cannot be read for another reason is no damage.
+    std::fs::rename(site.path("store"), site.path("away")).unwrap();
+    std::fs::write(site.path("store"), b"").unwrap();
+    assert!(!site.fails(1, &["verify"]).contains("ok verify"));
 }

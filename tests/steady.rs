@@ -68,7 +68,7 @@ fn a_steady_state_reads_nothing_from_the_store() {
     let count =
         |kind: &str| site.metric("lifeboat_store_requests_total", &format!("kind=\"{kind}\""));
     let read = || ["get", "head", "list"].map(count);
-    let (reads, puts) = (read(), count("put"));
+    let (reads, puts, begun) = (read(), count("put"), std::time::Instant::now());
     // No change of the schema: that would be labelled, and labels are listed once.
     python(
         &site.db,
@@ -76,8 +76,87 @@ fn a_steady_state_reads_nothing_from_the_store() {
 while time.time()<end: c.execute('update t set a=? where id=?',(os.urandom(300),1+os.getpid()%3000)); time.sleep(0.005)",
     );
     site.sync();
-    assert!(count("put") > puts + 10.0, "nothing was uploaded");
+    let (sent, most) = (count("put") - puts, begun.elapsed().as_secs_f64() / 0.05);
+    assert!(sent > 10.0, "nothing was uploaded");
+    // One for the sync, one for a checkpoint's last frames at each half second.
+    assert!(
+        sent <= most + 2.0 + most / 10.0,
+        "{sent} uploads, one for each sync-interval would be {most}"
+    );
     assert_eq!(read(), reads);
+}
+
+/// The same statements with the sidecar and without give the same database: schema, rows, counters, pages, settings.
+#[test]
+fn zero_footprint() {
+    let site = Site::new();
+    let alone = site.path("alone.sqlite3");
+    std::fs::copy(site.copy_now("before.db"), &alone).unwrap();
+    let daemon = site.start();
+    site.sync();
+    let work =
+        "import random; rnd=random.Random(5); c=conn(); c.execute('pragma wal_autocheckpoint=50')
+c.execute('create table u(id integer primary key autoincrement, b)')
+for i in range(3000):
+    c.execute('update t set a=? where id=?',(rnd.randbytes(rnd.randint(1,900)),rnd.randint(1,3000)))
+    if i%7==0: c.execute('insert into u(b) values(?)',(rnd.randbytes(2000),))
+    if i%500==0: c.execute('delete from u where id%2=0'); time.sleep(0.3)
+    if i==2000: c.execute('vacuum')";
+    let seen = "c=conn()
+for p in ('application_id','user_version','schema_version','page_count','freelist_count','page_size','encoding','auto_vacuum','journal_mode'):
+    print(p, c.execute('pragma '+p).fetchone()[0])
+import hashlib; print(hashlib.sha256('\\n'.join(c.iterdump()).encode()).hexdigest())";
+    python(&site.db, work);
+    python(&alone, work);
+    site.sync();
+    let with = python(&site.db, seen);
+    assert!(with.contains("schema_version"), "{with}");
+    assert_eq!(with, python(&alone, seen));
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(with, python(&site.db, seen), "after the sidecar left");
+}
+
+/// `lifeboat run app.sqlite3` with nothing else: replicates beside, and says where things are.
+#[test]
+fn no_configuration_at_all() {
+    let site = Site::new();
+    let lifeboat = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.args(args).current_dir(site.dir.path());
+        command
+    };
+    let log = site.path("log");
+    let out = std::fs::File::create(&log).unwrap();
+    let mut child = lifeboat(&["run", "app.sqlite3"])
+        .stdout(out.try_clone().unwrap())
+        .stderr(out)
+        .spawn()
+        .unwrap();
+    let begun = std::time::Instant::now();
+    let base = site.path("lifeboat-store/app/ltx/9");
+    while !base.is_dir() && begun.elapsed().as_secs() < 30 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    site.write("update t set a='no configuration' where id=1");
+    let synced = lifeboat(&["sync", "app.sqlite3"]).output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&synced.stdout).contains("lifeboat: ok sync"),
+        "{synced:?}"
+    );
+    let oracle = site.copy_now("oracle.db");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(
+        said.contains("lifeboat-store") && said.contains("app.sqlite3"),
+        "{said}"
+    );
+    let out = lifeboat(&["restore", "app.sqlite3", "-o", "out.db"])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    assert_same_pages(&oracle, &site.path("out.db"), "restored");
 }
 
 /// Each store has its own position: one that is away does not hold up the other, and gets everything when it is back.

@@ -11,13 +11,16 @@ use crate::daemon::target::policy;
 use crate::labels::{self, Label, Pin};
 use crate::replica::owner::{self, Owner};
 use crate::replica::upload::Replica;
+use crate::restore::catalog;
 use crate::restore::plan::{Catalog, Goal, plan};
-use crate::restore::{RestoreError, apply, catalog, opener};
 use crate::retention;
 use crate::store::{PutMode, Store};
 use crate::types::Lineage;
 
-fn chosen<'a>(config: &'a Config, names: &[String]) -> Result<Vec<&'a TargetConfig>, Failure> {
+pub(super) fn chosen<'a>(
+    config: &'a Config,
+    names: &[String],
+) -> Result<Vec<&'a TargetConfig>, Failure> {
     if names.is_empty() {
         return Ok(config.targets.iter().collect());
     }
@@ -195,68 +198,6 @@ pub(super) async fn list(
         println!("{}", Value::Array(values));
     }
     failed.into_iter().next().map_or(Ok(()), Err)
-}
-
-pub(super) async fn verify(
-    config: Config,
-    names: Vec<String>,
-    as_json: bool,
-) -> Result<(), Failure> {
-    let targets = chosen(&config, &names)?;
-    let mut checked = 0_usize;
-    for target in &targets {
-        for store in &target.options.stores {
-            let replica = open_replica(store, &target.name).await?;
-            let catalog = catalog(&replica, Goal::Newest).await?;
-            let plan = plan(&catalog, Goal::Newest).map_err(RestoreError::from)?;
-            let (open, files) = (opener(&replica), plan.files.clone());
-            let read = tokio::task::spawn_blocking(move || {
-                apply::each(&files, open, |_| Ok(()), |_, _| Ok(()))
-            });
-            let result = read.await.map_err(|e| Failure::new(1, e, None))?;
-            if let Err(error) = result {
-                let without =
-                    catalog.without(&std::collections::BTreeSet::from([error.entry.span]));
-                let instead = newest(&without);
-                return Err(Failure::new(
-                    5,
-                    format!("{} in {}: {error}", target.name, replica.display()),
-                    instead,
-                ));
-            }
-            checked += plan.files.len();
-            if as_json {
-                println!(
-                    "{}",
-                    json!({ "target": target.name, "store": replica.display(), "objects": plan.files.len(), "bytes": plan.bytes(), "txid": plan.reaches.to_string() })
-                );
-            } else {
-                println!(
-                    "{} in {}: {} objects read and right, up to TXID {}",
-                    target.name,
-                    replica.display(),
-                    plan.files.len(),
-                    plan.reaches
-                );
-            }
-        }
-    }
-    ok(&format!(
-        "verify targets={} objects={checked}",
-        targets.len()
-    ));
-    Ok(())
-}
-
-fn newest(catalog: &Catalog) -> Option<String> {
-    let point = catalog.points().last().copied();
-    Some(match point {
-        Some(p) => format!(
-            "the newest point without this object is TXID {} of {}",
-            p.txid, p.at
-        ),
-        None => "no point can be restored without this object".into(),
-    })
 }
 
 fn prune_failed(error: retention::PruneError) -> Failure {

@@ -17,6 +17,7 @@ mod restore;
 mod restore_options;
 mod run;
 mod snapshot;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -195,7 +196,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             let count = postgres_care::verify(&config, &dumps, global.json).await?;
             files::verify(&config, &mine, global.json).await?;
             if let Some(names) = rest.names() {
-                return inspect::verify(config, names, global.json).await;
+                return verify::verify(config, names, global.json).await;
             }
             ok(&format!("verify targets={}", mine.len() + count));
             Ok(())

@@ -83,15 +83,7 @@ pub fn each<R: Read>(
                 return Err(Fault::Mismatch("TXIDs"));
             }
             if let Some(before) = &last {
-                if before.page_size != found.page_size {
-                    return Err(Fault::Mismatch("page sizes"));
-                }
-                let follows = before.max.next() == found.min;
-                if let (true, Some(post), Some(pre)) = (follows, before.post, found.pre)
-                    && post != pre
-                {
-                    return Err(Fault::Mismatch("database checksums"));
-                }
+                fits(before, &found)?;
             }
             header(&found)?;
             while let Some(number) = decoder.next_page(&mut buf)? {
@@ -115,6 +107,23 @@ pub fn each<R: Read>(
         }),
         (None, None) => unreachable!("a plan holds a base"),
     }
+}
+
+/// Whether a file may follow another in a chain.
+///
+/// # Errors
+/// [`Fault::Mismatch`].
+pub fn fits(before: &ltx::Header, after: &ltx::Header) -> Result<(), Fault> {
+    if before.page_size != after.page_size {
+        return Err(Fault::Mismatch("page sizes"));
+    }
+    let follows = before.max.next() == after.min;
+    if let (true, Some(post), Some(pre)) = (follows, before.post, after.pre)
+        && post != pre
+    {
+        return Err(Fault::Mismatch("database checksums"));
+    }
+    Ok(())
 }
 
 /// Writes a plan's pages to `out` and cuts it to the last commit's size. The lock page stays a hole.

@@ -4,6 +4,7 @@
 //! does **not** promise: that a point captured by Litestream is checked by a database checksum; such files carry none.
 
 pub mod apply;
+pub mod check;
 pub mod edit;
 mod last_good;
 pub mod plan;

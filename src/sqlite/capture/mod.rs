@@ -38,6 +38,10 @@ const BARRIER_PATIENCE: Duration = Duration::from_millis(20);
 /// Barriers in a row while they come out partial: with every read mark taken our own write lock sits on an old one, which the next try
 /// usually does not. Each holds the lock for about a millisecond.
 const BARRIER_TRIES: u32 = 6;
+/// Frames that a barrier captures while writers wait; with more it lets go, and captures them first. Some 10 ms of work.
+const BARRIER_FRAMES: u32 = 1000;
+/// Times in a row that it lets go so: an app that writes faster than that would never be sealed.
+const BARRIER_LET_GO: u32 = 3;
 /// WAL size at which a barrier may wait longer, because something always held the lock: ten times the usual.
 const URGENT_FRAMES: u32 = 10 * CHECKPOINT_FRAMES;
 /// The longer wait.
@@ -430,7 +434,7 @@ impl Capture {
             BARRIER_PATIENCE
         };
         let mut outcome = Barrier::Busy;
-        for _ in 0..BARRIER_TRIES {
+        for round in 0..BARRIER_TRIES {
             let Self {
                 guard,
                 table,
@@ -441,9 +445,14 @@ impl Capture {
             } = self;
             let created = now.not_before(*last_created);
             *last_created = created;
+            let mut let_go = false;
             outcome = guard.barrier(cursor, patience, |guard, cursor| {
+                if round < BARRIER_LET_GO && guard.waiting(cursor)? > BARRIER_FRAMES {
+                    let_go = true;
+                    return Ok(false);
+                }
                 match guard.look(cursor)? {
-                    Look::Nothing => Ok(()),
+                    Look::Nothing => Ok(true),
                     Look::Gap(reason) => Err(CaptureError::Gap(reason)),
                     Look::Changes(changes) => {
                         let one = write_changes(
@@ -451,10 +460,14 @@ impl Capture {
                         )?;
                         tell(views, &changes);
                         captured.push(one);
-                        Ok(())
+                        Ok(true)
                     }
                 }
             })?;
+            if let_go {
+                captured.extend(self.capture_gapless(spool, now)?);
+                continue;
+            }
             if outcome != Barrier::Partial {
                 break;
             }

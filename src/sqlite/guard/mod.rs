@@ -410,12 +410,12 @@ impl Guard {
 
     /// The barrier: takes the write lock (waiting at most `patience`), captures the rest through `capture`, checkpoints, renews R
     /// and lets go. `capture` must make durable locally what it captures and bring `cursor` to its end; what it returns as an
-    /// error ends the barrier without sealing.
+    /// error ends the barrier without sealing, and so does `false`: there was too much to do while writers wait.
     pub fn barrier<E: From<GuardError>>(
         &mut self,
         cursor: &mut Cursor,
         patience: Duration,
-        capture: impl FnOnce(&Guard, &mut Cursor) -> Result<(), E>,
+        capture: impl FnOnce(&Guard, &mut Cursor) -> Result<bool, E>,
     ) -> Result<Barrier, E> {
         self.write
             .busy_timeout(patience)
@@ -429,7 +429,11 @@ impl Guard {
         let from = cursor.position.frame;
         let captured = capture(self, cursor);
         let capturing = begun.elapsed();
-        let result = captured.and_then(|()| self.seal(cursor).map_err(E::from));
+        let result = match captured {
+            Ok(true) => self.seal(cursor).map_err(E::from),
+            Ok(false) => Ok(Barrier::Busy),
+            Err(e) => Err(e),
+        };
         let ended = end(&self.write).map_err(|e| self.sqlite(e));
         self.held = begun.elapsed();
         tracing::debug!(
@@ -443,6 +447,14 @@ impl Guard {
         let outcome = result?;
         ended?;
         Ok(outcome)
+    }
+
+    /// Frames of this life of the WAL that are committed and not captured. Under the write lock the number stays.
+    pub fn waiting(&self, cursor: &Cursor) -> Result<u32, GuardError> {
+        let index = self.observe()?;
+        let same = index.header.is_some_and(|h| h.salt == cursor.position.salt);
+        let from = if same { cursor.position.frame } else { 0 };
+        Ok(index.max_frame.saturating_sub(from))
     }
 
     /// Under the write lock, everything captured.
