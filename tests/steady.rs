@@ -122,7 +122,11 @@ fn no_configuration_at_all() {
     let site = Site::new();
     let lifeboat = |args: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lifeboat"));
-        command.args(args).current_dir(site.dir.path());
+        // The port may be in use on a machine that tests run on.
+        command
+            .args(args)
+            .env("LIFEBOAT_HTTP_LISTEN", "off")
+            .current_dir(site.dir.path());
         command
     };
     let log = site.path("log");

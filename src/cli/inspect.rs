@@ -24,12 +24,8 @@ pub(super) fn chosen<'a>(
     if names.is_empty() {
         return Ok(config.targets.iter().collect());
     }
-    let find = |name: &String| {
-        let found = config
-            .targets
-            .iter()
-            .find(|t| t.name == *name || t.path.to_str() == Some(name));
-        found.ok_or_else(|| {
+    let found = |name: &String| {
+        find(config, name).ok_or_else(|| {
             Failure::new(
                 2,
                 format!("no target is named \"{name}\""),
@@ -37,7 +33,20 @@ pub(super) fn chosen<'a>(
             )
         })
     };
-    names.iter().map(find).collect()
+    names.iter().map(found).collect()
+}
+
+/// By name, or by the path of the database.
+fn find<'a>(config: &'a Config, name: &str) -> Option<&'a TargetConfig> {
+    let path = std::path::absolute(name).ok();
+    let is = |t: &&TargetConfig| t.name == name || Some(&t.path) == path.as_ref();
+    config.targets.iter().find(is)
+}
+
+/// Paths of databases become the names of their targets; what is unknown stays as it is.
+pub(super) fn by_name(config: &Config, names: Vec<String>) -> Vec<String> {
+    let name = |n: String| find(config, &n).map_or(n, |t| t.name.clone());
+    names.into_iter().map(name).collect()
 }
 
 pub(super) async fn status(

@@ -21,6 +21,7 @@ mod verify;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -165,17 +166,22 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Run { databases } => run::run(load(global, databases)?).await,
         Command::Sync { targets, timeout } => {
-            run::sync(load(global, Vec::new())?, targets, &timeout, global.json).await
+            let config = load_for(global, &targets)?;
+            let targets = inspect::by_name(&config, targets);
+            run::sync(config, targets, &timeout, global.json).await
         }
         Command::Snapshot(args) => {
-            snapshot::snapshot(load(global, Vec::new())?, args, global.json).await
+            let config = load_for(global, &args.targets)?;
+            let targets = inspect::by_name(&config, args.targets);
+            let args = args::SnapshotArgs { targets, ..args };
+            snapshot::snapshot(config, args, global.json).await
         }
         Command::Files { action } => files::run(load(global, Vec::new())?, action).await,
         Command::Status { address } => {
             inspect::status(load(global, Vec::new())?, address, global.json).await
         }
         Command::List { target } => {
-            let config = load(global, Vec::new())?;
+            let config = load_for(global, target.as_slice())?;
             let config = absent::with_absent(config, target.as_deref()).await?;
             let dumps = postgres::split(&config, &Vec::from_iter(target.clone()));
             postgres::list(&config, &dumps, global.json).await?;
@@ -190,7 +196,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             }
         }
         Command::Verify { targets } => {
-            let config = load(global, Vec::new())?;
+            let config = load_for(global, &targets)?;
             let dumps = postgres::split(&config, &targets);
             let (mine, rest) = dumps.files(&config)?;
             let count = postgres_care::verify(&config, &dumps, global.json).await?;
@@ -202,14 +208,14 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Drill { targets } => {
-            drill::drill(load(global, Vec::new())?, targets, global.json).await
+            drill::drill(load_for(global, &targets)?, targets, global.json).await
         }
         Command::Prune {
             targets,
             dry_run,
             accept,
         } => {
-            let config = load(global, Vec::new())?;
+            let config = load_for(global, &targets)?;
             let dumps = postgres::split(&config, &targets);
             let (mine, rest) = dumps.files(&config)?;
             let (count, deleted) =
@@ -226,9 +232,21 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Restore(args) => restore::restore(global, *args).await,
-        Command::Claim { target } => inspect::claim(load(global, Vec::new())?, &target, true).await,
+        Command::Claim { target } => {
+            inspect::claim(
+                load_for(global, std::slice::from_ref(&target))?,
+                &target,
+                true,
+            )
+            .await
+        }
         Command::Release { target } => {
-            inspect::claim(load(global, Vec::new())?, &target, false).await
+            inspect::claim(
+                load_for(global, std::slice::from_ref(&target))?,
+                &target,
+                false,
+            )
+            .await
         }
         Command::Demo { keep } => demo::run(keep, global.json).await,
         Command::Evidence => evidence::run(load(global, Vec::new())?, global.json).await,
@@ -252,6 +270,24 @@ fn load(global: &Global, databases: Vec<std::path::PathBuf>) -> Result<Config, F
         known_variables: args::variables(),
     };
     Ok(crate::config::load(&args, &Environment::of_process())?)
+}
+
+/// The same for a command about some targets. `lifeboat sync app.sqlite3` works beside `lifeboat run app.sqlite3`, with no configuration at all.
+fn load_for(global: &Global, names: &[String]) -> Result<Config, Failure> {
+    let configured = global.config.is_some()
+        || ["lifeboat.yml", "/etc/lifeboat.yml", "/etc/litestream.yml"]
+            .iter()
+            .any(|p| Path::new(p).exists())
+        || ["LIFEBOAT_CONFIG", "LIFEBOAT_STORE_URL"]
+            .iter()
+            .any(|name| std::env::var_os(name).is_some());
+    let is_path = |name: &&String| name.contains('/') || Path::new(name).extension().is_some();
+    let databases = if !configured && Path::new("lifeboat-store").exists() {
+        names.iter().filter(is_path).map(Into::into).collect()
+    } else {
+        Vec::new()
+    };
+    load(global, databases)
 }
 
 /// Logs go to stderr; data goes to stdout.

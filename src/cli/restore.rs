@@ -1,5 +1,5 @@
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::absent::with_absent;
 use super::args::{Global, RestoreArgs};
 use super::restore_options as options;
-use super::{Failure, load, ok};
+use super::{Failure, load_for, ok};
 use crate::config::{Config, TargetConfig, parse_time};
 use crate::daemon::control::{Client, Request};
 use crate::daemon::fleet::{open_replica, socket_path, system_now};
@@ -44,7 +44,7 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
     let config = if is_url || args.source.is_none() && args.from.is_some() {
         None
     } else {
-        let config = load(global, command_line_database(&args))?;
+        let config = load_for(global, args.source.as_slice())?;
         Some(with_absent(config, args.source.as_deref()).await?)
     };
     let tz = config
@@ -239,23 +239,6 @@ async fn sources(
         }
         _ => Ok(found),
     }
-}
-
-/// `lifeboat restore app.sqlite3` right after `lifeboat run app.sqlite3`, with no configuration at all.
-fn command_line_database(args: &RestoreArgs) -> Vec<PathBuf> {
-    let Some(source) = &args.source else {
-        return Vec::new();
-    };
-    let looks_like_path = source.contains('/') || Path::new(source).extension().is_some();
-    let configured = ["lifeboat.yml", "/etc/lifeboat.yml", "/etc/litestream.yml"]
-        .iter()
-        .any(|p| Path::new(p).exists())
-        || std::env::var_os("LIFEBOAT_CONFIG").is_some()
-        || std::env::var_os("LIFEBOAT_STORE_URL").is_some();
-    if looks_like_path && !configured && Path::new("lifeboat-store").exists() {
-        return vec![source.into()];
-    }
-    Vec::new()
 }
 
 fn goal(args: &RestoreArgs, tz: jiff::tz::TimeZone) -> Result<Goal, Failure> {

@@ -63,7 +63,7 @@ impl RunError {
         match self {
             Self::Fleet(e) => e.hint(),
             Self::Http { .. } => {
-                Some("choose another address with `http: { listen: ... }`, or `http: off`".into())
+                Some("choose another address with `http: { listen: ... }` or $LIFEBOAT_HTTP_LISTEN; `off` serves nothing".into())
             }
             Self::Signals(_) | Self::Unfinished => None,
         }
