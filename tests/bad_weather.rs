@@ -5,67 +5,14 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use common::daemon::{Site, assert_same_pages, wait_for};
+use common::mount::{Mount, root};
 use common::{python, python_output};
 use serde_json::Value;
-
-fn root(args: &[&str]) {
-    let mut command = if rustix::process::geteuid().is_root() {
-        Command::new(args[0])
-    } else {
-        let mut sudo = Command::new("sudo");
-        sudo.args(["-n", args[0]]);
-        sudo
-    };
-    let out = command.args(&args[1..]).output().unwrap();
-    assert!(
-        out.status.success(),
-        "{args:?} (needs root or sudo without a password): {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-}
-
-/// Unmounted when dropped.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn tmpfs(at: &Path, megabytes: u32) -> Self {
-        std::fs::create_dir_all(at).unwrap();
-        let options = format!("size={megabytes}m,mode=0777");
-        root(&[
-            "mount",
-            "-t",
-            "tmpfs",
-            "-o",
-            &options,
-            "tmpfs",
-            at.to_str().unwrap(),
-        ]);
-        Self(at.to_owned())
-    }
-
-    fn read_only(at: &Path) -> Self {
-        let path = at.to_str().unwrap();
-        root(&["mount", "--bind", path, path]);
-        let mount = Self(at.to_owned());
-        root(&["mount", "-o", "remount,bind,ro", path]);
-        mount
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Lazily: a daemon that is about to end may still be in it.
-        let status = Command::new("umount").arg("-l").arg(&self.0).status();
-        if !status.is_ok_and(|s| s.success()) {
-            eprintln!("{} stays mounted", self.0.display());
-        }
-    }
-}
 
 fn target(site: &Site, name: &str) -> Value {
     let status: Value = serde_json::from_str(&site.get("/api/v1/status")).unwrap_or_default();

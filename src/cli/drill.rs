@@ -58,7 +58,8 @@ pub(super) async fn drill(
             }
         }
     }
-    let dumped = super::postgres_care::drill(&config, &dumps, as_json).await?;
+    let (dumped, of_dumps) = super::postgres_care::drill(&config, &dumps, as_json).await?;
+    failed.extend(of_dumps);
     files::drill(&config, &mine, as_json).await?;
     if let Some(failure) = stopped.filter(|_| failed.is_empty()) {
         return Err(failure);
@@ -67,7 +68,10 @@ pub(super) async fn drill(
         return Err(Failure::new(
             5,
             format!("the drill failed: {}", failed.join("; ")),
-            Some("`lifeboat verify` names damaged objects; `lifeboat restore TARGET --txid` reaches earlier points".into()),
+            Some(
+                "`lifeboat verify` names damaged objects; `lifeboat list` shows earlier points"
+                    .into(),
+            ),
         ));
     }
     let drilled = databases.len() + mine.len() + dumped;

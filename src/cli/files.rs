@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::args::{FilesAction, Global, RestoreArgs};
+use super::restore_all::Planned;
 use super::{Failure, ok, run};
 use crate::config::{Config, FilesConfig, parse_time};
 use crate::daemon::files::open;
@@ -237,12 +238,7 @@ pub(super) async fn list(
     Ok(())
 }
 
-pub(super) async fn restore(
-    global: &Global,
-    config: &Config,
-    files: &FilesConfig,
-    args: &RestoreArgs,
-) -> Result<(), Failure> {
+fn goal(config: &Config, args: &RestoreArgs) -> Result<Goal, Failure> {
     let usage = |text: String, hint: &str| Failure::new(2, text, Some(hint.into()));
     let goal = match (&args.at, &args.label, &args.snapshot) {
         (Some(at), _, _) => {
@@ -256,6 +252,114 @@ pub(super) async fn restore(
         (_, _, Some(id)) => Goal::Id(id.clone()),
         (None, None, None) => Goal::Newest,
     };
+    Ok(goal)
+}
+
+/// A restore whose snapshot was found.
+pub(super) struct Job {
+    target: Target,
+    id: String,
+    output: Output,
+}
+
+impl Job {
+    /// The folder that it fills, and the target's name.
+    pub(super) fn folder(&self) -> Option<(std::path::PathBuf, String)> {
+        match &self.output {
+            Output::Folder(folder) => Some((folder.clone(), self.target.config.name.clone())),
+            Output::InPlace => None,
+        }
+    }
+
+    /// Does it.
+    pub(super) async fn run(self, global: &Global, args: &RestoreArgs) -> Result<(), Failure> {
+        let name = self.target.config.name.clone();
+        if args.dry_run {
+            println!("{name}: would restore snapshot {}", self.id);
+            return Ok(());
+        }
+        let Self { target, id, output } = self;
+        let done = blocking(move || files::restore(&target, &Goal::Id(id), None, &output)).await?;
+        told(global, &name, &done)
+    }
+}
+
+/// Every target of files, for `--all`. Without a place only folders that are missing or empty are restored.
+pub(super) async fn plan_all(
+    config: &Config,
+    args: &RestoreArgs,
+) -> Result<Vec<Planned<Job>>, Failure> {
+    let mut all = Vec::new();
+    for files in &config.files {
+        let name = &files.name;
+        if args.undo {
+            let what = "left as they are: the old content is beside them";
+            all.push(Planned::Absent(format!("{name}: {what}")));
+            continue;
+        }
+        let output = match &args.output {
+            Some(folder) => {
+                let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
+                Output::Folder(folder.join(name))
+            }
+            None => Output::InPlace,
+        };
+        let full = |path: &std::path::PathBuf| {
+            std::fs::read_dir(path).map_or(path.exists(), |mut entries| entries.next().is_some())
+        };
+        let there = match &output {
+            Output::Folder(folder) => full(folder),
+            Output::InPlace => !args.in_place && files.paths.iter().any(full),
+        };
+        if there && args.if_not_exists {
+            all.push(Planned::Exists(format!("{name}: there are files")));
+            continue;
+        }
+        if there {
+            return Err(Failure::new(
+                4,
+                format!("{name}: there are files; nothing was changed"),
+                Some("--in-place keeps them aside; --if-not-exists leaves them alone".into()),
+            ));
+        }
+        all.push(plan(config, files, args, output).await?);
+    }
+    Ok(all)
+}
+
+async fn plan(
+    config: &Config,
+    files: &FilesConfig,
+    args: &RestoreArgs,
+    output: Output,
+) -> Result<Planned<Job>, Failure> {
+    let goal = goal(config, args)?;
+    let Some(target) = open(config, files).await?.into_iter().next() else {
+        return Ok(Planned::Absent(format!("{}: no store", files.name)));
+    };
+    let listing = target.clone();
+    let found = blocking(move || {
+        let points = files::list(&listing)?;
+        let id = points[files::find(&points, &goal)?].id.clone();
+        Ok(id)
+    });
+    match found.await {
+        Ok(id) => Ok(Planned::Job(Job { target, id, output })),
+        Err(failure) if failure.code == 3 && args.if_replica_exists => Ok(Planned::Absent(
+            format!("{}: {}", files.name, failure.message),
+        )),
+        Err(failure) => Err(failure),
+    }
+}
+
+pub(super) async fn restore(
+    global: &Global,
+    config: &Config,
+    files: &FilesConfig,
+    args: &RestoreArgs,
+) -> Result<(), Failure> {
+    let usage = |text: String, hint: &str| Failure::new(2, text, Some(hint.into()));
+    let goal = goal(config, args)?;
     let output = match (&args.output, args.in_place) {
         (Some(folder), _) => {
             Output::Folder(std::path::absolute(folder).unwrap_or_else(|_| folder.clone()))
@@ -286,7 +390,14 @@ pub(super) async fn restore(
     }
     let path = args.path.clone();
     let done = blocking(move || files::restore(&target, &goal, path.as_deref(), &output)).await?;
-    told(global, &files.name, &done)
+    told(global, &files.name, &done)?;
+    ok(&format!(
+        "restore target={} snapshot={} files={} checked",
+        files.name,
+        done.point.short(),
+        done.files
+    ));
+    Ok(())
 }
 
 fn told(global: &Global, name: &str, done: &Restored) -> Result<(), Failure> {
@@ -336,11 +447,6 @@ fn told(global: &Global, name: &str, done: &Restored) -> Result<(), Failure> {
             Some("owners can be set by root only: restore as root".into()),
         ));
     }
-    ok(&format!(
-        "restore target={name} snapshot={} files={} checked",
-        done.point.short(),
-        done.files
-    ));
     Ok(())
 }
 

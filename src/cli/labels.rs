@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::Failure;
 use crate::config::Config;
 use crate::daemon::fleet::{open_replica, system_now};
+use crate::daemon::postgres::Ask;
 use crate::labels::{self, Label, age};
 use crate::restore::plan::{Catalog, Goal};
 use crate::retention::Planned;
@@ -34,23 +35,33 @@ pub(super) async fn goal(
 }
 
 /// Without its manifest a snapshot did not finish: some targets of it are not pinned.
-async fn complete(label: &Label, config: &Config) -> Result<(), Failure> {
+pub(super) async fn complete(label: &Label, config: &Config) -> Result<(), Failure> {
     let Some(set) = &label.set else {
         return Ok(());
     };
-    let Some(home) = config.targets.iter().find(|t| t.name == set.home) else {
-        return Ok(());
-    };
     let mut failed = None;
-    for store in &home.options.stores {
-        let found = async {
-            let root = open_replica(store, &home.name).await?;
-            Ok::<_, Failure>(labels::read_set(&root, &label.label).await?.is_some())
-        };
-        match found.await {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(e) => failed = Some(e),
+    let mut roots = Vec::new();
+    if let Some(home) = config.targets.iter().find(|t| t.name == set.home) {
+        for store in &home.options.stores {
+            match open_replica(store, &home.name).await {
+                Ok(root) => roots.push(root),
+                Err(e) => failed = Some(Failure::from(e)),
+            }
+        }
+    } else if super::postgres::is_target(config, &set.home) {
+        let split = super::postgres::split(config, std::slice::from_ref(&set.home));
+        for database in split.databases(config, Ask::Stores).await? {
+            roots.extend(database.stores);
+        }
+    } else {
+        // A target that was configured then.
+        return Ok(());
+    }
+    for root in &roots {
+        match labels::read_set(root, &label.label).await {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) => {}
+            Err(e) => failed = Some(e.into()),
         }
     }
     if let Some(error) = failed {

@@ -14,6 +14,7 @@ mod postgres;
 mod postgres_care;
 mod postgres_restore;
 mod restore;
+mod restore_all;
 mod restore_options;
 mod run;
 mod snapshot;

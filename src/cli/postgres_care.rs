@@ -7,7 +7,7 @@ use super::Failure;
 use super::postgres::Split;
 use crate::config::Config;
 use crate::daemon::postgres::{Ask, blocking};
-use crate::postgres::{self, PostgresError, Source};
+use crate::postgres::{self, PostgresError, Source, Stop};
 use crate::store::Store;
 
 fn source(store: &Store, manifest: postgres::Manifest) -> Source {
@@ -147,9 +147,14 @@ fn show(name: &str, store: &Store, done: &postgres::Pruned, dry_run: bool, as_js
     );
 }
 
-/// Restores the newest dump of each database on its drill server, checks and drops it; returns how many.
-pub(super) async fn drill(config: &Config, split: &Split, as_json: bool) -> Result<usize, Failure> {
+/// Restores the newest dump of each database on its drill server, checks and drops it; returns how many, and what failed.
+pub(super) async fn drill(
+    config: &Config,
+    split: &Split,
+    as_json: bool,
+) -> Result<(usize, Vec<String>), Failure> {
     let databases = split.databases(config, Ask::Stores).await?;
+    let mut failed = Vec::new();
     for database in &databases {
         let Some(server) = database.server.drill.clone() else {
             return Err(Failure::new(
@@ -167,15 +172,23 @@ pub(super) async fn drill(config: &Config, split: &Split, as_json: bool) -> Resu
             let newest = newest.ok_or_else(|| no_dump(&database.name, store))?;
             let (source, server, clients) =
                 (source(store, newest), server.clone(), clients.clone());
-            let drill =
-                blocking(move || postgres::drill(&source, &server, &clients, Timestamp::now()))
-                    .await?;
+            let drill = blocking(move || {
+                let stop = Stop::default();
+                postgres::drill(&source, &server, &clients, Timestamp::now(), &stop)
+            })
+            .await?;
+            let failure = drill.failure();
+            failed.extend(
+                failure
+                    .iter()
+                    .map(|f| format!("{} in {}: {f}", database.name, store.display())),
+            );
             if as_json {
                 println!(
                     "{}",
                     json!({ "target": database.name, "kind": "postgres", "store": store.display(), "drill": drill })
                 );
-            } else {
+            } else if failure.is_none() {
                 println!(
                     "{} in {}: dump {} restored in {:.1} s; {} tables, {} rows counted and right",
                     database.name,
@@ -188,5 +201,5 @@ pub(super) async fn drill(config: &Config, split: &Split, as_json: bool) -> Resu
             }
         }
     }
-    Ok(databases.len())
+    Ok((databases.len(), failed))
 }

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::args::{Global, RestoreArgs};
 use super::postgres::split;
+use super::restore_all::Planned;
 use super::{Failure, ok};
-use crate::config::{Config, parse_time};
+use crate::config::{Config, OnDeploy, parse_time};
 use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, Database, blocking};
 use crate::labels::{self, Pin, age};
@@ -17,13 +18,65 @@ use crate::store::Store;
 use crate::types::Millis;
 
 /// Where to.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 enum Place {
     Live,
     New(String),
     Url(Connection),
     File(PathBuf),
     Tables(String, Vec<String>),
+}
+
+/// A restore whose dump was found.
+pub(super) struct Job {
+    database: Database,
+    /// How the live database is reached.
+    live: Connection,
+    /// `None`: swap the kept database back.
+    dump: Option<(Manifest, Vec<Store>, Place)>,
+}
+
+impl Job {
+    /// The file that it writes, and the target's name.
+    pub(super) fn file(&self) -> Option<(PathBuf, String)> {
+        match &self.dump {
+            Some((_, _, Place::File(path))) => Some((path.clone(), self.database.name.clone())),
+            _ => None,
+        }
+    }
+
+    /// Does it; returns what to say of it.
+    pub(super) async fn run(self, global: &Global, args: &RestoreArgs) -> Result<String, Failure> {
+        let Self {
+            database,
+            live,
+            dump,
+        } = self;
+        let Some((manifest, stores, place)) = dump else {
+            undo(global, &database, live).await?;
+            return Ok(format!("target={} undone", database.name));
+        };
+        say(global, &database, &manifest, &place, args.dry_run);
+        let id = manifest.id.clone();
+        if !args.dry_run {
+            if let (true, Place::File(path)) = (args.all, &place)
+                && let Some(folder) = path.parent()
+            {
+                std::fs::create_dir_all(folder)
+                    .map_err(|e| Failure::new(1, format!("{}: {e}", folder.display()), None))?;
+            }
+            let done = work(&database, manifest.clone(), stores, place, live, args).await?;
+            told(global, &database, &manifest, &done);
+        }
+        Ok(format!("target={} dump={id}", database.name))
+    }
+}
+
+fn live_of(database: &Database) -> Connection {
+    database.server.restore.as_ref().map_or_else(
+        || database.connection.clone(),
+        |r| r.with_database(database.connection.database()),
+    )
 }
 
 pub(super) async fn restore(
@@ -33,44 +86,116 @@ pub(super) async fn restore(
     args: &RestoreArgs,
 ) -> Result<(), Failure> {
     let database = one(config, name).await?;
-    let live = database.server.restore.as_ref().map_or_else(
-        || database.connection.clone(),
-        |r| r.with_database(database.connection.database()),
-    );
-    if args.undo {
-        return undo(global, &database, live).await;
-    }
-    let (manifest, stores) = match find(config, &database, args).await {
-        Err(failure) if args.if_replica_exists && failure.code == 3 => {
-            println!("{}: {}; nothing to do", database.name, failure.message);
-            ok(&format!(
-                "restore target={} nothing-to-restore",
-                database.name
-            ));
-            return Ok(());
-        }
-        found => found?,
+    let dump = match args.undo {
+        true => None,
+        false => match find(config, &database, args).await {
+            Err(failure) if args.if_replica_exists && failure.code == 3 => {
+                println!("{}: {}; nothing to do", database.name, failure.message);
+                ok(&format!(
+                    "restore target={} nothing-to-restore",
+                    database.name
+                ));
+                return Ok(());
+            }
+            found => {
+                let (manifest, stores) = found?;
+                Some((manifest, stores, place(&database, args)?))
+            }
+        },
     };
-    let place = place(&database, args)?;
-    say(global, &database, &manifest, &place, args.dry_run);
-    if args.dry_run {
-        return Ok(());
-    }
-    let done = work(
-        &database,
-        manifest.clone(),
-        stores,
-        place.clone(),
+    let live = live_of(&database);
+    let job = Job {
+        database,
         live,
-        args,
-    )
-    .await?;
-    told(global, &database, &manifest, &done);
-    ok(&format!(
-        "restore target={} dump={}",
-        database.name, manifest.id
-    ));
+        dump,
+    };
+    let words = job.run(global, args).await?;
+    if !args.dry_run {
+        ok(&format!("restore {words}"));
+    }
     Ok(())
+}
+
+/// Every database of the configuration, for `--all`. Without a place only databases that are not there are restored.
+pub(super) async fn plan_all(
+    config: &Config,
+    args: &RestoreArgs,
+) -> Result<Vec<Planned<Job>>, Failure> {
+    let mut all = Vec::new();
+    for database in split(config, &[]).databases(config, Ask::Stores).await? {
+        all.push(plan(config, database, args).await?);
+    }
+    Ok(all)
+}
+
+async fn plan(
+    config: &Config,
+    database: Database,
+    args: &RestoreArgs,
+) -> Result<Planned<Job>, Failure> {
+    let (name, live) = (database.name.clone(), live_of(&database));
+    let place = match &args.output {
+        Some(folder) => {
+            let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
+            // A database's own name may hold anything.
+            let file: String = name
+                .chars()
+                .map(|c| if c == '/' || c == '\0' { '_' } else { c })
+                .collect();
+            Place::File(folder.join(format!("{file}.pgc")))
+        }
+        None => Place::Live,
+    };
+    if args.undo {
+        return Ok(Planned::Job(Job {
+            database,
+            live,
+            dump: None,
+        }));
+    }
+    // Without a dump the server need not even be there.
+    let (manifest, stores) = match find(config, &database, args).await {
+        Ok(found) => found,
+        Err(failure) if failure.code == 3 && args.if_replica_exists => {
+            return Ok(Planned::Absent(format!("{name}: {}", failure.message)));
+        }
+        // A snapshot of all leaves it out on purpose.
+        Err(failure)
+            if failure.code == 3
+                && args.label.is_some()
+                && database.server.on_deploy == OnDeploy::Skip =>
+        {
+            return Ok(Planned::Absent(format!(
+                "{name}: left as it is: {}, and `on-deploy: skip` keeps it out of snapshots",
+                failure.message
+            )));
+        }
+        Err(failure) => return Err(failure),
+    };
+    let is_there = match &place {
+        Place::File(path) => path.exists(),
+        _ if args.in_place => false,
+        _ => {
+            let clients = database.clients(&aside_of(&database, &live).await?).await?;
+            let live = live.clone();
+            blocking(move || postgres::database_exists(&clients, &live)).await?
+        }
+    };
+    if is_there && args.if_not_exists {
+        return Ok(Planned::Exists(format!("{name}: it exists")));
+    }
+    if is_there {
+        return Err(Failure::new(
+            4,
+            format!("{name} exists; nothing was changed"),
+            Some("--in-place replaces it and keeps the old one; -o FOLDER writes files; --if-not-exists leaves it alone".into()),
+        ));
+    }
+    Ok(Planned::Job(Job {
+        database,
+        live,
+        dump: Some((manifest, stores, place)),
+    }))
 }
 
 async fn one(config: &Config, name: &str) -> Result<Database, Failure> {
@@ -118,7 +243,7 @@ async fn find(
     let mut found: Option<(Manifest, Vec<Store>)> = None;
     let mut why: Option<Failure> = None;
     for store in &database.stores {
-        let chosen = choose(store, args, before).await;
+        let chosen = choose(config, store, args, before).await;
         let manifest = match chosen {
             Ok(manifest) => manifest,
             Err(failure) => {
@@ -143,6 +268,7 @@ async fn find(
 }
 
 async fn choose(
+    config: &Config,
     store: &Store,
     args: &RestoreArgs,
     before: Option<Timestamp>,
@@ -151,9 +277,19 @@ async fn choose(
     let pinned = match &args.label {
         Some(label) => {
             let known = labels::list(store).await?;
-            match &labels::find(&known, label, system_now())?.pin {
+            let label = labels::find(&known, label, system_now())?;
+            if args.all {
+                super::labels::complete(label, config).await?;
+            }
+            match &label.pin {
                 Pin::Postgres { dump } => Some(dump.clone()),
-                other => return Err(nothing(format!("\"{label}\" pins a {}", other.describe()))),
+                other => {
+                    return Err(nothing(format!(
+                        "\"{}\" pins a {}",
+                        label.label,
+                        other.describe()
+                    )));
+                }
             }
         }
         None => args.dump.clone(),
@@ -503,7 +639,6 @@ async fn undo(global: &Global, database: &Database, live: Connection) -> Result<
             );
         }
     }
-    ok(&format!("restore target={} undone", database.name));
     Ok(())
 }
 

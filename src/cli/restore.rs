@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::absent::with_absent;
 use super::args::{Global, RestoreArgs};
+use super::restore_all::Others;
 use super::restore_options as options;
 use super::{Failure, load_for, ok};
 use crate::config::{Config, TargetConfig, parse_time};
@@ -40,7 +41,7 @@ struct Source {
 }
 
 pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Failure> {
-    let is_url = args.source.as_deref().is_some_and(|s| s.contains("://"));
+    let is_url = args.source.as_deref().is_some_and(is_url);
     let config = if is_url || args.source.is_none() && args.from.is_some() {
         None
     } else {
@@ -66,6 +67,7 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
     let goal = goal(&args, tz)?;
     let edit = options::edit(&args, is_url || args.from.is_some())?;
     let mut jobs = Vec::new();
+    let mut others = Others::none();
     match (&config, args.source.as_ref().or(args.from.as_ref())) {
         (None, Some(url)) => jobs.push(from_url(url, &args).await?),
         (Some(config), Some(source)) => jobs.push(job(find(config, source)?, &args, false).await?),
@@ -73,19 +75,23 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
             for target in &config.targets {
                 jobs.push(job(target, &args, true).await?);
             }
+            others = Others::plan(config, &args).await?;
+            if others.count.targets > 0 && (args.last_good || args.after_sql.is_some()) {
+                options::refuse_of_sqlite(&args)?;
+            }
         }
         (None, None) => {}
     }
     // An app that has none yet is fine in a start-up script.
-    if jobs.is_empty() && !args.if_replica_exists {
+    if jobs.is_empty() && others.count.targets == 0 && !args.if_replica_exists {
         return Err(Failure::new(
             3,
             "there is no target to restore",
             Some("`lifeboat config show` lists the targets".into()),
         ));
     }
-    no_two_to_one_place(&jobs)?;
-    let many = jobs.len();
+    no_two_to_one_place(&jobs, &others)?;
+    let many = jobs.len() + others.count.targets;
     let (mut existing, mut absent) = (0, 0);
     // All are planned before the first is written.
     let mut planned = Vec::new();
@@ -120,6 +126,10 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
             absent += 1;
         }
     }
+    let count = others.run(global, &args).await?;
+    done += count.done;
+    existing += count.existing;
+    absent += count.absent;
     // With --dry-run this tells a script whether anything would be left to restore.
     let (word, note) = if args.dry_run {
         ("pending", " dry-run")
@@ -130,6 +140,12 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
         "restore targets={many} {word}={done} existing={existing} absent={absent}{note}"
     ));
     Ok(())
+}
+
+/// A database's name may hold `://`, but only behind the name of its target.
+fn is_url(source: &str) -> bool {
+    let scheme = source.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|s| !s.contains('/'))
 }
 
 /// Flags that mean nothing here would be ignored in silence.
@@ -151,16 +167,17 @@ fn refuse_of_postgres(args: &RestoreArgs) -> Result<(), Failure> {
     }
 }
 
-fn no_two_to_one_place(jobs: &[Job]) -> Result<(), Failure> {
+fn no_two_to_one_place(jobs: &[Job], others: &Others) -> Result<(), Failure> {
     let mut seen = std::collections::BTreeMap::new();
-    for job in jobs {
-        if let Some(other) = seen.insert(job.output.path(), &job.name) {
+    let own = jobs.iter();
+    let own = own.map(|job| (job.output.path().to_owned(), job.name.clone()));
+    for (path, name) in own.chain(others.places()) {
+        if let Some(other) = seen.insert(path.clone(), name.clone()) {
             return Err(Failure::new(
                 2,
                 format!(
-                    "{other} and {} would both be restored to {}; nothing was changed",
-                    job.name,
-                    job.output.path().display()
+                    "{other} and {name} would both be restored to {}; nothing was changed",
+                    path.display()
                 ),
                 Some("restore them one by one, each with its own -o".into()),
             ));

@@ -7,11 +7,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::fleet::{Fleet, state_path, system_now};
+use super::postgres::{Ask, Database, blocking, open};
 use crate::config::{Config, TargetConfig};
 use crate::drills::{self, Drill, DrillError, Options};
 use crate::observe::facts::{Board, DrillFacts};
+use crate::postgres::{self, Connection, PostgresError, Stop, StopOnDrop};
 use crate::schedule::Schedule;
 use crate::store::Store;
+use crate::types::Millis;
 
 /// Waits are cut into pieces: a suspended host or a clock that was set must not delay a drill.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -65,6 +68,7 @@ pub async fn run(config: Arc<Config>, fleet: Arc<Fleet>, board: Arc<Board>) {
             tokio::time::sleep(wait.min(LOOK_EVERY)).await;
         }
         last = Some(Timestamp::now());
+        of_dumps(&config, &fleet, &board).await;
         for target in targets(&config, &fleet).await {
             let Ok(stores) = fleet.stores(&target.name).await else {
                 // It vanished.
@@ -76,6 +80,88 @@ pub async fn run(config: Arc<Config>, fleet: Arc<Fleet>, board: Arc<Board>) {
             }
         }
     }
+}
+
+/// Dumps of PostgreSQL, where there is a server for it.
+async fn of_dumps(config: &Config, fleet: &Fleet, board: &Board) {
+    for server in &config.postgres {
+        let Some(scratch) = &server.drill else {
+            continue;
+        };
+        let databases = match open(config, server, Ask::Stores).await {
+            Ok(databases) => databases,
+            Err(error) => {
+                tracing::warn!(target_name = server.name, %error, hint = error.hint(), "no drill");
+                continue;
+            }
+        };
+        for database in &databases {
+            for store in &database.stores {
+                let _permit = fleet.heavy().await;
+                if let Err(error) = one_dump(database, store, scratch, board).await {
+                    let hint = error
+                        .hint()
+                        .unwrap_or_else(|| "it is tried again at the next scheduled time".into());
+                    tracing::warn!(target_name = database.name, store = store.display(), %error, hint, "no drill");
+                }
+            }
+        }
+    }
+}
+
+async fn one_dump(
+    database: &Database,
+    store: &Store,
+    scratch: &Connection,
+    board: &Board,
+) -> Result<(), PostgresError> {
+    let Some(manifest) = postgres::list(store).await?.pop() else {
+        tracing::info!(target_name = database.name, "nothing to drill yet");
+        return Ok(());
+    };
+    let clients = database.clients(scratch).await?;
+    let source = postgres::Source {
+        store: store.clone(),
+        manifest,
+        runtime: tokio::runtime::Handle::current(),
+    };
+    // Whoever is aborted here ends the programs on the other thread.
+    let stop = StopOnDrop(Stop::default());
+    let (server, stopped) = (scratch.clone(), stop.0.clone());
+    let work =
+        blocking(move || postgres::drill(&source, &server, &clients, Timestamp::now(), &stopped));
+    let drill = work.await?;
+    match drill.failure() {
+        None => tracing::info!(
+            target_name = database.name,
+            store = store.display(),
+            dump = drill.dump,
+            restore_seconds = drill.seconds,
+            rows = drill.rows,
+            "drill: restored and right"
+        ),
+        Some(failure) => tracing::error!(
+            target_name = database.name,
+            store = store.display(),
+            dump = drill.dump,
+            failure,
+            hint = "`lifeboat verify` names damaged objects",
+            "drill failed"
+        ),
+    }
+    note_dump(database, store, board, &drill);
+    Ok(())
+}
+
+fn note_dump(database: &Database, store: &Store, board: &Board, drill: &postgres::Drill) {
+    let facts = DrillFacts {
+        at: Millis(drill.time.as_millisecond()),
+        ok: drill.findings.is_empty(),
+        failure: drill.failure(),
+        restore_seconds: drill.seconds,
+        data_age_seconds: drill.data_age().as_secs_f64(),
+    };
+    database.update(board, store, |f| f.drill = Some(facts));
 }
 
 /// Listed ones, and those that appeared in folders.
@@ -141,9 +227,31 @@ fn facts(drill: &Drill) -> DrillFacts {
     }
 }
 
+async fn remembered_dumps(config: &Config, board: &Board) -> Option<Timestamp> {
+    let mut oldest: Option<Timestamp> = None;
+    for server in config.postgres.iter().filter(|s| s.drill.is_some()) {
+        let databases = open(config, server, Ask::Stores).await;
+        for database in databases.iter().flatten() {
+            for store in &database.stores {
+                match postgres::drills(store, 1).await.as_deref() {
+                    Ok([drill, ..]) => {
+                        note_dump(database, store, board, drill);
+                        oldest = Some(oldest.map_or(drill.time, |o| o.min(drill.time)));
+                    }
+                    Ok([]) => {}
+                    Err(error) => {
+                        tracing::debug!(target_name = database.name, %error, "cannot read the last drill");
+                    }
+                }
+            }
+        }
+    }
+    oldest
+}
+
 /// What the stores remember; returns when the last run began, as far as they say.
 async fn remembered(config: &Config, fleet: &Fleet, board: &Board) -> Option<Timestamp> {
-    let mut oldest: Option<Timestamp> = None;
+    let mut oldest = remembered_dumps(config, board).await;
     for target in targets(config, fleet).await {
         let stores = fleet.stores(&target.name).await.unwrap_or_default();
         for (number, store) in stores.iter().enumerate() {

@@ -298,6 +298,8 @@ pub struct PostgresFacts {
     pub read_back_at: Option<Millis>,
     /// Dumps that were found damaged.
     pub damaged: Vec<String>,
+    /// The last drill.
+    pub drill: Option<DrillFacts>,
     /// What was wrong with the last run, in words; `None` after a dump.
     pub last_error: Option<String>,
     /// What to do about it.

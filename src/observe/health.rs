@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::facts::{FilesFacts, PostgresFacts, State, StoreFacts, TargetFacts};
+use super::facts::{DrillFacts, FilesFacts, PostgresFacts, State, StoreFacts, TargetFacts};
 use crate::types::Millis;
 
 /// Capture looks at the WAL-index at least every few seconds; after this long it hangs.
@@ -112,16 +112,9 @@ pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
                     .unwrap_or(now)
             ));
         }
-        if let Some(drill) = s.drill.as_ref().filter(|d| !d.ok) {
-            reasons.push(format!(
-                "{}: the drill of {} failed: {}",
-                s.store,
-                drill.at,
-                drill.failure.as_deref().unwrap_or("no reason recorded")
-            ));
-            hints.push(
-                "`lifeboat verify` names damaged objects; `lifeboat drill` tries again".into(),
-            );
+        if let Some((reason, hint)) = drill_failure(&s.store, s.drill.as_ref()) {
+            reasons.push(reason);
+            hints.push(hint);
         }
         if let Some(since) = s.failing_since.filter(|t| now.since(*t) > objective) {
             reasons.push(format!(
@@ -199,8 +192,18 @@ pub fn files_verdict(f: &FilesFacts, now: Millis) -> Verdict {
     }
 }
 
-/// Judges dumps in one store: the newest must not be older than two of its periods, the last run must have made one, and no dump may be
-/// damaged. A dump that looks odd is a hint, not a fault: it is complete.
+/// What to say of a drill that failed.
+fn drill_failure(store: &str, drill: Option<&DrillFacts>) -> Option<(String, String)> {
+    let drill = drill.filter(|d| !d.ok)?;
+    let why = drill.failure.as_deref().unwrap_or("no reason recorded");
+    Some((
+        format!("{store}: the drill of {} failed: {why}", drill.at),
+        "`lifeboat verify` names damaged objects; `lifeboat drill` tries again".into(),
+    ))
+}
+
+/// Judges dumps in one store: the newest must not be older than two of its periods, the last run must have made one, no dump may be damaged,
+/// and the last drill must not have failed. A dump that looks odd is a hint, not a fault: it is complete.
 pub fn postgres_verdict(f: &PostgresFacts, now: Millis) -> Verdict {
     let objective = i64::try_from(f.objective.as_millis()).unwrap_or(i64::MAX);
     let age = f.succeeded_at.map(|at| now.since(at).max(0));
@@ -216,6 +219,10 @@ pub fn postgres_verdict(f: &PostgresFacts, now: Millis) -> Verdict {
     let damaged = f.damaged.iter();
     reasons.extend(damaged.map(|id| format!("{}: dump {id} is damaged", f.store)));
     let mut hints: Vec<String> = f.hint.iter().cloned().collect();
+    if let Some((reason, hint)) = drill_failure(&f.store, f.drill.as_ref()) {
+        reasons.push(reason);
+        hints.push(hint);
+    }
     hints.extend(
         f.anomalies
             .iter()

@@ -88,6 +88,12 @@ impl PostgresError {
             Self::Failed { program: "pg_restore", why } if why.contains("must be") || why.contains("permission denied") => {
                 Some("give a role with more rights as `restore-url`".into())
             }
+            Self::Failed { why, .. } if why.contains("No space left on device") => {
+                Some("the disk of the server is full: make room there and try again".into())
+            }
+            Self::Io(_, error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                Some("make room and try again; temporary files go to TMPDIR".into())
+            }
             Self::Failed { .. } | Self::Io(..) => None,
             Self::Partly { .. } => Some("the next run tries again".into()),
             Self::Damaged { .. } => Some("restore another dump: `lifeboat list` shows them".into()),

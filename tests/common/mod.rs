@@ -8,6 +8,7 @@
 
 pub mod daemon;
 pub mod kamal;
+pub mod mount;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -112,6 +112,11 @@ impl Server {
         let _ = self.child.wait();
     }
 
+    /// What it wrote.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
     /// Starts it again.
     pub fn restart(&mut self) {
         self.child = launch(self.folder.path());
@@ -177,14 +182,25 @@ impl Server {
 }
 
 fn launch(folder: &Path) -> Child {
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .unwrap();
     as_nobody_special(&programs().join("postgres"))
         .arg("-D")
         .arg(folder.join("data"))
         .args(["-c", "listen_addresses=", "-c", "fsync=off"])
-        .args(["-c", "max_prepared_transactions=2", "-c"])
+        .args([
+            "-c",
+            "max_prepared_transactions=2",
+            "-c",
+            "work_mem=256MB",
+            "-c",
+        ])
         .arg(format!("unix_socket_directories={}", folder.display()))
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(log)
         .spawn()
         .unwrap()
 }

@@ -34,7 +34,10 @@ impl Drop for Daemon {
 
 impl Site {
     pub fn new(extra: &str) -> Self {
-        let server = Server::start();
+        Self::on(Server::start(), extra)
+    }
+
+    pub fn on(server: Server, extra: &str) -> Self {
         server.populated();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Self {
@@ -62,7 +65,10 @@ impl Site {
             self.extra,
             root = self.dir.path().display(),
         );
-        std::fs::write(&config, text).unwrap();
+        // Another process may be reading it.
+        if std::fs::read_to_string(&config).ok().as_ref() != Some(&text) {
+            std::fs::write(&config, text).unwrap();
+        }
         let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
         command
             .args(args)

@@ -346,6 +346,7 @@ impl Scrape {
         self.stores(view, &verdicts)?;
         self.files(&view.files, view.now)?;
         self.postgres(&view.postgres, view.now)?;
+        self.drills(view)?;
         self.requests(view)?;
         self.host(view)?;
         self.told(view)?;
@@ -496,6 +497,26 @@ impl Scrape {
         self.counter(PG_RUNS, runs)
     }
 
+    /// Of databases of every kind. No series until there was a drill: 0 would be a failure.
+    fn drills(&self, view: &View) -> prometheus::Result<()> {
+        let of_targets = view.targets.iter().flat_map(|(t, _)| {
+            let stores = t.stores.iter();
+            stores
+                .filter_map(|s| Some((vec![t.name.as_str(), s.store.as_str()], s.drill.as_ref()?)))
+        });
+        let of_dumps = view.postgres.iter();
+        let of_dumps = of_dumps
+            .filter_map(|f| Some((vec![f.name.as_str(), f.store.as_str()], f.drill.as_ref()?)));
+        let all: Vec<(Vec<&str>, &DrillFacts)> = of_targets.chain(of_dumps).collect();
+        let gauge = |spec: Spec, get: &dyn Fn(&DrillFacts) -> f64| {
+            self.gauge(spec, all.iter().map(|(labels, d)| (labels.clone(), get(d))))
+        };
+        gauge(DRILL_AT, &|d| seconds(Some(d.at)))?;
+        gauge(DRILL_OK, &|d| f64::from(u8::from(d.ok)))?;
+        gauge(DRILL_RESTORE, &|d| d.restore_seconds)?;
+        gauge(DRILL_AGE, &|d| d.data_age_seconds)
+    }
+
     fn stores(&self, view: &View, verdicts: &[Verdict]) -> prometheus::Result<()> {
         let judged = view.targets.iter().zip(verdicts);
         let all: Vec<_> = judged
@@ -517,15 +538,6 @@ impl Scrape {
         gauge(OBJECTS, &|i| all[i].1.objects as f64)?;
         gauge(LABELS_LOST, &|i| all[i].1.labels_lost as f64)?;
         gauge(OBJECT_BYTES, &|i| all[i].1.object_bytes as f64)?;
-        // No series until there was one: 0 would be a failure.
-        let drills = |spec: Spec, get: &dyn Fn(&DrillFacts) -> f64| {
-            let done = (0..all.len()).filter_map(|i| Some((i, all[i].1.drill.as_ref()?)));
-            self.gauge(spec, done.map(|(i, d)| (labels(i), get(d))))
-        };
-        drills(DRILL_AT, &|d| seconds(Some(d.at)))?;
-        drills(DRILL_OK, &|d| f64::from(u8::from(d.ok)))?;
-        drills(DRILL_RESTORE, &|d| d.restore_seconds)?;
-        drills(DRILL_AGE, &|d| d.data_age_seconds)?;
         let counter = |spec: Spec, get: &dyn Fn(usize) -> u64| {
             self.counter(spec, (0..all.len()).map(|i| (labels(i), get(i))))
         };

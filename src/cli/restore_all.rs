@@ -1,0 +1,100 @@
+//! `lifeboat restore --all`: what is restored beside the SQLite databases. Everything is planned before the first thing is written.
+
+use std::path::PathBuf;
+
+use super::Failure;
+use super::args::{Global, RestoreArgs};
+use super::{files, postgres_restore};
+use crate::config::Config;
+
+/// Targets of the other kinds, ready to be restored.
+pub(super) struct Others {
+    dumps: Vec<postgres_restore::Job>,
+    files: Vec<files::Job>,
+    /// What there was to do.
+    pub(super) count: Counts,
+}
+
+/// How many targets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    /// Of the configuration.
+    pub(super) targets: usize,
+    /// Restored, or would be.
+    pub(super) done: usize,
+    /// There already, so left alone.
+    pub(super) existing: usize,
+    /// Without a backup, or not part of the label.
+    pub(super) absent: usize,
+}
+
+/// Why a target is left alone.
+pub(super) enum Planned<J> {
+    Job(J),
+    /// It is there, and `--if-not-exists` was given.
+    Exists(String),
+    /// Nothing to restore, with a word about it.
+    Absent(String),
+}
+
+impl Counts {
+    fn take<J>(&mut self, planned: Planned<J>) -> Option<J> {
+        self.targets += 1;
+        match planned {
+            Planned::Job(job) => return Some(job),
+            Planned::Exists(what) => {
+                println!("{what}; nothing to do");
+                self.existing += 1;
+            }
+            Planned::Absent(what) => {
+                println!("{what}; nothing to do");
+                self.absent += 1;
+            }
+        }
+        None
+    }
+}
+
+impl Others {
+    /// Nothing.
+    pub(super) fn none() -> Self {
+        Self {
+            dumps: Vec::new(),
+            files: Vec::new(),
+            count: Counts::default(),
+        }
+    }
+
+    /// Finds what is wanted of every target.
+    pub(super) async fn plan(config: &Config, args: &RestoreArgs) -> Result<Self, Failure> {
+        let mut all = Self::none();
+        for planned in postgres_restore::plan_all(config, args).await? {
+            all.dumps.extend(all.count.take(planned));
+        }
+        for planned in files::plan_all(config, args).await? {
+            all.files.extend(all.count.take(planned));
+        }
+        Ok(all)
+    }
+
+    /// Where something will be written.
+    pub(super) fn places(&self) -> Vec<(PathBuf, String)> {
+        let dumps = self.dumps.iter().filter_map(postgres_restore::Job::file);
+        let files = self.files.iter().filter_map(files::Job::folder);
+        dumps.chain(files).collect()
+    }
+
+    /// Restores, databases first.
+    pub(super) async fn run(self, global: &Global, args: &RestoreArgs) -> Result<Counts, Failure> {
+        let mut count = self.count;
+        for job in self.dumps {
+            job.run(global, args).await?;
+            count.done += 1;
+        }
+        for job in self.files {
+            job.run(global, args).await?;
+            count.done += 1;
+        }
+        Ok(count)
+    }
+}

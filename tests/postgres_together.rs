@@ -1,0 +1,290 @@
+//! PostgreSQL beside SQLite and files: one label, one restore; and drills by the daemon.
+#![allow(missing_docs)]
+
+mod pg;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use pg::site::Site;
+use pg::{DATABASE, Server, URL_PASSWORD, wait_for};
+use serde_json::{Value, json};
+
+fn python(code: &str) -> String {
+    let out = Command::new("python3")
+        .args(["-c", code])
+        .output()
+        .expect("python3 is missing: run bin/install-dev");
+    let words = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{words}");
+    String::from_utf8(out.stdout).unwrap().trim().to_owned()
+}
+
+/// An app with a database of each kind and uploads.
+struct App {
+    site: Site,
+}
+
+impl App {
+    fn new(of_postgres: &str) -> Self {
+        let mut site = Site::new("");
+        let dir = site.dir.path().display();
+        site.extra = format!(
+            "    schedule: '0 3 1 1 *'\n{of_postgres}sqlite:\n  - path: {dir}/main.sqlite3\nfiles:\n  - name: uploads\n    paths: [{dir}/data]\n    password: of-the-repository\n    create: true\n"
+        );
+        std::fs::create_dir(site.dir.path().join("data")).unwrap();
+        let app = Self { site };
+        app.sqlite("pragma journal_mode=wal; create table t(a)");
+        app.write("first");
+        app
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.site.dir.path().join(name)
+    }
+
+    fn sqlite(&self, sql: &str) {
+        let path = self.path("main.sqlite3");
+        python(&format!(
+            "import sqlite3; c = sqlite3.connect({path:?}); c.executescript({sql:?}); c.commit()"
+        ));
+    }
+
+    /// Changes everything.
+    fn write(&self, word: &str) {
+        self.sqlite(&format!("delete from t; insert into t values ('{word}')"));
+        std::fs::write(self.path("data/upload.txt"), word).unwrap();
+        let sql = format!("UPDATE customers SET name = '{word}';");
+        self.site.server.sql(DATABASE, &sql);
+    }
+
+    fn in_sqlite(path: &std::path::Path) -> String {
+        python(&format!(
+            "import sqlite3; print(sqlite3.connect({path:?}).execute('select group_concat(a) from t').fetchone()[0])"
+        ))
+    }
+
+    /// What each holds: SQLite, PostgreSQL, files.
+    fn holds(&self) -> [String; 3] {
+        let sql = "SELECT string_agg(DISTINCT name, ',') FROM customers;";
+        [
+            Self::in_sqlite(&self.path("main.sqlite3")),
+            self.site.server.sql(DATABASE, sql).trim().to_owned(),
+            std::fs::read_to_string(self.path("data/upload.txt")).unwrap(),
+        ]
+    }
+}
+
+#[test]
+fn all_kinds_to_one_label_and_back() {
+    let app = App::new("");
+    let site = &app.site;
+    // As before the first deploy: nothing is stored anywhere.
+    let boot = ["restore", "--all", "--if-not-exists", "--if-replica-exists"];
+    std::fs::remove_file(app.path("data/upload.txt")).unwrap();
+    let text = site.ok(&boot);
+    assert!(
+        text.contains("targets=3 restored=0 existing=1 absent=2"),
+        "{text}"
+    );
+    app.write("first");
+    let text = site.ok(&["snapshot", "--label", "v1"]);
+    assert!(text.contains("label=v1 targets=3"), "{text}");
+    app.write("second");
+    site.ok(&["snapshot"]);
+    app.write("third");
+
+    // Into a folder.
+    let out = app.path("out");
+    let folder = out.to_str().unwrap();
+    let text = site.ok(&["restore", "--all", "--label", "v1", "-o", folder]);
+    assert!(
+        text.contains("targets=3 restored=3 existing=0 absent=0"),
+        "{text}"
+    );
+    assert_eq!(App::in_sqlite(&out.join("main.sqlite3")), "first");
+    assert_eq!(
+        std::fs::read_to_string(out.join("uploads/upload.txt")).unwrap(),
+        "first"
+    );
+    let listed = Command::new(pg::programs().join("pg_restore"))
+        .args(["--data-only", "--table=customers", "-f", "-"])
+        .arg(out.join("app.pgc"))
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("\tfirst\t"));
+    assert_eq!(app.holds(), ["third"; 3]);
+    site.refused(&["restore", "--all", "-o", folder], 4);
+
+    // Without a place nothing that is there is replaced.
+    site.refused(&["restore", "--all"], 4);
+    let text = site.ok(&["restore", "--all", "--if-not-exists"]);
+    assert!(text.contains("restored=0 existing=3"), "{text}");
+    site.refused(&["restore", "--all", "--label", "no-such", "--in-place"], 3);
+    let text = site.ok(&[
+        "restore",
+        "--all",
+        "--label",
+        "v1",
+        "--in-place",
+        "--dry-run",
+    ]);
+    assert!(text.contains("pending=3"), "{text}");
+    assert_eq!(app.holds(), ["third"; 3]);
+
+    // In place, and back; files have no way back but what was kept.
+    site.ok(&["restore", "--all", "--label", "v1", "--in-place"]);
+    assert_eq!(app.holds(), ["first"; 3]);
+    let text = site.ok(&["restore", "--all", "--undo"]);
+    assert!(
+        text.contains("restored=2") && text.contains("absent=1"),
+        "{text}"
+    );
+    assert_eq!(app.holds(), ["third", "third", "first"]);
+
+    // A lost host.
+    std::fs::remove_file(app.path("main.sqlite3")).unwrap();
+    for ending in ["-wal", "-shm"] {
+        // Only there while somebody has it open.
+        let _ = std::fs::remove_file(app.path(&format!("main.sqlite3{ending}")));
+    }
+    std::fs::remove_dir_all(app.path("data")).unwrap();
+    let quoted = DATABASE.replace('"', "\"\"");
+    site.server
+        .sql("postgres", &format!("DROP DATABASE \"{quoted}\";"));
+    let text = site.ok(&[
+        "restore",
+        "--all",
+        "--label",
+        "v1",
+        "--if-not-exists",
+        "--if-replica-exists",
+    ]);
+    assert!(text.contains("restored=3"), "{text}");
+    assert_eq!(app.holds(), ["first"; 3]);
+}
+
+#[test]
+fn a_set_that_did_not_finish_is_refused_and_a_target_that_was_skipped_is_left() {
+    let mut app = App::new("    on-deploy: skip\n");
+    app.site.ok(&["snapshot", "app"]);
+    app.site.ok(&["snapshot", "--label", "v1"]);
+    app.write("second");
+    let text = app
+        .site
+        .ok(&["restore", "--all", "--label", "v1", "--in-place"]);
+    assert!(
+        text.contains("app: left as it is") && text.contains("on-deploy: skip"),
+        "{text}"
+    );
+    assert!(text.contains("restored=2"), "{text}");
+    assert_eq!(app.holds(), ["first", "second", "first"]);
+
+    app.site.extra = app.site.extra.replace("    on-deploy: skip\n", "");
+    app.write("third");
+    app.site.ok(&["snapshot", "--label", "v3"]);
+    // As if the process had been killed between the labels and the manifest of the set.
+    let mut gone = 0;
+    for target in ["app", "main"] {
+        let folder = app.path(&format!("store/{target}/lifeboat/sets"));
+        for object in std::fs::read_dir(folder).into_iter().flatten() {
+            std::fs::remove_file(object.unwrap().path()).unwrap();
+            gone += 1;
+        }
+    }
+    assert_eq!(gone, 1);
+    app.write("fourth");
+    let text = app
+        .site
+        .refused(&["restore", "--all", "--label", "v3", "--in-place"], 3);
+    assert!(text.contains("did not finish"), "{text}");
+    assert_eq!(app.holds(), ["fourth"; 3]);
+}
+
+/// Makes every drill look a day older, so that one is missed.
+fn age_drills(site: &Site) {
+    let folder = site.dir.path().join("store/app/lifeboat/drills");
+    for object in std::fs::read_dir(&folder).unwrap() {
+        let path = object.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut drill: Value = serde_json::from_str(&text).unwrap();
+        drill["time"] = json!("2026-01-02T03:04:05Z");
+        std::fs::remove_file(path).unwrap();
+        std::fs::write(folder.join("20260102T030405.000Z.json"), drill.to_string()).unwrap();
+    }
+}
+
+#[test]
+fn the_daemon_drills_on_the_drill_server() {
+    let drills = Server::start();
+    let mut site = Site::new("");
+    site.extra = format!(
+        "    schedule: '0 3 1 1 *'\n    drill-url: \"{}\"\ndrill: {{ schedule: '0 4 * * *' }}\n",
+        drills.url(URL_PASSWORD)
+    );
+    site.ok(&["snapshot", "app"]);
+    site.ok(&["drill", "app"]);
+    age_drills(&site);
+    // What a killed drill left behind, and what only looks like it.
+    let left = "lifeboat_drill_20260102t030405z";
+    drills.sql(
+        "postgres",
+        &format!("CREATE DATABASE {left}; CREATE DATABASE lifeboat_drill_mine;"),
+    );
+    let mark = json!({ "lifeboat": "unfinished", "of": left });
+    drills.sql(
+        "postgres",
+        &format!("COMMENT ON DATABASE {left} IS '{mark}';"),
+    );
+
+    let daemon = site.start();
+    let age = || site.metric("lifeboat_drill_timestamp_seconds");
+    let old = 1_767_323_045.0;
+    wait_for(|| age() > old);
+    assert_eq!(site.metric("lifeboat_drill_success"), 1.0);
+    assert!(site.metric("lifeboat_drill_restore_seconds") > 0.0);
+    assert!(site.metric("lifeboat_drill_data_age_seconds") > 0.0);
+    wait_for(|| site.metric("lifeboat_postgres_ready") == 1.0);
+    let there = drills.databases();
+    assert!(
+        !there.contains(left) && there.contains("lifeboat_drill_mine"),
+        "{there}"
+    );
+    assert_eq!(there.matches("lifeboat_drill").count(), 1, "{there}");
+    drop(daemon);
+
+    // A dump that does not restore.
+    let id = site.dumps("app")[0]["dump"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let path = site
+        .dir
+        .path()
+        .join(format!("store/app/dumps/{id}/dump.pgc.zst"));
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    age_drills(&site);
+    let daemon = site.start();
+    wait_for(|| age() > old);
+    assert_eq!(site.metric("lifeboat_drill_success"), 0.0);
+    assert_eq!(site.metric("lifeboat_postgres_ready"), 0.0);
+    let ready = site.get("/readyz");
+    assert!(
+        ready.contains("the drill of") && ready.contains("damaged"),
+        "{ready}"
+    );
+    assert_eq!(drills.databases(), there);
+    drop(daemon);
+
+    // A server that is away says nothing about the dump: the last verdict stays.
+    drop(drills);
+    let text = site.refused(&["drill", "app"], 1);
+    assert!(text.contains("is the server running"), "{text}");
+    let daemon = site.start();
+    wait_for(|| age() > old);
+    assert_eq!(site.metric("lifeboat_drill_success"), 0.0);
+    drop(daemon);
+}
