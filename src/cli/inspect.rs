@@ -117,10 +117,14 @@ async fn get(config: &Config, address: Option<String>, path: &str) -> Result<Str
             hint,
         ));
     };
+    let token = config.http_token.as_ref();
+    let token = token.map_or_else(String::new, |t| {
+        format!("Authorization: Bearer {}\r\n", t.reveal())
+    });
     let ask = async {
         let mut stream = tokio::net::TcpStream::connect(&address).await?;
         stream
-            .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
+            .write_all(format!("GET {path} HTTP/1.0\r\n{token}\r\n").as_bytes())
             .await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;

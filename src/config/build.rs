@@ -23,8 +23,11 @@ use super::notify::NotifyConfig;
 use super::paths;
 use super::postgres::{self, PostgresConfig};
 use super::raw::{Loose, RawConfig, RawHttp, RawRetention, ScalarOr};
-use super::store::{StoreConfig, StoreParts, file_url_of};
+use super::store::{Secret, StoreConfig, StoreParts, file_url_of};
 use super::values::{Defaults, listen, min_free, plain_retention, retention_of, time_zone};
+
+/// Where to listen and the token; `None` where the file does not say it.
+type HttpSettings = (Option<Option<SocketAddr>>, Option<Secret>);
 
 /// Collects a configuration.
 pub(super) struct Builder<'r, 'a> {
@@ -41,6 +44,7 @@ pub(super) struct Builder<'r, 'a> {
     pub(super) files: Vec<FilesConfig>,
     pub(super) postgres: Vec<PostgresConfig>,
     pub(super) notify: Vec<NotifyConfig>,
+    http_token: Option<Secret>,
     drill: DrillConfig,
     state_dir: Option<PathBuf>,
     store_check: Option<Duration>,
@@ -67,6 +71,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             files: Vec::new(),
             postgres: Vec::new(),
             notify: Vec::new(),
+            http_token: None,
             drill: DrillConfig::default(),
             state_dir: None,
             store_check: None,
@@ -121,7 +126,10 @@ impl<'r, 'a> Builder<'r, 'a> {
             .map(|t| v.text("state-dir", &t))
             .transpose()?
             .map(PathBuf::from);
-        self.http = raw.http.map(|http| self.http_of(http)).transpose()?;
+        if let Some(http) = raw.http {
+            let (listen, token) = self.http_of(http)?;
+            (self.http, self.http_token) = (listen, token);
+        }
         self.shutdown_timeout = raw
             .shutdown_timeout
             .map(|t| v.interval("shutdown-timeout", &t))
@@ -218,15 +226,22 @@ impl<'r, 'a> Builder<'r, 'a> {
         })
     }
 
-    fn http_of(&self, raw: Spanned<ScalarOr<RawHttp>>) -> Result<Option<SocketAddr>, ConfigError> {
+    /// Where to listen, if the file says it, and the token of pages and API.
+    fn http_of(&self, raw: Spanned<ScalarOr<RawHttp>>) -> Result<HttpSettings, ConfigError> {
+        let v = self.values;
         match raw.value {
-            ScalarOr::Scalar(text) => listen(
-                self.values,
-                "http",
-                &Text::new(text, raw.referenced, raw.defined),
-            ),
-            ScalarOr::Map(RawHttp { listen: Some(text) }) => listen(self.values, "listen", &text),
-            ScalarOr::Map(RawHttp { listen: None }) => Ok(Some(DEFAULT_HTTP_LISTEN)),
+            ScalarOr::Scalar(text) => {
+                let text = Text::new(text, raw.referenced, raw.defined);
+                Ok((Some(listen(v, "http", &text)?), None))
+            }
+            ScalarOr::Map(raw) => {
+                let token = v.secret(
+                    ("token", raw.token.as_ref()),
+                    ("token-file", raw.token_file.as_ref()),
+                )?;
+                let listen = raw.listen.map(|text| listen(v, "listen", &text));
+                Ok((listen.transpose()?, token))
+            }
         }
     }
 
@@ -279,6 +294,17 @@ impl<'r, 'a> Builder<'r, 'a> {
         if self.http.is_none() {
             self.http = self.of_environment("LIFEBOAT_HTTP_LISTEN", listen)?;
         }
+        if self.http_token.is_none() {
+            // An empty token is a mistake: it would open what it was to close.
+            let set = |name| {
+                self.variable(name);
+                self.values.env.get(name).map(text_of)
+            };
+            let (key, file) = ("LIFEBOAT_HTTP_TOKEN", "LIFEBOAT_HTTP_TOKEN_FILE");
+            let (token, path) = (set(key), set(file));
+            let token = (key, token.as_ref());
+            self.http_token = self.environment.secret(token, (file, path.as_ref()))?;
+        }
         if self.state_dir.is_none() {
             self.state_dir = self
                 .of_environment("LIFEBOAT_STATE_DIR", Resolver::text)?
@@ -299,6 +325,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             notify: self.notify,
             drill: self.drill,
             state_dir: self.state_dir.map(|dir| paths::resolved(&dir, host)),
+            http_token: self.http_token,
             http: self.http.unwrap_or(Some(DEFAULT_HTTP_LISTEN)),
             shutdown_timeout: self.shutdown_timeout.unwrap_or(DEFAULT_SHUTDOWN_TIMEOUT),
             store_check: self.store_check.unwrap_or(DEFAULT_STORE_CHECK),

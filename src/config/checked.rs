@@ -11,7 +11,7 @@ use super::drill::{DrillConfig, show_drill};
 use super::files::{FilesConfig, show_files};
 use super::notify::{NotifyConfig, show_notify};
 use super::postgres::{PostgresConfig, show_postgres};
-use super::store::StoreConfig;
+use super::store::{Secret, StoreConfig};
 use super::units::format_duration;
 
 /// One day.
@@ -66,6 +66,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Address of metrics, health and status; `None` if off.
     pub http: Option<SocketAddr>,
+    /// What pages and API ask for.
+    pub http_token: Option<Secret>,
     /// Time for the last capture and upload at the end.
     pub shutdown_timeout: Duration,
     /// How often an idle database looks at its store.
@@ -216,6 +218,7 @@ impl Config {
             "drill": show_drill(&self.drill),
             "state-dir": self.state_dir.as_deref().map(show_path),
             "http": self.http.map_or("off".into(), |a| a.to_string()),
+            "http-token": self.http_token.as_ref().map(ToString::to_string),
             "shutdown-timeout": format_duration(self.shutdown_timeout),
             "store-check": format_duration(self.store_check),
             "min-free": match self.min_free {

@@ -12,7 +12,7 @@ use super::litestream;
 use super::raw::{self, RawConfig};
 
 /// Variables that give values of a configuration.
-pub(super) const CONFIG_VARIABLES: [&str; 19] = [
+pub(super) const CONFIG_VARIABLES: [&str; 21] = [
     "LIFEBOAT_ACCESS_KEY_ID",
     "LIFEBOAT_ACCESS_KEY_ID_FILE",
     "LIFEBOAT_DATABASES",
@@ -20,6 +20,8 @@ pub(super) const CONFIG_VARIABLES: [&str; 19] = [
     "LIFEBOAT_FILES_PASSWORD",
     "LIFEBOAT_FILES_PASSWORD_FILE",
     "LIFEBOAT_HTTP_LISTEN",
+    "LIFEBOAT_HTTP_TOKEN",
+    "LIFEBOAT_HTTP_TOKEN_FILE",
     "LIFEBOAT_INSTANCE",
     "LIFEBOAT_NOTIFY_HEALTHCHECKS",
     "LIFEBOAT_NOTIFY_SLACK",

@@ -286,7 +286,7 @@ raw!(
 
 raw!(
     /// `http`.
-    RawHttp { listen: Text }
+    RawHttp { listen: Text, token: Text, token_file: Text }
 );
 
 /// A map of litestream.yml with the settings that Litestream allows both at the top and in a replica.

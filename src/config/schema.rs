@@ -70,10 +70,14 @@ pub fn schema() -> Value {
                 "http",
                 text_or(object(
                     "HTTP server, or off.",
-                    &[(
-                        "listen",
-                        value("Address and port, or off. Default 0.0.0.0:9464."),
-                    )],
+                    &[
+                        (
+                            "listen",
+                            value("Address and port, or off. Default 0.0.0.0:9464."),
+                        ),
+                        ("token", value("What pages and API ask for.")),
+                        ("token-file", value("File that holds it.")),
+                    ],
                 )),
             ),
             (

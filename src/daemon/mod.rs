@@ -97,9 +97,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         if let Ok(address) = listener.local_addr() {
             tracing::info!(%address, "serving /metrics, /readyz and the status page");
         }
-        let board = Arc::clone(&board);
+        let serving = crate::http::serve(
+            listener,
+            Arc::clone(&config),
+            Arc::clone(&fleet),
+            Arc::clone(&board),
+        );
         tasks.push(tokio::spawn(async move {
-            if let Err(error) = crate::http::serve(listener, board).await {
+            if let Err(error) = serving.await {
                 tracing::error!(%error, "HTTP ended");
             }
         }));

@@ -1,4 +1,4 @@
-//! Health, readiness, metrics and a page for people.
+//! Health, readiness, metrics, an API and a page for people.
 //!
 //! | path | answer |
 //! |---|---|
@@ -7,39 +7,114 @@
 //! | `/up` | the same JSON, always 200: a red backup must not take an app out of a proxy |
 //! | `/metrics` | Prometheus text |
 //! | `/api/v1/status` | the same JSON as `/readyz`, always 200 |
-//! | `/` | a page |
+//! | `/api/v1/targets/NAME/points` | what can be restored |
+//! | `/api/v1/openapi.json` | describes the two |
+//! | `/`, `/targets/NAME` | pages |
 //!
+//! With a token in the configuration, pages and API need it, and `/readyz` and `/up` say no more than states without it.
 //! Nothing here changes anything.
 
-use std::sync::Arc;
+mod access;
+mod chart;
+mod page;
+mod points;
 
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::daemon::fleet::system_now;
+use crate::config::{Config, parse_time};
+use crate::daemon::fleet::{Fleet, system_now};
+use crate::daemon::postgres::is_of;
 use crate::observe::facts::Board;
 use crate::observe::health::Verdict;
+use crate::observe::history::History;
 use crate::observe::metrics;
 use crate::observe::view::View;
+use crate::types::Millis;
+use access::Sees;
 
-/// Serves until dropped.
-pub async fn serve(listener: tokio::net::TcpListener, board: Arc<Board>) -> std::io::Result<()> {
-    axum::serve(listener, router(board)).await
+/// Between two looks for the history of lags.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// Points in one answer, unless asked otherwise.
+const POINTS: usize = 500;
+const POINTS_MAX: usize = 10_000;
+
+/// No script, no frame, nothing from elsewhere.
+const HEADERS: [(HeaderName, &str); 4] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-store"),
+];
+
+/// What every answer is made of.
+struct App {
+    board: Arc<Board>,
+    config: Arc<Config>,
+    fleet: Arc<Fleet>,
+    history: History,
+    points: points::Cache,
 }
 
-fn router(board: Arc<Board>) -> Router {
+type Shared = Arc<App>;
+
+/// Serves until dropped.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    config: Arc<Config>,
+    fleet: Arc<Fleet>,
+    board: Arc<Board>,
+) -> std::io::Result<()> {
+    let app = Arc::new(App {
+        board,
+        config,
+        fleet,
+        history: History::default(),
+        points: points::Cache::default(),
+    });
+    let look = async {
+        loop {
+            let verdicts = verdicts(&app.board).await;
+            app.history.note(&verdicts, system_now());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::select! {
+        ended = axum::serve(listener, router(&app)).into_future() => ended,
+        () = look => Ok(()),
+    }
+}
+
+fn router(app: &Shared) -> Router {
+    let guarded = Router::new()
+        .route("/", get(overview))
+        .route("/targets/{name}", get(target))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/targets/{name}/points", get(points))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(app),
+            access::guard,
+        ));
     Router::new()
+        .merge(guarded)
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/up", get(up))
-        .route("/api/v1/status", get(up))
         .route("/metrics", get(scrape))
-        .route("/", get(page))
-        .with_state(board)
+        .route("/api/v1/openapi.json", get(openapi))
+        .route("/style.css", get(style))
+        .with_state(Arc::clone(app))
 }
 
 /// Judges every target, with the WAL files as they are now.
@@ -64,8 +139,24 @@ pub fn status_json(verdicts: &[Verdict]) -> Value {
     json!({ "status": if safe { "safe" } else { "unsafe" }, "targets": verdicts })
 }
 
-async fn ready(State(board): State<Arc<Board>>) -> Response {
-    let status = status_json(&verdicts(&board).await);
+/// [`status_json`] for whoever asks: with a token set and not given, states only.
+async fn health(app: &App, headers: &HeaderMap) -> Value {
+    let verdicts = verdicts(&app.board).await;
+    let mut status = status_json(&verdicts);
+    if access::sees(app.config.http_token.as_ref(), headers).is_none() {
+        let few = |v: &Verdict| {
+            json!({
+                "name": v.name, "safe": v.safe, "state": v.state,
+                "lag_seconds": v.lag_seconds, "objective_seconds": v.objective_seconds,
+            })
+        };
+        status["targets"] = verdicts.iter().map(few).collect();
+    }
+    status
+}
+
+async fn ready(State(app): State<Shared>, headers: HeaderMap) -> Response {
+    let status = health(&app, &headers).await;
     let code = if status["status"] == "safe" {
         StatusCode::OK
     } else {
@@ -74,64 +165,135 @@ async fn ready(State(board): State<Arc<Board>>) -> Response {
     (code, Json(status)).into_response()
 }
 
-async fn up(State(board): State<Arc<Board>>) -> Json<Value> {
-    Json(status_json(&verdicts(&board).await))
+async fn up(State(app): State<Shared>, headers: HeaderMap) -> Json<Value> {
+    Json(health(&app, &headers).await)
 }
 
-async fn scrape(State(board): State<Arc<Board>>) -> impl IntoResponse {
-    let text = look(&board, metrics::render).await;
+async fn status(State(app): State<Shared>) -> Json<Value> {
+    Json(status_json(&verdicts(&app.board).await))
+}
+
+async fn scrape(State(app): State<Shared>) -> impl IntoResponse {
+    let text = look(&app.board, metrics::render).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
-async fn page(State(board): State<Arc<Board>>) -> Html<String> {
-    let verdicts = verdicts(&board).await;
-    let safe = !verdicts.is_empty() && verdicts.iter().all(|v| v.safe);
-    let rows: String = verdicts.iter().map(row).collect();
-    let (mark, word) = if safe {
-        ("ok", "Everything is safe")
-    } else {
-        ("bad", "Not everything is safe")
+async fn openapi() -> impl IntoResponse {
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    (json, include_str!("openapi.json"))
+}
+
+async fn style() -> impl IntoResponse {
+    let headers = [
+        (header::CONTENT_TYPE, "text/css; charset=utf-8"),
+        (header::CACHE_CONTROL, "max-age=300"),
+    ];
+    (headers, include_str!("style.css"))
+}
+
+async fn overview(State(app): State<Shared>, Extension(sees): Extension<Sees>) -> Response {
+    let shared = Arc::clone(&app);
+    let cards = look(&app.board, move |view| {
+        // What is shown is not older than what it is shown with.
+        shared.history.note(&view.verdicts(), view.now);
+        page::cards(view, |verdict| shared.history.of(verdict))
+    });
+    let cards = cards.await;
+    let html = page::overview(&cards, system_now(), &app.config.instance, sees);
+    (HEADERS, Html(html)).into_response()
+}
+
+#[derive(Deserialize)]
+struct TargetQuery {
+    at: Option<String>,
+}
+
+async fn target(
+    State(app): State<Shared>,
+    Extension(sees): Extension<Sees>,
+    Path(name): Path<String>,
+    Query(query): Query<TargetQuery>,
+) -> Response {
+    let Some(points) = app.points.of(&app, &name).await else {
+        return missing();
     };
-    Html(format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\
-<title>Lifeboat: {word}</title><style>:root{{color-scheme:light dark}}body{{font:16px system-ui;margin:2rem auto;max-width:60rem;padding:0 1rem}}\
-table{{border-collapse:collapse;width:100%}}td,th{{text-align:left;padding:.5rem;border-bottom:1px solid #8886;vertical-align:top}}\
-.ok{{color:light-dark(#14612b,#7fd99a)}}.bad{{color:light-dark(#a3121f,#ff9aa2)}}</style>\
-<main><h1 class={mark}>{word}</h1><table><thead><tr><th>Target<th>State<th>Lag<th>Durable<th>What to do</tr></thead><tbody>{rows}</tbody></table></main></html>"
-    ))
+    let text = query.at.filter(|t| !t.trim().is_empty());
+    let asked = text.map(|text| page::Asked {
+        at: time(&app, &text),
+        text,
+    });
+    let zone = app.config.time_zone.iana_name().unwrap_or("UTC");
+    let mine = app.config.targets.iter().find(|t| t.name == name);
+    let of_server = app.config.postgres.iter().find(|s| is_of(s, &name));
+    let retention = mine
+        .map(|t| &t.options.retention)
+        .or(of_server.map(|s| &s.retention));
+    let kept = retention.map(page::kept);
+    let when = (system_now(), zone);
+    let html = page::target(&name, &points, asked.as_ref(), when, kept.as_deref(), sees);
+    (HEADERS, Html(html)).into_response()
 }
 
-fn row(v: &Verdict) -> String {
-    let stores: String = v
-        .stores
-        .iter()
-        .map(|s| {
-            let txid = s
-                .durable_txid
-                .as_deref()
-                .map_or("nothing", |t| t.trim_start_matches('0'));
-            format!("<div>{} in {}</div>", escape(txid), escape(&s.store))
-        })
-        .collect();
-    let advice: String = v
-        .reasons
-        .iter()
-        .chain(&v.hints)
-        .map(|t| format!("<div>{}</div>", escape(t)))
-        .collect();
-    format!(
-        "<tr><td>{}<td class={}>{}<td>{:.1} s<td>{stores}<td>{advice}</tr>",
-        escape(&v.name),
-        if v.safe { "ok" } else { "bad" },
-        v.state,
-        v.lag_seconds
+fn missing() -> Response {
+    (
+        StatusCode::NOT_FOUND,
+        Json(json!({ "error": "there is no target of this name" })),
     )
+        .into_response()
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
+fn time(app: &App, text: &str) -> Result<Millis, String> {
+    parse_time(text, jiff::Timestamp::now(), &app.config.time_zone).map_err(|e| e.to_string())
+}
+
+#[derive(Deserialize)]
+struct PointsQuery {
+    from: Option<String>,
+    to: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn points(
+    State(app): State<Shared>,
+    Extension(sees): Extension<Sees>,
+    Path(name): Path<String>,
+    Query(query): Query<PointsQuery>,
+) -> Response {
+    let bound = |text: &Option<String>, open: i64| match text {
+        Some(text) => time(&app, text),
+        None => Ok(Millis(open)),
+    };
+    let range = match (bound(&query.from, i64::MIN), bound(&query.to, i64::MAX)) {
+        (Ok(from), Ok(to)) => (from, to),
+        (Err(error), _) | (_, Err(error)) => {
+            return (StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response();
+        }
+    };
+    let Some(points) = app.points.of(&app, &name).await else {
+        return missing();
+    };
+    let limit = query.limit.unwrap_or(POINTS).min(POINTS_MAX);
+    Json(points.json(&name, range, limit, sees)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The document names every path of the API, and nothing else.
+    #[test]
+    fn the_api_is_described() {
+        let document: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+        assert_eq!(
+            paths,
+            [
+                "/api/v1/status",
+                "/api/v1/targets/{name}/points",
+                "/readyz",
+                "/up"
+            ]
+        );
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
 }

@@ -3,6 +3,7 @@
 pub mod facts;
 pub mod happened;
 pub mod health;
+pub mod history;
 pub mod metrics;
 pub mod view;
 pub mod volume;

@@ -1,0 +1,270 @@
+//! Restore points of one target, listed when somebody asks and not more often than every few minutes: a listing is billed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use super::App;
+use super::access::Sees;
+use crate::daemon::fleet::{open_replica, system_now};
+use crate::daemon::postgres::is_of;
+use crate::drills;
+use crate::labels;
+use crate::postgres;
+use crate::restore::plan::{Catalog, Goal};
+use crate::store::Store;
+use crate::types::Millis;
+
+/// A listing is as good as new for so long.
+const FRESH_MS: i64 = 5 * 60_000;
+/// Bound on listing one store.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Records of drills that are read: each costs a request.
+const DRILLS: usize = 5;
+
+/// One thing that can be restored.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Point {
+    /// TXID, dump or snapshot.
+    pub(super) id: String,
+    /// When it was taken.
+    pub(super) at: Millis,
+}
+
+/// A name of a point.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Named {
+    pub(super) label: String,
+    pub(super) point: Point,
+    /// Its point can be restored.
+    pub(super) kept: bool,
+}
+
+/// What one store holds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StorePoints {
+    pub(super) store: String,
+    /// Oldest first.
+    pub(super) points: Vec<Point>,
+    pub(super) labels: Vec<Named>,
+    /// When, and whether it passed.
+    pub(super) drills: Vec<(Millis, bool)>,
+    /// Why it could not be listed.
+    pub(super) error: Option<String>,
+}
+
+/// What kind of target it is: commands differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Flavour {
+    #[default]
+    Sqlite,
+    Postgres,
+    Files,
+}
+
+/// What all stores of a target hold.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TargetPoints {
+    pub(super) flavour: Flavour,
+    /// When it was listed.
+    pub(super) at: Millis,
+    pub(super) stores: Vec<StorePoints>,
+}
+
+/// The last listing of each target. One is made at a time.
+#[derive(Debug, Default)]
+pub(super) struct Cache(Mutex<BTreeMap<String, Arc<TargetPoints>>>);
+
+impl Cache {
+    /// `None`: there is no such target.
+    pub(super) async fn of(&self, app: &App, name: &str) -> Option<Arc<TargetPoints>> {
+        let mut known = self.0.lock().await;
+        let now = system_now();
+        if let Some(points) = known.get(name)
+            && (0..FRESH_MS).contains(&now.since(points.at))
+        {
+            return Some(Arc::clone(points));
+        }
+        let points = Arc::new(list(app, name).await?);
+        known.insert(name.to_owned(), Arc::clone(&points));
+        Some(points)
+    }
+}
+
+async fn list(app: &App, name: &str) -> Option<TargetPoints> {
+    let at = system_now();
+    if let Ok(stores) = app.fleet.stores(name).await {
+        let listed = stores.iter().map(|s| bounded(s, sqlite(s)));
+        return Some(TargetPoints {
+            flavour: Flavour::Sqlite,
+            at,
+            stores: futures::future::join_all(listed).await,
+        });
+    }
+    let files = app.board.files().into_iter().filter(|f| f.name == name);
+    let files: Vec<StorePoints> = files
+        .map(|f| StorePoints {
+            store: f.store,
+            // The repository is not opened for a page: its newest snapshot is known.
+            points: f
+                .snapshot
+                .zip(f.succeeded_at)
+                .map(|(id, at)| Point { id, at })
+                .into_iter()
+                .collect(),
+            ..StorePoints::default()
+        })
+        .collect();
+    if !files.is_empty() {
+        return Some(TargetPoints {
+            flavour: Flavour::Files,
+            at,
+            stores: files,
+        });
+    }
+    let server = app.config.postgres.iter().find(|s| is_of(s, name))?;
+    if !app.board.postgres().iter().any(|f| f.name == name) {
+        return None;
+    }
+    let mut stores = Vec::new();
+    for config in &server.stores {
+        stores.push(match open_replica(config, name).await {
+            Ok(store) => bounded(&store, dumps(&store)).await,
+            Err(error) => StorePoints {
+                store: config.url.to_string(),
+                error: Some(error.to_string()),
+                ..StorePoints::default()
+            },
+        });
+    }
+    Some(TargetPoints {
+        flavour: Flavour::Postgres,
+        at,
+        stores,
+    })
+}
+
+async fn bounded(
+    store: &Store,
+    listing: impl Future<Output = Result<StorePoints, String>>,
+) -> StorePoints {
+    let error = match tokio::time::timeout(PATIENCE, listing).await {
+        Ok(Ok(points)) => return points,
+        Ok(Err(error)) => error,
+        Err(_) => format!("listing took longer than {} s", PATIENCE.as_secs()),
+    };
+    StorePoints {
+        store: store.display(),
+        error: Some(error),
+        ..StorePoints::default()
+    }
+}
+
+async fn sqlite(store: &Store) -> Result<StorePoints, String> {
+    let catalog = crate::restore::catalog(store, Goal::Newest)
+        .await
+        .map_err(|e| e.to_string())?;
+    let labels = labels::list(store).await.map_err(|e| e.to_string())?;
+    let drills = drills::history(store, DRILLS)
+        .await
+        .map_err(|e| e.to_string())?;
+    // A large replica has a hundred thousand files.
+    let points = tokio::task::spawn_blocking(move || Catalog::points(&catalog)).await;
+    let points = points.map_err(|e| e.to_string())?;
+    let kept = |l: &labels::Label| {
+        let txid = l.pin.txid();
+        txid.is_some_and(|t| points.binary_search_by_key(&t, |p| p.txid).is_ok())
+    };
+    let named = labels.iter().map(|l| Named {
+        label: l.label.clone(),
+        point: Point {
+            id: l
+                .pin
+                .txid()
+                .map_or_else(|| l.pin.describe(), |t| t.to_string()),
+            at: l.at(),
+        },
+        kept: kept(l),
+    });
+    Ok(StorePoints {
+        store: store.display(),
+        labels: named.collect(),
+        drills: drills.iter().map(|d| (d.at(), d.ok)).collect(),
+        points: points
+            .iter()
+            .map(|p| Point {
+                id: p.txid.to_string(),
+                at: p.at,
+            })
+            .collect(),
+        error: None,
+    })
+}
+
+async fn dumps(store: &Store) -> Result<StorePoints, String> {
+    let dumps = postgres::list(store).await.map_err(|e| e.to_string())?;
+    let point = |m: &postgres::Manifest| Point {
+        id: m.id.clone(),
+        at: Millis(m.began.as_millisecond()),
+    };
+    let named = dumps.iter().filter_map(|m| {
+        let label = m.label.clone()?;
+        Some(Named {
+            label,
+            point: point(m),
+            kept: true,
+        })
+    });
+    Ok(StorePoints {
+        store: store.display(),
+        labels: named.collect(),
+        points: dumps.iter().map(point).collect(),
+        ..StorePoints::default()
+    })
+}
+
+impl TargetPoints {
+    /// The newest at or before a moment, over all stores.
+    pub(super) fn last_at(&self, at: Millis) -> Option<&Point> {
+        let each = self.stores.iter().filter_map(|s| {
+            let end = s.points.partition_point(|p| p.at <= at);
+            s.points[..end].last()
+        });
+        each.max_by_key(|p| p.at)
+    }
+
+    /// For `/api/v1/targets/NAME/points`: newest first.
+    pub(super) fn json(
+        &self,
+        name: &str,
+        range: (Millis, Millis),
+        limit: usize,
+        sees: Sees,
+    ) -> Value {
+        let all = sees == Sees::Everything;
+        let point = |p: &Point| json!({ "id": p.id, "at": p.at.to_string() });
+        let stores = self.stores.iter().map(|s| {
+            let mine: Vec<&Point> = s.points.iter().filter(|p| range.0 <= p.at && p.at <= range.1).collect();
+            let window = s.points.first().zip(s.points.last());
+            json!({
+                "store": all.then_some(&s.store),
+                "window": window.map(|(a, b)| json!({ "from": a.at.to_string(), "to": b.at.to_string() })),
+                "count": mine.len(),
+                "points": mine.iter().rev().take(limit).map(|p| point(p)).collect::<Vec<_>>(),
+                "labels": s.labels.iter().filter(|_| all).map(|l| json!({
+                    "label": l.label, "id": l.point.id, "at": l.point.at.to_string(), "restorable": l.kept,
+                })).collect::<Vec<_>>(),
+                "drills": s.drills.iter().map(|(at, ok)| json!({ "at": at.to_string(), "ok": ok })).collect::<Vec<_>>(),
+                "error": s.error.as_ref().map(|e| if all { e.as_str() } else { "the store could not be listed" }),
+            })
+        });
+        json!({
+            "target": name,
+            "listed_at": self.at.to_string(),
+            "stores": stores.collect::<Vec<_>>(),
+        })
+    }
+}
