@@ -4,18 +4,14 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use common::daemon::{Site, free_port, wait_for};
+use common::daemon::{Site, wait_for};
+use common::prometheus::{Prometheus, project};
 use common::{commits, traffic};
-
-fn project(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
 
 fn promtool(args: &[&str]) {
     let out = Command::new("promtool")
@@ -52,68 +48,6 @@ fn rules_fire_on_their_faults_and_are_silent_otherwise() {
             });
             assert!(case, "no case of {alert}{end}");
         }
-    }
-}
-
-/// A Prometheus with the project's own rules.
-struct Prometheus {
-    child: Child,
-    port: u16,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        // Gone already is fine.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Prometheus {
-    fn start(target: &str) -> Self {
-        let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
-        let own = std::fs::read_to_string(project("config/prometheus/prometheus.yml")).unwrap();
-        let config = own
-            .replace("30s", "1s")
-            .replace("myapp-lifeboat:9464", target);
-        assert_ne!(own, config);
-        std::fs::write(dir.path().join("prometheus.yml"), config).unwrap();
-        let rules = project("config/prometheus/alerts.yml");
-        std::fs::copy(rules, dir.path().join("alerts.yml")).unwrap();
-        let child = Command::new("prometheus")
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .arg("--config.file=prometheus.yml")
-            .arg("--storage.tsdb.path=data")
-            .current_dir(dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("prometheus is missing: run bin/install-dev");
-        Self {
-            child,
-            port,
-            _dir: dir,
-        }
-    }
-
-    fn ask(&self, path: &str, query: &str) -> Option<Value> {
-        let out = Command::new("curl")
-            .args(["-s", "-m", "10", "-G", "--data-urlencode"])
-            .arg(format!("query={query}"))
-            .arg(format!("http://127.0.0.1:{}{path}", self.port))
-            .output()
-            .expect("curl is missing: run bin/install-dev");
-        serde_json::from_slice(&out.stdout).ok()
-    }
-
-    /// The result of an instant query, which must at least be one.
-    fn query(&self, query: &str) -> Vec<Value> {
-        let Some(answer) = self.ask("/api/v1/query", query) else {
-            return Vec::new();
-        };
-        assert_eq!(answer["status"], "success", "{query}: {answer}");
-        answer["data"]["result"].as_array().cloned().unwrap()
     }
 }
 
@@ -198,10 +132,7 @@ fn heavy_every_query_returns_data_from_a_real_prometheus() {
     std::fs::rename(&store, site.path("store-away")).unwrap();
     std::fs::write(&store, "in the way").unwrap();
     site.write("update t set a='x' where id=1");
-    let pending = |alert: &str| {
-        let query = format!("ALERTS{{alertname=\"{alert}\",alertstate=~\"pending|firing\"}}");
-        !prometheus.query(&query).is_empty()
-    };
+    let pending = |alert: &str| prometheus.raises(alert);
     wait_for(&daemon, "alerts of a store that is away", || {
         pending("LifeboatTargetUnsafe") && pending("LifeboatBackupLag")
     });

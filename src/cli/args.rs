@@ -92,11 +92,7 @@ pub enum Command {
         action: FilesAction,
     },
     /// What is safe now, as the running daemon says
-    Status {
-        /// Address of the daemon's HTTP [default: from the configuration]
-        #[arg(long, env = "LIFEBOAT_ADDRESS")]
-        address: Option<String>,
-    },
+    Status(StatusArgs),
     /// Restore points in the stores
     #[command(alias = "snapshots")]
     List {
@@ -188,6 +184,25 @@ pub enum ConfigAction {
     Show,
     /// Print its JSON Schema
     Schema,
+}
+
+/// Whom to ask, and how often.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// Address of the daemon's HTTP [default: its socket, then the configuration]
+    #[arg(long, env = "LIFEBOAT_ADDRESS")]
+    pub address: Option<String>,
+    /// Show it again and again, until interrupted
+    #[arg(short, long, env = "LIFEBOAT_WATCH")]
+    pub watch: bool,
+    /// Between two looks of --watch
+    #[arg(
+        long,
+        env = "LIFEBOAT_INTERVAL",
+        default_value = "2s",
+        value_name = "TIME"
+    )]
+    pub interval: String,
 }
 
 /// What to pin, and under which name.

@@ -49,40 +49,6 @@ pub(super) fn by_name(config: &Config, names: Vec<String>) -> Vec<String> {
     names.into_iter().map(name).collect()
 }
 
-pub(super) async fn status(
-    config: Config,
-    address: Option<String>,
-    as_json: bool,
-) -> Result<(), Failure> {
-    let status = ask_daemon(&config, address, "/api/v1/status").await?;
-    if as_json {
-        println!("{status}");
-    } else {
-        for t in status["targets"].as_array().into_iter().flatten() {
-            let text = |key: &str| t[key].as_str().unwrap_or("-").to_owned();
-            let word = if t["safe"] == true { "safe" } else { "UNSAFE" };
-            println!(
-                "{:<24} {word:<7} {:<10} lag {:>7.1} s  captured TXID {}",
-                text("name"),
-                text("state"),
-                t["lag_seconds"].as_f64().unwrap_or(0.0),
-                text("captured_txid")
-            );
-            for line in ["reasons", "hints"]
-                .iter()
-                .flat_map(|k| t[*k].as_array().cloned().unwrap_or_default())
-            {
-                println!("    {}", line.as_str().unwrap_or_default());
-            }
-        }
-    }
-    if status["status"] == "safe" {
-        ok("status safe");
-        return Ok(());
-    }
-    Err(Failure::new(1, "not everything is safe", None))
-}
-
 pub(super) async fn health(config: Config) -> Result<(), Failure> {
     if config.http.is_none() {
         return Err(Failure::new(
@@ -96,19 +62,18 @@ pub(super) async fn health(config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn ask_daemon(
+/// One HTTP/1.0 request on loopback: too little for a client library.
+pub(super) async fn get(
     config: &Config,
     address: Option<String>,
     path: &str,
-) -> Result<Value, Failure> {
-    let body = get(config, address, path).await?;
-    serde_json::from_str(&body)
-        .map_err(|e| Failure::new(1, format!("the daemon's answer cannot be read: {e}"), None))
-}
-
-/// One HTTP/1.0 request on loopback: too little for a client library.
-async fn get(config: &Config, address: Option<String>, path: &str) -> Result<String, Failure> {
-    let address = address.or_else(|| config.http.map(|a| format!("127.0.0.1:{}", a.port())));
+) -> Result<String, Failure> {
+    // A server on every interface answers on loopback, too.
+    let own = config.http.map(|a| match a.ip() {
+        ip if ip.is_unspecified() => format!("127.0.0.1:{}", a.port()),
+        _ => a.to_string(),
+    });
+    let address = address.or(own);
     let hint = Some("is `lifeboat run` running with this configuration?".to_owned());
     let Some(address) = address else {
         return Err(Failure::new(

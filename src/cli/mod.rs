@@ -18,6 +18,7 @@ mod restore_all;
 mod restore_options;
 mod run;
 mod snapshot;
+mod status;
 mod verify;
 
 use std::ffi::OsString;
@@ -178,9 +179,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             snapshot::snapshot(config, args, global.json).await
         }
         Command::Files { action } => files::run(load(global, Vec::new())?, action).await,
-        Command::Status { address } => {
-            inspect::status(load(global, Vec::new())?, address, global.json).await
-        }
+        Command::Status(args) => status::status(load(global, Vec::new())?, args, global.json).await,
         Command::List { target } => {
             let config = load_for(global, target.as_slice())?;
             let config = absent::with_absent(config, target.as_deref()).await?;

@@ -24,6 +24,8 @@ pub enum Request {
         /// Bound on the answer.
         timeout_ms: u64,
     },
+    /// What is safe now.
+    Status,
     /// Make targets durable and pin them under a label.
     Snapshot(super::snapshot::Wanted),
     /// Let go of a database until this connection closes.
@@ -101,6 +103,10 @@ async fn serve(stream: UnixStream, fleet: &Fleet) -> std::io::Result<()> {
                 targets,
                 timeout_ms,
             } => serde_json::to_vec(&sync(fleet, targets, Duration::from_millis(timeout_ms)).await),
+            Request::Status => {
+                let verdicts = crate::http::verdicts(fleet.board()).await;
+                serde_json::to_vec(&crate::http::status_json(&verdicts))
+            }
             Request::Snapshot(wanted) => {
                 let instance = &fleet.config().instance;
                 let taken = super::snapshot::snapshot(fleet, &wanted, instance).await;

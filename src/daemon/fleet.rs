@@ -318,7 +318,7 @@ impl Fleet {
     }
 
     /// Where facts go.
-    pub fn board(&self) -> &Board {
+    pub fn board(&self) -> &Arc<Board> {
         &self.board
     }
 

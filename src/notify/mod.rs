@@ -4,7 +4,7 @@
 //! delivery), [`run`] (the loop). Each channel has its own task and its own file, so that a slow receiver delays nobody else; nothing here
 //! is waited for by captures or uploads.
 //!
-//! What must be told is written to disk before it is sent and forgotten after it arrived: a message may come twice after a crash (with the
+//! What must be told is written to disk before it is sent (a disk that hangs delays it by seconds) and forgotten after it arrived: a message may come twice after a crash (with the
 //! same id), and is lost only when every try failed or the disk did.
 
 pub mod conditions;
@@ -35,6 +35,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LOOK_AT_LEAST: Duration = Duration::from_millis(100);
 /// A look takes milliseconds; after this long the disk hangs.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
+/// A message waits so long for its way to the disk.
+const SAVE_LIMIT: Duration = Duration::from_secs(2);
 /// Between two tries of a ping that failed.
 const PING_AGAIN: i64 = 30_000;
 
@@ -68,6 +70,8 @@ pub async fn run(config: Arc<Config>, board: Arc<Board>) {
             board: Arc::clone(&board),
             ledger: Ledger::default(),
             pinged: Pinged::default(),
+            saving: None,
+            unsaved: false,
         };
         channels.spawn(channel.run(seen.clone()));
     }
@@ -147,6 +151,10 @@ struct Channel {
     file: PathBuf,
     ledger: Ledger,
     pinged: Pinged,
+    /// A write that hangs; there is one at most.
+    saving: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+    /// The file is older than the ledger.
+    unsaved: bool,
 }
 
 impl Channel {
@@ -173,7 +181,7 @@ impl Channel {
                     "too many notifications wait: the oldest are dropped"
                 );
             }
-            if new {
+            if new || self.unsaved {
                 self.save().await;
             }
             self.deliver(now.now).await;
@@ -185,9 +193,33 @@ impl Channel {
         }
     }
 
-    async fn save(&self) {
-        if let Err(error) = store::save(&self.file, &self.ledger).await {
-            tracing::warn!(channel = self.config.name, %error, "what was told is not kept; after a restart it is told again");
+    /// Keeps what was told, and waits for it a moment: a disk that hangs is something to tell, not a reason to be silent.
+    async fn save(&mut self) {
+        self.unsaved = true;
+        while self.unsaved {
+            let saving = match self.saving.take() {
+                // What is being written may be older than what is known by now.
+                Some(saving) => saving,
+                None => {
+                    self.unsaved = false;
+                    store::save(&self.file, &self.ledger)
+                }
+            };
+            self.saving = Some(saving);
+            let Some(saving) = &mut self.saving else {
+                return;
+            };
+            let result = match tokio::time::timeout(SAVE_LIMIT, saving).await {
+                Ok(result) => result.unwrap_or_else(|e| Err(std::io::Error::other(e))),
+                Err(_) => {
+                    self.unsaved = true;
+                    return;
+                }
+            };
+            self.saving = None;
+            if let Err(error) = result {
+                tracing::warn!(channel = self.config.name, %error, "what was told is not kept; after a restart it is told again");
+            }
         }
     }
 

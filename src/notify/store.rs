@@ -45,19 +45,16 @@ pub(super) async fn load(file: &Path) -> Ledger {
     }
 }
 
-/// Keeps it durably.
-pub(super) async fn save(file: &Path, ledger: &Ledger) -> io::Result<()> {
-    let (path, bytes) = (file.to_owned(), serde_json::to_vec(ledger)?);
-    let write = move || {
+/// Keeps it durably, on a blocking thread.
+pub(super) fn save(file: &Path, ledger: &Ledger) -> tokio::task::JoinHandle<io::Result<()>> {
+    let (path, bytes) = (file.to_owned(), serde_json::to_vec(ledger));
+    tokio::task::spawn_blocking(move || {
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         let mut draft = tempfile::NamedTempFile::new_in(folder)?;
-        draft.write_all(&bytes)?;
+        draft.write_all(&bytes?)?;
         draft.as_file().sync_all()?;
         draft.persist(&path)?;
         fs::File::open(folder)?.sync_all()
-    };
-    tokio::task::spawn_blocking(write)
-        .await
-        .map_err(io::Error::other)?
+    })
 }

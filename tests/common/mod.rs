@@ -9,6 +9,8 @@
 pub mod daemon;
 pub mod kamal;
 pub mod mount;
+pub mod prometheus;
+pub mod receiver;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

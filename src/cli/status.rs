@@ -1,0 +1,205 @@
+//! `status`: the verdicts of `/readyz` in a terminal.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+
+use anstyle::{AnsiColor, Style};
+use serde_json::Value;
+
+use super::args::StatusArgs;
+use super::inspect::get;
+use super::{Failure, ok};
+use crate::config::{Config, parse_duration};
+use crate::daemon::control::{Client, Request};
+use crate::daemon::fleet::{socket_path, system_now};
+use crate::labels::age;
+use crate::types::Millis;
+
+/// Moves to the corner and clears what is there.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+const HEAD: [&str; 6] = ["TARGET", "SAFE", "STATE", "LAG", "ALLOWED", "DURABLE"];
+
+pub(super) async fn status(config: Config, args: StatusArgs, as_json: bool) -> Result<(), Failure> {
+    let terminal = std::io::stdout().is_terminal();
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    if !args.watch {
+        let status = ask(&config, args.address.as_deref()).await?;
+        if as_json {
+            println!("{status}");
+        } else {
+            print!("{}", table(&status, system_now(), colour));
+        }
+        if status["status"] == "safe" {
+            ok("status safe");
+            return Ok(());
+        }
+        return Err(Failure::new(1, "not everything is safe", None));
+    }
+    let every = parse_duration(&args.interval)
+        .ok()
+        .filter(|d| !d.is_zero())
+        .ok_or_else(|| {
+            Failure::new(
+                2,
+                format!("--interval: \"{}\" is not a time to wait", args.interval),
+                Some("for example 2s".into()),
+            )
+        })?;
+    loop {
+        let answer = ask(&config, args.address.as_deref()).await;
+        let now = system_now();
+        let text = match (answer, as_json) {
+            (Ok(status), true) => format!("{status}\n"),
+            (Ok(status), false) => format!("{now}\n{}", table(&status, now, colour)),
+            // A restart of the daemon is no reason to stop looking.
+            (Err(failure), true) => format!(
+                "{}\n",
+                serde_json::json!({ "status": "unknown", "error": failure.message })
+            ),
+            (Err(failure), false) => format!(
+                "{now}\n{}\n{}\n",
+                failure.message,
+                failure.hint.unwrap_or_default()
+            ),
+        };
+        let clear = if terminal && !as_json { CLEAR } else { "" };
+        let mut out = std::io::stdout().lock();
+        if out
+            .write_all(format!("{clear}{text}").as_bytes())
+            .and_then(|()| out.flush())
+            .is_err()
+        {
+            // Nobody reads it any more.
+            return Ok(());
+        }
+        drop(out);
+        tokio::time::sleep(every).await;
+    }
+}
+
+/// Over the socket, which needs no port and no token; over HTTP if an address is given or there is no socket.
+async fn ask(config: &Config, address: Option<&str>) -> Result<Value, Failure> {
+    if address.is_none()
+        && let Ok(Some(mut client)) = Client::connect(&socket_path(config)).await
+    {
+        let asked = client.ask_for(&Request::Status);
+        let limit = std::time::Duration::from_secs(10);
+        return match tokio::time::timeout(limit, asked).await {
+            Ok(Ok(status)) => Ok(status),
+            Ok(Err(e)) => Err(Failure::new(
+                1,
+                format!("the daemon did not answer: {e}"),
+                Some("see its log".into()),
+            )),
+            Err(_) => Err(Failure::new(
+                1,
+                "the daemon does not answer",
+                Some("see its log; is a disk hanging?".into()),
+            )),
+        };
+    }
+    let body = get(config, address.map(str::to_owned), "/api/v1/status").await?;
+    serde_json::from_str(&body)
+        .map_err(|e| Failure::new(1, format!("the daemon's answer cannot be read: {e}"), None))
+}
+
+/// The verdicts as a table, what needs somebody first, reasons and hints below each.
+fn table(status: &Value, now: Millis, colour: bool) -> String {
+    let mut targets: Vec<&Value> = status["targets"].as_array().into_iter().flatten().collect();
+    targets.sort_by_key(|t| t["safe"] == true);
+    let rows: Vec<[String; 6]> = targets.iter().map(|t| row(t, now)).collect();
+    let width = |i: usize| {
+        let cells = rows.iter().map(|r| r[i].chars().count());
+        cells.chain([HEAD[i].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+    let line = |cells: [&str; 6]| {
+        let padded = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let paint = |style: Style, text: &str| match colour {
+        true => format!("{style}{text}{style:#}"),
+        false => text.to_owned(),
+    };
+    let (bad, good) = (
+        AnsiColor::Red.on_default().bold(),
+        AnsiColor::Green.on_default(),
+    );
+    let mut text = paint(Style::new().bold(), &line(HEAD)) + "\n";
+    for (target, row) in targets.iter().zip(&rows) {
+        let style = if target["safe"] == true { good } else { bad };
+        text += &(paint(style, &line(row.each_ref().map(String::as_str))) + "\n");
+        let words = |key: &str| target[key].as_array().cloned().unwrap_or_default();
+        let marked = [("reasons", "    "), ("hints", "    what to do: ")];
+        for (key, mark) in marked {
+            for word in words(key) {
+                // Writing to a string does not fail.
+                let _ = writeln!(text, "{mark}{}", word.as_str().unwrap_or_default());
+            }
+        }
+    }
+    text
+}
+
+fn row(target: &Value, now: Millis) -> [String; 6] {
+    let text = |key: &str| target[key].as_str().unwrap_or("-").to_owned();
+    let seconds = |key: &str| {
+        let seconds = target[key].as_f64().unwrap_or(0.0);
+        match seconds {
+            s if s < 120.0 => format!("{s:.1}s"),
+            s => age(Millis(now.0 - (s * 1000.0) as i64), now),
+        }
+    };
+    // The store that is furthest behind.
+    let stores = target["stores"].as_array().into_iter().flatten();
+    let durable = stores.map(|s| {
+        let at: Option<jiff::Timestamp> = s["durable_at"].as_str().and_then(|t| t.parse().ok());
+        at.map(|t| Millis(t.as_millisecond()))
+    });
+    let durable = durable.min().flatten();
+    let safe = if target["safe"] == true { "yes" } else { "NO" };
+    [
+        text("name"),
+        safe.to_owned(),
+        text("state"),
+        seconds("lag_seconds"),
+        seconds("objective_seconds"),
+        durable.map_or_else(|| "never".to_owned(), |t| format!("{} ago", age(t, now))),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_needs_somebody_comes_first_with_what_to_do() {
+        let now = Millis(1_000_000_000_000);
+        let target = |name: &str, safe: bool| {
+            json!({
+                "name": name, "safe": safe, "state": "steady", "lag_seconds": 7201.0, "objective_seconds": 30.0,
+                "reasons": if safe { json!([]) } else { json!(["the store is away"]) }, "hints": ["look at it"],
+                "stores": [
+                    { "durable_at": Millis(now.0 - 5_000).to_string() },
+                    { "durable_at": Millis(now.0 - 90_000).to_string() },
+                ],
+            })
+        };
+        let status = json!({ "status": "unsafe", "targets": [target("app", true), target("a-long-name", false)] });
+        let plain = table(&status, now, false);
+        let lines: Vec<&str> = plain.lines().collect();
+        assert_eq!(lines[0], "TARGET       SAFE  STATE   LAG  ALLOWED  DURABLE");
+        assert_eq!(lines[1], "a-long-name  NO    steady  2h   30.0s    90s ago");
+        assert_eq!(lines[2], "    the store is away");
+        assert_eq!(lines[3], "    what to do: look at it");
+        assert!(lines[4].starts_with("app          yes"), "{plain}");
+        let coloured = table(&status, now, true);
+        assert!(
+            coloured.contains("\x1b[31ma-long-name")
+                || coloured.contains("\x1b[1m\x1b[31ma-long-name"),
+            "{coloured:?}"
+        );
+    }
+}

@@ -1,0 +1,480 @@
+//! The fault table of docs/observability.md: for each fault, the metric, the verdict, the alert and the notification that say so, from the
+//! real binary, a real Prometheus with the project's rules, and a real receiver. Each prints how long it took.
+#![allow(missing_docs)]
+
+mod common;
+mod pg;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::daemon::{Daemon, Site, free_port, tool};
+use common::prometheus::Prometheus;
+use common::receiver::{Manner, Receiver};
+
+/// Longer than anything takes on a machine that is busy.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// What says so.
+struct Signs {
+    /// Name, labels, and the value that it takes.
+    metric: (&'static str, &'static str, fn(f64) -> bool),
+    /// Words of a reason in the verdict.
+    reason: &'static str,
+    alert: &'static str,
+    /// Kind of the notification.
+    told: &'static str,
+}
+
+struct Scene {
+    site: Site,
+    hook: Receiver,
+}
+
+fn until(what: &str, log: &dyn Fn() -> String, mut done: impl FnMut() -> bool) -> Duration {
+    let begun = Instant::now();
+    while !done() {
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "waited in vain for {what}\n{}",
+            log()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    begun.elapsed()
+}
+
+impl Scene {
+    fn new(store_extra: &str) -> Self {
+        let hook = Receiver::new(Manner::Good);
+        let mut site = Site::new().with_http();
+        site.store_extra = store_extra.into();
+        site.extra = format!(
+            "    max-lag: 1s\nnotify:\n  - webhook: {}\n    after: 500ms\n",
+            hook.url()
+        );
+        Self { site, hook }
+    }
+
+    fn prometheus(&self) -> Prometheus {
+        let listen = self.site.http.trim_start_matches("{ listen: ");
+        Prometheus::start(listen.trim_end_matches(" }"))
+    }
+
+    fn is_safe(&self) -> bool {
+        self.site.get("/readyz").contains("\"status\":\"safe\"")
+    }
+
+    /// A daemon that is safe, and a Prometheus that saw it.
+    fn green(&self) -> (Daemon, Prometheus) {
+        let daemon = self.site.start();
+        self.site.sync();
+        let prometheus = self.prometheus();
+        until("green", &|| daemon.log(), || {
+            self.is_safe() && !prometheus.query("lifeboat_ready == 1").is_empty()
+        });
+        (daemon, prometheus)
+    }
+
+    fn shows(&self, fault: &str, daemon: &Daemon, prometheus: &Prometheus, signs: &Signs) {
+        let get = |path: &str| self.site.get(path);
+        shows(
+            fault,
+            (&get, &|| daemon.log()),
+            (&self.hook, prometheus),
+            signs,
+        );
+    }
+
+    /// Green again by itself, and told.
+    fn recovers(&self, daemon: &Daemon, told: &str) {
+        until(
+            "green again",
+            &|| format!("{}\n{}", self.site.get("/readyz"), daemon.log()),
+            || self.is_safe() && self.hook.phases(told).last().is_some_and(|p| p == "ended"),
+        );
+    }
+}
+
+/// Sum of a metric over its series whose labels contain `labels`.
+fn metric(text: &str, name: &str, labels: &str) -> f64 {
+    let mine = text.lines().filter(|l| {
+        l.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels))
+    });
+    mine.filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum()
+}
+
+/// How a page of the daemon is fetched, and its log.
+type Reads<'a> = (&'a dyn Fn(&str) -> String, &'a dyn Fn() -> String);
+
+/// Every sign appears; prints after how long.
+fn shows(
+    fault: &str,
+    (get, log): Reads,
+    (hook, prometheus): (&Receiver, &Prometheus),
+    signs: &Signs,
+) {
+    let (name, labels, is) = signs.metric;
+    let begun = Instant::now();
+    let mut took = [None; 4];
+    let what = format!(
+        "{fault}: {name}, \"{}\", {}, {}",
+        signs.reason, signs.alert, signs.told
+    );
+    let state = || format!("{}\n{:?}\n{}", get("/readyz"), hook.events(), log());
+    until(&what, &state, || {
+        let now = [
+            is(metric(&get("/metrics"), name, labels)),
+            get("/readyz").contains(signs.reason),
+            prometheus.raises(signs.alert),
+            hook.phases(signs.told).contains(&"started".to_owned()),
+        ];
+        for (took, now) in took.iter_mut().zip(now) {
+            if now && took.is_none() {
+                *took = Some(begun.elapsed());
+            }
+        }
+        took.iter().all(Option::is_some)
+    });
+    let took = took.map(|t| format!("{:.1} s", t.unwrap_or_default().as_secs_f64()));
+    println!(
+        "{fault}: metric {}, verdict {}, alert {}, told {}",
+        took[0], took[1], took[2], took[3]
+    );
+    let up = get("/up");
+    assert!(
+        up.contains("\"status\""),
+        "a red backup takes no app out of a proxy: {up}"
+    );
+}
+
+fn positive(value: f64) -> bool {
+    value > 0.0
+}
+
+fn one(value: f64) -> bool {
+    value == 1.0
+}
+
+#[test]
+fn heavy_fault_store_down() {
+    let scene = Scene::new("");
+    let (daemon, prometheus) = scene.green();
+    let site = &scene.site;
+    std::fs::rename(site.path("store"), site.path("away")).unwrap();
+    std::fs::write(site.path("store"), b"in the way").unwrap();
+    site.write("update t set a='x' where id=1");
+    let signs = Signs {
+        metric: ("lifeboat_lag_seconds", "app", |v| v > 1.0),
+        reason: "are not durable",
+        alert: "LifeboatBackupLag",
+        told: "store-unreachable",
+    };
+    scene.shows("store down", &daemon, &prometheus, &signs);
+    std::fs::remove_file(site.path("store")).unwrap();
+    std::fs::rename(site.path("away"), site.path("store")).unwrap();
+    scene.recovers(&daemon, "unsafe");
+}
+
+/// Ends with the test.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Gone already is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn s3(root: &Path, port: u16, secret: &str) -> Guard {
+    std::fs::create_dir_all(root.join("bucket")).unwrap();
+    let child = Command::new(tool("bin/s3s-fs"))
+        .args(["--host", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--access-key", "AKEXAMPLE", "--secret-key", secret])
+        .arg(root)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let guard = Guard(child);
+    until("the S3 server", &String::new, || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    guard
+}
+
+#[test]
+fn heavy_fault_credentials_revoked() {
+    let port = free_port();
+    let mut scene = Scene::new(&format!(
+        "  endpoint: http://127.0.0.1:{port}\n  region: us-east-1\n  access-key-id: AKEXAMPLE\n  secret-access-key: first-secret\n"
+    ));
+    scene.site.store = "s3://bucket/backups".into();
+    let root = scene.site.path("s3");
+    let server = s3(&root, port, "first-secret");
+    let (daemon, prometheus) = scene.green();
+    drop(server);
+    let _server = s3(&root, port, "another-secret");
+    scene.site.write("update t set a='x' where id=1");
+    let signs = Signs {
+        metric: ("lifeboat_store_errors_total", "class=\"denied\"", positive),
+        reason: "unreachable since",
+        alert: "LifeboatTargetUnsafe",
+        told: "store-unreachable",
+    };
+    scene.shows("credentials revoked", &daemon, &prometheus, &signs);
+}
+
+/// Ends the tracer, which lets the process go on.
+struct Tracer(Child);
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        // Gone already is fine.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        let _ = self.0.wait();
+    }
+}
+
+fn inject(scene: &Scene, daemon: &Daemon, calls: &str, fault: &str) -> Tracer {
+    let mut tracer = Command::new("strace")
+        .args(["-f", "-p", &daemon.pid().to_string(), "-o"])
+        .arg(scene.site.path("strace.log"))
+        .args(["-e", &format!("trace={calls}")])
+        .args(["-e", &format!("inject={calls}:{fault}")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .map(Tracer)
+        .expect("strace is missing: run bin/install-dev");
+    // It says so when it is attached.
+    std::io::Read::read_exact(tracer.0.stderr.as_mut().unwrap(), &mut [0]).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    tracer
+}
+
+#[test]
+fn heavy_fault_disk_full() {
+    let scene = Scene::new("");
+    let (daemon, prometheus) = scene.green();
+    let tracer = inject(&scene, &daemon, "fsync,fdatasync", "error=ENOSPC");
+    scene.site.write("update t set a='x' where id=1");
+    let signs = Signs {
+        metric: ("lifeboat_capture_errors_total", "app", positive),
+        reason: "No space left",
+        alert: "LifeboatTargetUnsafe",
+        told: "unsafe",
+    };
+    scene.shows("disk full", &daemon, &prometheus, &signs);
+    drop(tracer);
+    scene.recovers(&daemon, "unsafe");
+}
+
+#[test]
+fn heavy_fault_capture_stalled() {
+    let scene = Scene::new("");
+    let (daemon, prometheus) = scene.green();
+    // The disk of the state directory hangs: each write takes an hour, and nothing returns an error.
+    let tracer = inject(&scene, &daemon, "fdatasync,fsync", "delay_enter=3600000000");
+    scene.site.write("update t set a='x' where id=1");
+    let signs = Signs {
+        metric: ("lifeboat_lag_seconds", "app", |v| v > 1.0),
+        reason: "are not durable",
+        alert: "LifeboatBackupLag",
+        told: "unsafe",
+    };
+    scene.shows("capture stalled", &daemon, &prometheus, &signs);
+    drop(tracer);
+    scene.recovers(&daemon, "unsafe");
+}
+
+/// A process that is stopped tells nobody: the alarm is raised by who misses it.
+#[test]
+fn heavy_fault_sidecar_paused() {
+    let mut scene = Scene::new("");
+    let pings = Receiver::new(Manner::Good);
+    scene.site.extra.push_str(&format!(
+        "  - healthchecks: {}\n    every: 500ms\n    after: 500ms\n",
+        pings.url()
+    ));
+    let (daemon, prometheus) = scene.green();
+    let heard = || pings.requests().len();
+    until("a heartbeat", &|| daemon.log(), || heard() > 3);
+    let pid = rustix::process::Pid::from_raw(daemon.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let took = until("the alert", &String::new, || {
+        prometheus.raises("LifeboatAbsent") && prometheus.raises("LifeboatInstanceDown")
+    });
+    let before = heard();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(heard(), before, "no heartbeat");
+    println!("sidecar paused: alert {:.1} s", took.as_secs_f64());
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    until("green again", &|| daemon.log(), || {
+        scene.is_safe() && heard() > before
+    });
+}
+
+#[test]
+fn heavy_fault_drill_failing() {
+    let scene = Scene::new("drill: '@monthly'\n");
+    let site = &scene.site;
+    site.sync();
+    // The newest base is damaged; the drill before the start says so, and its record is read at the start.
+    let mut bases: Vec<_> = walk(&site.path("store"))
+        .into_iter()
+        .filter(|p| p.to_string_lossy().contains("/ltx/9/"))
+        .collect();
+    let base = bases.pop().unwrap();
+    let mut bytes = std::fs::read(&base).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&base, bytes).unwrap();
+    let out = site.run(&["drill", "app"]);
+    assert_ne!(out.status.code(), Some(0));
+    let daemon = site.start();
+    let prometheus = scene.prometheus();
+    let signs = Signs {
+        metric: ("lifeboat_drill_timestamp_seconds", "app", positive),
+        reason: "the drill of",
+        alert: "LifeboatDrillFailed",
+        told: "drill-failed",
+    };
+    scene.shows("drill failing", &daemon, &prometheus, &signs);
+}
+
+fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().path());
+    entries
+        .flat_map(|p| if p.is_dir() { walk(&p) } else { vec![p] })
+        .collect()
+}
+
+#[test]
+fn heavy_fault_volume_nearly_full() {
+    let mut scene = Scene::new("");
+    let (daemon, prometheus) = scene.green();
+    drop(daemon);
+    // No volume of a test machine has so much free.
+    scene.site.min_free = "99%";
+    let daemon = scene.site.start();
+    let signs = Signs {
+        metric: ("lifeboat_volume_min_free_bytes", "", positive),
+        reason: "\"status\"",
+        alert: "LifeboatDiskLow",
+        told: "disk-low",
+    };
+    scene.shows("volume nearly full", &daemon, &prometheus, &signs);
+}
+
+#[test]
+fn heavy_fault_ownership_lost() {
+    let scene = Scene::new("");
+    let (daemon, prometheus) = scene.green();
+    // Another instance takes the replica over on purpose.
+    let owner = walk(&scene.site.path("store"))
+        .into_iter()
+        .find(|p| p.ends_with("owner.json"))
+        .unwrap();
+    let text = std::fs::read_to_string(&owner).unwrap();
+    let mut other: serde_json::Value = serde_json::from_str(&text).unwrap();
+    other["instance"] = "web2".into();
+    other["epoch"] = (other["epoch"].as_u64().unwrap() + 1).into();
+    std::fs::write(&owner, other.to_string()).unwrap();
+    for n in 0..5 {
+        scene
+            .site
+            .write(&format!("update t set a='{n}' where id=1"));
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    drop(daemon);
+    let daemon = scene.site.start();
+    let signs = Signs {
+        metric: ("lifeboat_ready", "app", |v| v == 0.0),
+        reason: "web2",
+        alert: "LifeboatTargetUnsafe",
+        told: "ownership",
+    };
+    scene.shows("ownership lost", &daemon, &prometheus, &signs);
+}
+
+#[test]
+fn heavy_fault_database_vanished() {
+    let scene = Scene::new("");
+    let (daemon, prometheus) = scene.green();
+    let site = &scene.site;
+    for end in ["", "-wal", "-shm"] {
+        let path = site.path(&format!("app.sqlite3{end}"));
+        std::fs::rename(&path, path.with_extension(format!("gone{end}"))).unwrap();
+    }
+    let signs = Signs {
+        metric: ("lifeboat_state", "state=\"vanished\"", one),
+        reason: "vanished",
+        alert: "LifeboatDatabaseVanished",
+        told: "unsafe",
+    };
+    scene.shows("database vanished", &daemon, &prometheus, &signs);
+    for end in ["-wal", "-shm", ""] {
+        let path = site.path(&format!("app.sqlite3{end}"));
+        std::fs::rename(path.with_extension(format!("gone{end}")), &path).unwrap();
+    }
+    scene.recovers(&daemon, "unsafe");
+}
+
+/// Files that cannot be read, for the targets that are not databases.
+#[test]
+fn heavy_fault_files_unreadable() {
+    let mut scene = Scene::new("");
+    let uploads = scene.site.path("uploads");
+    scene.site.extra.push_str(&format!(
+        "files:\n  - name: uploads\n    paths: [{}]\n    password: test-only\n    create: true\n",
+        uploads.display()
+    ));
+    // The folder is not there: an unmounted volume.
+    let daemon = scene.site.start();
+    let prometheus = scene.prometheus();
+    let signs = Signs {
+        metric: ("lifeboat_files_runs_total", "result=\"failed\"", positive),
+        reason: "there is no complete snapshot yet",
+        alert: "LifeboatFilesUnsafe",
+        told: "files-failed",
+    };
+    scene.shows("folder not mounted", &daemon, &prometheus, &signs);
+}
+
+#[test]
+fn heavy_fault_postgresql_down() {
+    let hook = Receiver::new(Manner::Good);
+    let mut site = pg::site::Site::new(&format!(
+        "    schedule: '0 3 1 1 *'\nnotify:\n  - webhook: {}\n    after: 500ms\n",
+        hook.url()
+    ));
+    // The first dump is due at the start.
+    site.server.stop();
+    let daemon = site.start();
+    let prometheus = Prometheus::start(&format!("127.0.0.1:{}", site.port));
+    let signs = Signs {
+        metric: (
+            "lifeboat_postgres_runs_total",
+            "result=\"failed\"",
+            positive,
+        ),
+        reason: "there is no dump yet",
+        alert: "LifeboatDumpUnsafe",
+        told: "dump-failed",
+    };
+    let get = |path: &str| site.get(path);
+    let log = || std::fs::read_to_string(&daemon.log).unwrap_or_default();
+    shows(
+        "PostgreSQL down",
+        (&get, &log),
+        (&hook, &prometheus),
+        &signs,
+    );
+}

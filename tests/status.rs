@@ -1,0 +1,105 @@
+//! `lifeboat status` as a person and as a program see it.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use common::daemon::{Site, wait_for};
+use serde_json::Value;
+
+/// Ends with the test.
+struct Watch(Child);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Gone already is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn status_needs_no_http_and_says_what_to_do() {
+    let mut site = Site::new();
+    site.extra = "    max-lag: 1s\n".into();
+    let nobody = site.fails(1, &["status"]);
+    assert!(
+        nobody.contains("hint: is `lifeboat run` running"),
+        "{nobody}"
+    );
+    let daemon = site.start();
+    site.sync();
+    let said = site.ok(&["status"]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines[0].starts_with("TARGET  SAFE  STATE   LAG   ALLOWED  DURABLE"),
+        "{said}"
+    );
+    assert!(
+        lines[1].starts_with("app     yes   steady  0.0s  1.0s "),
+        "{said}"
+    );
+    assert_eq!(lines[2], "lifeboat: ok status safe");
+    let status: Value =
+        serde_json::from_str(site.ok(&["status", "--json"]).lines().next().unwrap()).unwrap();
+    assert_eq!(status["targets"][0]["name"], "app");
+
+    let mut child = site
+        .command(&["status", "--watch", "--interval", "100ms", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let watch = Watch(child);
+    let mut states =
+        lines.map(|l| serde_json::from_str::<Value>(&l.unwrap()).unwrap()["status"].clone());
+    assert_eq!(states.next().unwrap(), "safe");
+    std::fs::rename(site.path("store"), site.path("away")).unwrap();
+    std::fs::write(site.path("store"), b"in the way").unwrap();
+    site.write("update t set a='x' where id=1");
+    assert!(states.any(|s| s == "unsafe"));
+    // A daemon that ends does not end the watch.
+    daemon.kill();
+    assert!(states.any(|s| s == "unknown"));
+    drop(watch);
+    let daemon = site.start();
+    wait_for(&daemon, "red", || !site.run(&["status"]).status.success());
+    let out = site.run(&["status"]);
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(said.contains("app     NO "), "{said}");
+    assert!(!said.contains("lifeboat: ok"), "{said}");
+}
+
+/// What a terminal shows: python's pty is one.
+fn in_a_terminal(site: &Site, no_colour: bool) -> String {
+    let command = site.command(&["status"]);
+    let mut words = vec![command.get_program().to_owned()];
+    words.extend(command.get_args().map(ToOwned::to_owned));
+    let mut python = Command::new("python3");
+    python
+        .args(["-c", "import pty,sys; pty.spawn(sys.argv[1:])"])
+        .args(words);
+    python.current_dir(site.dir.path());
+    if no_colour {
+        python.env("NO_COLOR", "1");
+    } else {
+        python.env_remove("NO_COLOR");
+    }
+    let out = python
+        .output()
+        .expect("python3 is missing: run bin/install-dev");
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let site = Site::new();
+    let _daemon = site.start();
+    site.sync();
+    let coloured = in_a_terminal(&site, false);
+    assert!(coloured.contains("\x1b[32mapp"), "{coloured:?}");
+    assert!(!in_a_terminal(&site, true).contains('\x1b'));
+    assert!(!site.ok(&["status"]).contains('\x1b'));
+}
