@@ -52,7 +52,7 @@ ARG POSTGRES_FROM=pgdg
 RUN set -eu; \
     export DEBIAN_FRONTEND=noninteractive; \
     apt-get update; \
-    apt-get install -y --no-install-recommends ca-certificates tzdata; \
+    apt-get install -y --no-install-recommends ca-certificates tzdata redis-tools; \
     if [ -n "$POSTGRES_MAJORS" ] && [ "$POSTGRES_FROM" = pgdg ]; then \
       cd /tmp; apt-get download postgresql-common; dpkg-deb -x postgresql-common_*.deb common; \
       key=/usr/share/keyrings/apt.postgresql.org.asc; \

@@ -26,6 +26,8 @@ pub mod files;
 
 pub mod postgres;
 
+pub mod redis;
+
 pub mod notify;
 
 pub mod observe;

@@ -105,6 +105,14 @@ fn what_would_fail_is_found_before_a_dump() {
     site.ok(&["snapshot"]);
     assert_eq!(site.dumps("app").len(), 2);
 
+    // Statistics are for clients that know them.
+    site.extra += "    statistics: true\n";
+    let out = site.run(&["snapshot"]);
+    assert!(out.status.success());
+    let said = pg::site::words(&out).contains("dumped without them");
+    assert_eq!(said, site.server.clients().major < 18);
+    assert_eq!(site.dumps("app").len(), 3);
+
     // A client of another major.
     let other = site.dir.path().join("bin");
     std::fs::create_dir(&other).unwrap();
@@ -226,7 +234,13 @@ fn damage_is_found_and_unfinished_dumps_are_swept() {
             .contains(&format!("dump {first} is damaged"))
     );
     drop(daemon);
+    // It is listed as what it is, and takes the place of no other.
+    assert!(site.dumps("app")[0]["damage"].is_string());
+    let text = site.ok(&["list", "app"]);
+    assert!(text.contains("NOT RESTORABLE: it was read back"), "{text}");
     std::fs::write(&path, &good[..good.len() - 1]).unwrap();
+    let text = site.ok(&["list", "app"]);
+    assert!(text.contains("NOT RESTORABLE: the store holds"), "{text}");
     let text = site.ok(&["prune", "app", "--dry-run"]);
     assert!(text.contains("not whole"), "{text}");
     std::fs::write(&path, &good).unwrap();

@@ -121,6 +121,29 @@ fn a_killed_lifeboat() {
     site.every_listed_dump_restores(1);
 }
 
+#[test]
+fn one_dump_at_a_time_for_each_server() {
+    let site = site();
+    let start = || {
+        let mut command = site.command(&["snapshot", "app"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+    };
+    let all: Vec<Child> = (0..4).map(|_| start().unwrap()).collect();
+    for mut child in all {
+        assert!(child.wait().unwrap().success());
+    }
+    let dumps = site.dumps("app");
+    assert_eq!(dumps.len(), 4);
+    let time = |dump: &serde_json::Value, key: &str| -> Timestamp {
+        dump["dump"][key].as_str().unwrap().parse().unwrap()
+    };
+    for pair in dumps.windows(2) {
+        let (ended, began) = (time(&pair[0], "ended"), time(&pair[1], "began"));
+        assert!(ended <= began, "{ended} {began}");
+    }
+    site.every_listed_dump_restores(4);
+}
+
 /// A database whose dump is several parts, and a store in memory that can be told to fail.
 struct Steered {
     server: Server,

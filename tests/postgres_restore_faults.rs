@@ -334,6 +334,14 @@ fn a_schedule_over_a_clock_that_changes() {
     assert_eq!(due, 1_792_978_200.0, "2026-10-26T01:30:00Z");
     assert_eq!(began(&site).len(), 3);
 
+    // Three days later one run makes up for those that were missed.
+    let mut late = daemon("2026-10-29 12:00:00");
+    wait_for(|| began(&site).len() == 4);
+    wait_for(|| next() == Some(1_793_323_800.0));
+    late.kill().unwrap();
+    late.wait().unwrap();
+    assert!(began(&site).remove(3).starts_with("2026-10-29T12:00:0"));
+
     let mut never = site;
     never.extra = "    schedule: '0 0 30 2 *'\n".into();
     let text = never.refused(&["snapshot"], 2);

@@ -201,6 +201,42 @@ fn a_set_that_did_not_finish_is_refused_and_a_target_that_was_skipped_is_left() 
     assert_eq!(app.holds(), ["fourth"; 3]);
 }
 
+#[test]
+fn a_damaged_dump_takes_no_good_ones_place() {
+    let site = Site::new(
+        "    schedule: '0 3 1 1 *'\n    retention: { daily: 1 }\n    read-budget: 1GiB\n",
+    );
+    site.ok(&["snapshot", "app"]);
+    site.ok(&["snapshot", "app"]);
+    let ids: Vec<String> = site
+        .dumps("app")
+        .iter()
+        .map(|d| d["dump"]["id"].as_str().unwrap().to_owned())
+        .collect();
+    let path = |id: &str| {
+        site.dir
+            .path()
+            .join(format!("store/app/dumps/{id}/dump.pgc.zst"))
+    };
+    let mut bytes = std::fs::read(path(&ids[1])).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path(&ids[1]), bytes).unwrap();
+    let daemon = site.start();
+    wait_for(|| site.metric("lifeboat_postgres_damaged") == 1.0);
+    let there = site.dumps("app");
+    assert_eq!(there.len(), 2, "{there:?}");
+    assert!(
+        there[0]["damage"].is_null() && there[1]["damage"].is_string(),
+        "{there:?}"
+    );
+    drop(daemon);
+    let original = site.fingerprint(DATABASE);
+    site.refused(&["restore", "app", "--into-new", "proof"], 5);
+    site.ok(&["restore", "app", "--into-new", "proof", "--dump", &ids[0]]);
+    assert_eq!(site.fingerprint("proof"), original);
+}
+
 /// Makes every drill look a day older, so that one is missed.
 fn age_drills(site: &Site) {
     let folder = site.dir.path().join("store/app/lifeboat/drills");

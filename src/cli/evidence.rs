@@ -6,6 +6,7 @@ use super::Failure;
 use crate::config::{Config, FilesConfig, PostgresConfig, StoreConfig, StoreKind, TargetConfig};
 use crate::daemon::fleet::{open_replica, system_now};
 use crate::daemon::postgres::{Ask, open};
+use crate::postgres::Kind;
 use crate::replica::layout::DRILLS_PREFIX;
 use crate::replica::upload::Replica;
 use crate::restore::plan::Catalog;
@@ -46,8 +47,11 @@ pub(super) async fn run(config: Config, as_json: bool) -> Result<(), Failure> {
             copies.push(database(target, store, retention("targets", i)).await);
         }
     }
-    for (i, target) in config.postgres.iter().enumerate() {
-        copies.extend(dumps(&config, target, retention("postgres", i)).await);
+    for kind in [Kind::Postgres, Kind::Redis] {
+        let of_kind = config.postgres.iter().filter(|t| t.origin.kind() == kind);
+        for (i, target) in of_kind.enumerate() {
+            copies.extend(dumps(&config, target, retention(kind.word(), i)).await);
+        }
     }
     for (i, target) in config.files.iter().enumerate() {
         copies.extend(folders(&config, target, retention("files", i)).await);
@@ -265,7 +269,13 @@ async fn database(target: &TargetConfig, config: &StoreConfig, retention: Value)
 async fn dumps(config: &Config, target: &PostgresConfig, retention: Value) -> Vec<Copy> {
     let copy = |name: &str, url: String, config| {
         let retention = retention.clone();
-        Copy::new(name, "postgres", (url, config), PROVIDERS, retention)
+        Copy::new(
+            name,
+            target.origin.kind().word(),
+            (url, config),
+            PROVIDERS,
+            retention,
+        )
     };
     let databases = match open(config, target, Ask::Stores).await {
         Ok(databases) => databases,

@@ -13,6 +13,7 @@ mod notify;
 mod postgres;
 mod postgres_care;
 mod postgres_restore;
+mod postgres_work;
 mod restore;
 mod restore_all;
 mod restore_options;

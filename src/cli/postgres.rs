@@ -1,4 +1,4 @@
-//! Commands on PostgreSQL targets.
+//! Commands on targets that are dumped: PostgreSQL and Redis.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, Database, is_of, open};
 use crate::labels::{self, Label, Pin, age};
 use crate::observe::facts::Board;
-use crate::postgres::{self, Manifest, PostgresError};
+use crate::postgres::{self, Kind, Listed, Manifest, PostgresError};
 use crate::types::Millis;
 
 impl From<PostgresError> for Failure {
@@ -103,7 +103,7 @@ pub(super) async fn dump(config: &Config, split: &Split, as_json: bool) -> Resul
         if as_json {
             println!(
                 "{}",
-                json!({ "target": database.name, "kind": "postgres", "dump": manifest })
+                json!({ "target": database.name, "kind": manifest.kind, "dump": manifest })
             );
             continue;
         }
@@ -111,7 +111,7 @@ pub(super) async fn dump(config: &Config, split: &Split, as_json: bool) -> Resul
             "{}: dump {} of {}: {} bytes ({} before compression) in {:.1} s, durable in {} stores",
             database.name,
             manifest.id,
-            database.connection.display(),
+            database.origin.display(),
             manifest.stored_bytes(),
             manifest.dump.raw_size,
             seconds(&manifest),
@@ -151,16 +151,19 @@ pub(super) fn labels_of<'a>(labels: &'a [Label], id: &str) -> Vec<&'a str> {
 pub(super) async fn list(config: &Config, split: &Split, as_json: bool) -> Result<(), Failure> {
     for database in split.databases(config, Ask::Stores).await? {
         for store in &database.stores {
-            let dumps = postgres::list(store).await?;
+            let dumps = postgres::listed(store).await?;
             let labels = labels::list(store).await?;
             if as_json {
                 let all: Vec<_> = dumps
                     .iter()
-                    .map(|m| json!({ "labels": labels_of(&labels, &m.id), "dump": m }))
+                    .map(|d| {
+                        let labels = labels_of(&labels, &d.manifest.id);
+                        json!({ "labels": labels, "dump": d.manifest, "damage": d.damage })
+                    })
                     .collect();
                 println!(
                     "{}",
-                    json!({ "target": database.name, "kind": "postgres", "store": store.display(), "dumps": all })
+                    json!({ "target": database.name, "kind": database.origin.kind(), "store": store.display(), "dumps": all })
                 );
                 continue;
             }
@@ -170,27 +173,12 @@ pub(super) async fn list(config: &Config, split: &Split, as_json: bool) -> Resul
                 store.display(),
                 dumps.len()
             );
-            for m in &dumps {
-                let mut notes: String = labels_of(&labels, &m.id)
-                    .iter()
-                    .map(|l| format!("  {l}"))
-                    .collect();
-                if !m.anomalies.is_empty() {
-                    notes += "  ODD: ";
-                    notes += &m.anomalies.join("; ");
-                }
-                println!(
-                    "  {}  {:>5} ago  {:>14} bytes  {:>14} raw  PostgreSQL {}{notes}",
-                    m.id,
-                    age(Millis(m.began.as_millisecond()), system_now()),
-                    m.stored_bytes(),
-                    m.dump.raw_size,
-                    m.server_version.split(' ').next().unwrap_or_default(),
-                );
+            for dump in &dumps {
+                println!("{}", line(dump, &labels));
             }
             for label in &labels {
                 if let Pin::Postgres { dump } = &label.pin
-                    && !dumps.iter().any(|m| m.id == *dump)
+                    && !dumps.iter().any(|d| d.manifest.id == *dump)
                 {
                     println!(
                         "  label {}: NOT RESTORABLE: dump {dump} is gone",
@@ -201,4 +189,32 @@ pub(super) async fn list(config: &Config, split: &Split, as_json: bool) -> Resul
         }
     }
     Ok(())
+}
+
+fn line(dump: &Listed, labels: &[Label]) -> String {
+    let m = &dump.manifest;
+    let mut notes: String = labels_of(labels, &m.id)
+        .iter()
+        .map(|l| format!("  {l}"))
+        .collect();
+    if !m.anomalies.is_empty() {
+        notes += "  ODD: ";
+        notes += &m.anomalies.join("; ");
+    }
+    if let Some(damage) = &dump.damage {
+        notes += "  NOT RESTORABLE: ";
+        notes += damage;
+    }
+    format!(
+        "  {}  {:>5} ago  {:>14} bytes  {:>14} raw  {} {}{notes}",
+        m.id,
+        age(Millis(m.began.as_millisecond()), system_now()),
+        m.stored_bytes(),
+        m.dump.raw_size,
+        match m.kind {
+            Kind::Postgres => "PostgreSQL",
+            Kind::Redis => "Redis",
+        },
+        m.server_version.split(' ').next().unwrap_or_default(),
+    )
 }

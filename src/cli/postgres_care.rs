@@ -7,7 +7,7 @@ use super::Failure;
 use super::postgres::Split;
 use crate::config::Config;
 use crate::daemon::postgres::{Ask, blocking};
-use crate::postgres::{self, PostgresError, Source, Stop};
+use crate::postgres::{self, Kind, PostgresError, Source, Stop};
 use crate::store::Store;
 
 fn source(store: &Store, manifest: postgres::Manifest) -> Source {
@@ -56,7 +56,7 @@ pub(super) async fn verify(
             if as_json {
                 println!(
                     "{}",
-                    json!({ "target": database.name, "kind": "postgres", "store": store.display(), "dump": id, "bytes": bytes, "error": why })
+                    json!({ "target": database.name, "kind": database.origin.kind(), "store": store.display(), "dump": id, "bytes": bytes, "error": why })
                 );
             } else if why.is_none() {
                 println!(
@@ -112,7 +112,7 @@ fn show(name: &str, store: &Store, done: &postgres::Pruned, dry_run: bool, as_js
         if as_json {
             println!(
                 "{}",
-                json!({ "target": name, "kind": "postgres", "store": store.display(), "dump": dump.id, "keep": decision.keeps(), "reasons": reasons })
+                json!({ "target": name, "kind": dump.kind, "store": store.display(), "dump": dump.id, "keep": decision.keeps(), "reasons": reasons })
             );
         } else if dry_run || !decision.keeps() {
             let word = if decision.keeps() { "keep" } else { "delete" };
@@ -156,6 +156,16 @@ pub(super) async fn drill(
     let databases = split.databases(config, Ask::Stores).await?;
     let mut failed = Vec::new();
     for database in &databases {
+        if database.origin.kind() == Kind::Redis {
+            return Err(Failure::new(
+                2,
+                format!(
+                    "{} is a Redis server: there are no drills of Redis",
+                    database.name
+                ),
+                Some("`lifeboat verify` reads its newest dump back, every byte".into()),
+            ));
+        }
         let Some(server) = database.server.drill.clone() else {
             return Err(Failure::new(
                 2,

@@ -22,7 +22,7 @@ use super::load::CONFIG_VARIABLES;
 use super::notify::NotifyConfig;
 use super::paths;
 use super::postgres::{self, PostgresConfig};
-use super::raw::{Loose, RawConfig, RawHttp, RawRetention, ScalarOr};
+use super::raw::{RawConfig, RawHttp, RawRetention, ScalarOr};
 use super::store::{Secret, StoreConfig, StoreParts, file_url_of};
 use super::values::{Defaults, listen, min_free, plain_retention, retention_of, time_zone};
 
@@ -156,6 +156,10 @@ impl<'r, 'a> Builder<'r, 'a> {
             let place = v.at(&entry);
             self.postgres_target(entry.value, &place)?;
         }
+        for entry in raw.redis.unwrap_or_default() {
+            let place = v.at(&entry);
+            self.redis_target(entry.value, &place)?;
+        }
         match raw.sqlite {
             Some(entries) => {
                 for entry in entries {
@@ -171,15 +175,12 @@ impl<'r, 'a> Builder<'r, 'a> {
     }
 
     fn refuse_unsupported(&self, raw: &RawConfig) -> Result<(), ConfigError> {
-        let keys: [(&str, &Option<Loose>); 2] = [("redis", &raw.redis), ("probes", &raw.probes)];
-        for (key, value) in keys {
-            if let Some(value) = value {
-                return Err(ConfigError::Unsupported {
-                    place: self.values.at(value),
-                    what: format!("`{key}`"),
-                    hint: format!("take `{key}:` out of the file; nothing under it would be done"),
-                });
-            }
+        if let Some(value) = &raw.probes {
+            return Err(ConfigError::Unsupported {
+                place: self.values.at(value),
+                what: "`probes`".into(),
+                hint: "take `probes:` out of the file; nothing under it would be done".into(),
+            });
         }
         Ok(())
     }

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use super::drill::{DrillConfig, show_drill};
 use super::files::{FilesConfig, show_files};
 use super::notify::{NotifyConfig, show_notify};
-use super::postgres::{PostgresConfig, show_postgres};
+use super::postgres::{PostgresConfig, show_dumped};
 use super::store::{Secret, StoreConfig};
 use super::units::format_duration;
+use crate::postgres::Kind;
 
 /// One day.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -201,6 +202,13 @@ impl MinFree {
 }
 
 impl Config {
+    fn shown_dumps(&self, kind: Kind) -> Vec<Value> {
+        let all = self.postgres.iter();
+        all.filter(|s| s.origin.kind() == kind)
+            .map(show_dumped)
+            .collect()
+    }
+
     /// The configuration as JSON, without secrets: for `config show`.
     pub fn show(&self) -> Value {
         let source = match &self.source {
@@ -213,7 +221,8 @@ impl Config {
             "targets": self.targets.iter().map(show_target).collect::<Vec<_>>(),
             "dirs": self.dirs.iter().map(show_dir).collect::<Vec<_>>(),
             "files": self.files.iter().map(show_files).collect::<Vec<_>>(),
-            "postgres": self.postgres.iter().map(show_postgres).collect::<Vec<_>>(),
+            "postgres": self.shown_dumps(Kind::Postgres),
+            "redis": self.shown_dumps(Kind::Redis),
             "notify": self.notify.iter().map(show_notify).collect::<Vec<_>>(),
             "drill": show_drill(&self.drill),
             "state-dir": self.state_dir.as_deref().map(show_path),

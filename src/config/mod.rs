@@ -43,7 +43,7 @@ pub use expand::Environment;
 pub use files::FilesConfig;
 pub use load::{LoadArgs, known_variables, load};
 pub use notify::{ChannelConfig, NotifyConfig, SmtpConfig, SmtpSecurity};
-pub use postgres::{Databases, OnDeploy, PostgresConfig};
+pub use postgres::{Databases, OnDeploy, Origin, PostgresConfig};
 pub use schema::schema;
 pub use store::{Secret, StoreConfig, StoreKind};
 pub use units::{UnitError, format_duration, parse_duration, parse_size, parse_time};

@@ -1,4 +1,4 @@
-//! PostgreSQL servers: what an entry of `postgres` says.
+//! Servers whose databases are dumped: what an entry of `postgres` or `redis` says.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,11 +14,12 @@ use super::error::{ConfigError, Place};
 use super::expand::Text;
 use super::files::FilesConfig;
 use super::paths;
-use super::raw::{RawDatabases, RawPostgres, RawRetention, ScalarOr};
+use super::raw::{RawDatabases, RawPostgres, RawRedis, RawRetention, ScalarOr};
 use super::store::{Secret, StoreConfig};
 use super::units::{format_duration, parse_duration, parse_size};
 use super::values::{retention_of, target_name, time_zone};
-use crate::postgres::{Connection, DumpOptions, Parts};
+use crate::postgres::{Connection, DumpOptions, Kind, Parts};
+use crate::redis;
 use crate::schedule::Schedule;
 
 /// A dump reads the whole database: once an hour is what most can bear, and few want more.
@@ -64,13 +65,48 @@ impl OnDeploy {
     }
 }
 
-/// Databases of one server.
+/// What is dumped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Databases of a PostgreSQL server.
+    Postgres(Connection),
+    /// A Redis server.
+    Redis(redis::Connection),
+}
+
+impl Origin {
+    /// Which of them.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Postgres(_) => Kind::Postgres,
+            Self::Redis(_) => Kind::Redis,
+        }
+    }
+
+    /// The server, in words, without user and password.
+    pub fn server(&self) -> String {
+        match self {
+            Self::Postgres(connection) => connection.server(),
+            Self::Redis(connection) => connection.server(),
+        }
+    }
+
+    /// As a URL for people, without user and password.
+    pub fn display(&self) -> String {
+        match self {
+            Self::Postgres(connection) => connection.display(),
+            Self::Redis(connection) => connection.display(),
+        }
+    }
+}
+
+/// Databases of one server, of whichever kind, that are dumped on a schedule.
 #[derive(Clone, Debug)]
 pub struct PostgresConfig {
     /// Unique among all targets; letters, digits, `.`, `_` and `-`.
     pub name: String,
-    /// How to reach it. No password is shown by `Debug`.
-    pub connection: Connection,
+    /// What it is and how to reach it. No password is shown by `Debug`.
+    pub origin: Origin,
     /// A role with more rights, for restores.
     pub restore: Option<Connection>,
     /// A server that drills may fill and empty.
@@ -106,6 +142,61 @@ impl Builder<'_, '_> {
         raw: RawPostgres,
         place: &Place,
     ) -> Result<(), ConfigError> {
+        let origin = Origin::Postgres(self.connection(&raw, place)?);
+        self.dumped(raw, origin, place)
+    }
+
+    /// An entry of `redis`.
+    pub(super) fn redis_target(&mut self, raw: RawRedis, place: &Place) -> Result<(), ConfigError> {
+        let v = self.values;
+        let url = v.secret(
+            ("url", raw.url.as_ref()),
+            ("url-file", raw.url_file.as_ref()),
+        )?;
+        let password = v.secret(
+            ("password", raw.password.as_ref()),
+            ("password-file", raw.password_file.as_ref()),
+        )?;
+        let Some(url) = url else {
+            return Err(ConfigError::Missing {
+                place: place.clone(),
+                key: "url",
+                why: "as redis://:password@host:6379",
+            });
+        };
+        let connection =
+            redis::Connection::from_url(url.reveal()).map_err(|e| ConfigError::Invalid {
+                place: place.clone(),
+                key: "url".into(),
+                why: e.to_string(),
+            })?;
+        let common = RawPostgres {
+            name: raw.name,
+            schedule: raw.schedule,
+            time_zone: raw.time_zone,
+            jitter: raw.jitter,
+            retention: raw.retention,
+            bin_dir: raw.bin_dir,
+            compression_level: raw.compression_level,
+            compression_threads: raw.compression_threads,
+            on_deploy: raw.on_deploy,
+            max_age: raw.max_age,
+            read_budget: raw.read_budget,
+            store: raw.store,
+            stores: raw.stores,
+            ..RawPostgres::default()
+        };
+        let origin = Origin::Redis(connection.with_password(password));
+        self.dumped(common, origin, place)
+    }
+
+    /// What entries of both kinds say.
+    fn dumped(
+        &mut self,
+        raw: RawPostgres,
+        origin: Origin,
+        place: &Place,
+    ) -> Result<(), ConfigError> {
         let v = self.values;
         let Some(name) = &raw.name else {
             return Err(ConfigError::Missing {
@@ -115,7 +206,11 @@ impl Builder<'_, '_> {
             });
         };
         let name = target_name(v, name)?;
-        let connection = self.connection(&raw, place)?;
+        let statistics = raw
+            .statistics
+            .as_ref()
+            .map(|t| v.flag("statistics", t))
+            .transpose()?;
         let url = |key, url: &Option<Text>, file_key, file: &Option<Text>| {
             let found = v.secret((key, url.as_ref()), (file_key, file.as_ref()))?;
             found.map(|url| connection_of(&url, key, place)).transpose()
@@ -136,7 +231,7 @@ impl Builder<'_, '_> {
         if stores.is_empty() {
             stores = self.shared_stores();
         }
-        self.check_stores(&stores, connection.display().as_ref(), place)?;
+        self.check_stores(&stores, origin.display().as_ref(), place)?;
         let zone = match &raw.time_zone {
             Some(text) => time_zone(v, text)?,
             None => self.time_zone.clone().unwrap_or(TimeZone::UTC),
@@ -165,7 +260,7 @@ impl Builder<'_, '_> {
             .map(|t| v.parsed("read-budget", t, parse_size));
         let one = PostgresConfig {
             name,
-            connection,
+            origin,
             restore,
             drill,
             databases: self.databases(raw.databases)?,
@@ -177,12 +272,15 @@ impl Builder<'_, '_> {
                 None => self.defaults.retention.unwrap_or_else(default_retention),
             },
             bin_dir: bin_dir.map(|dir| paths::absolute(dir.as_ref(), v.host)),
-            dump: self.dump_options(
-                raw.pg_dump_args,
-                raw.compression_level.as_ref(),
-                raw.compression_threads.as_ref(),
-                raw.lock_wait_timeout.as_ref(),
-            )?,
+            dump: DumpOptions {
+                statistics: statistics.unwrap_or(false),
+                ..self.dump_options(
+                    raw.pg_dump_args,
+                    raw.compression_level.as_ref(),
+                    raw.compression_threads.as_ref(),
+                    raw.lock_wait_timeout.as_ref(),
+                )?
+            },
             on_deploy: match &raw.on_deploy {
                 Some(text) => match v.text("on-deploy", text)?.as_str() {
                     "always" => OnDeploy::Always,
@@ -423,7 +521,7 @@ pub(super) fn check_unique(
 ) -> Result<(), ConfigError> {
     for (i, one) in postgres.iter().enumerate() {
         let others = postgres[..i].iter().filter(|p| p.name == one.name);
-        let others = others.map(|p| PathBuf::from(p.connection.display()));
+        let others = others.map(|p| PathBuf::from(p.origin.display()));
         let files = files.iter().filter(|f| f.name == one.name);
         let targets = targets.iter().filter(|t| t.name == one.name);
         let mut taken = others
@@ -433,7 +531,7 @@ pub(super) fn check_unique(
             return Err(ConfigError::SameName {
                 name: one.name.clone(),
                 first,
-                second: one.connection.display().into(),
+                second: one.origin.display().into(),
             });
         }
     }
@@ -441,31 +539,36 @@ pub(super) fn check_unique(
 }
 
 /// For `config show`, without passwords.
-pub(super) fn show_postgres(one: &PostgresConfig) -> Value {
-    json!({
+pub(super) fn show_dumped(one: &PostgresConfig) -> Value {
+    let mut shown = json!({
         "name": one.name,
-        "server": one.connection.server(),
-        "database": one.connection.database(),
-        "databases": match &one.databases {
-            Databases::Own => json!([one.connection.database()]),
-            Databases::All => json!("all"),
-            Databases::Named(names) => json!(names),
-            Databases::Except(names) => json!({ "except": names }),
-        },
-        "restore-url": one.restore.as_ref().map(Connection::display),
-        "drill-url": one.drill.as_ref().map(Connection::display),
+        "server": one.origin.server(),
         "schedule": one.schedule,
         "time-zone": one.time_zone.iana_name().unwrap_or("UTC"),
         "jitter": format_duration(one.jitter),
         "retention": show_retention(one.retention),
         "bin-dir": one.bin_dir,
-        "pg-dump-args": one.dump.extra,
         "compression-level": one.dump.level,
         "compression-threads": one.dump.threads,
-        "lock-wait-timeout": format_duration(Duration::from_millis(one.dump.lock_wait_ms.into())),
         "on-deploy": one.on_deploy.word(),
         "max-age": format_duration(one.max_age),
         "read-budget": one.read_budget,
         "stores": one.stores.iter().map(show_store).collect::<Vec<_>>(),
-    })
+    });
+    if let Origin::Postgres(connection) = &one.origin {
+        shown["database"] = json!(connection.database());
+        shown["databases"] = match &one.databases {
+            Databases::Own => json!([connection.database()]),
+            Databases::All => json!("all"),
+            Databases::Named(names) => json!(names),
+            Databases::Except(names) => json!({ "except": names }),
+        };
+        shown["restore-url"] = json!(one.restore.as_ref().map(Connection::display));
+        shown["drill-url"] = json!(one.drill.as_ref().map(Connection::display));
+        shown["pg-dump-args"] = json!(one.dump.extra);
+        let wait = Duration::from_millis(one.dump.lock_wait_ms.into());
+        shown["statistics"] = json!(one.dump.statistics);
+        shown["lock-wait-timeout"] = json!(format_duration(wait));
+    }
+    shown
 }

@@ -102,7 +102,7 @@ raw!(
         drill: Spanned<ScalarOr<RawDrill>>,
         notify: Vec<Spanned<RawNotify>>,
         files: Vec<Spanned<RawFiles>>,
-        redis: Loose,
+        redis: Vec<Spanned<RawRedis>>,
         probes: Loose,
     }
 );
@@ -167,10 +167,34 @@ raw!(
         compression_level: Text,
         compression_threads: Text,
         lock_wait_timeout: Text,
+        statistics: Text,
         restore_url: Text,
         restore_url_file: Text,
         drill_url: Text,
         drill_url_file: Text,
+        on_deploy: Text,
+        max_age: Text,
+        read_budget: Text,
+        store: Spanned<ScalarOr<RawStore>>,
+        stores: Vec<Spanned<ScalarOr<RawStore>>>,
+    }
+);
+
+raw!(
+    /// An entry of `redis`.
+    RawRedis {
+        name: Text,
+        url: Text,
+        url_file: Text,
+        password: Text,
+        password_file: Text,
+        schedule: Text,
+        time_zone: Text,
+        jitter: Text,
+        retention: Spanned<ScalarOr<RawRetention>>,
+        bin_dir: Text,
+        compression_level: Text,
+        compression_threads: Text,
         on_deploy: Text,
         max_age: Text,
         read_budget: Text,

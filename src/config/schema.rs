@@ -46,6 +46,10 @@ pub fn schema() -> Value {
                 json!({ "type": "array", "description": "PostgreSQL databases, dumped on a schedule.", "items": postgres() }),
             ),
             (
+                "redis",
+                json!({ "type": "array", "description": "Redis servers, dumped on a schedule.", "items": redis() }),
+            ),
+            (
                 "sync-interval",
                 value(
                     "Default for every target: at most one upload per interval under load. Default 1s.",
@@ -225,86 +229,118 @@ fn postgres() -> Value {
             object("All but some.", &[("except", list("Names that are left out."))]),
         ],
     });
-    object(
-        "Databases of a PostgreSQL server.",
-        &[
-            (
-                "name",
-                value("Unique among all targets; dumps lie under <store>/<name>/dumps/."),
+    let mut keys = vec![
+        (
+            "name",
+            value("Unique among all targets; dumps lie under <store>/<name>/dumps/."),
+        ),
+        (
+            "url",
+            value(
+                "Postgres://user:password@host:5432/database?sslmode=verify-full; sockets as postgres:///database?host=/run/postgresql. Rails' own parameters (pool and the like) are dropped.",
             ),
-            (
-                "url",
-                value(
-                    "Postgres://user:password@host:5432/database?sslmode=verify-full; sockets as postgres:///database?host=/run/postgresql. Rails' own parameters (pool and the like) are dropped.",
-                ),
+        ),
+        ("url-file", value("File that holds the URL.")),
+        (
+            "host",
+            value("Instead of url: host name, address, or folder of a socket."),
+        ),
+        ("port", value("Port.")),
+        ("user", value("Role.")),
+        ("password", value("Its password.")),
+        ("password-file", value("File that holds the password.")),
+        ("database", value("Database.")),
+        ("sslmode", value("As libpq's.")),
+        ("sslrootcert", value("As libpq's.")),
+        (
+            "bin-dir",
+            value("Folder of pg_dump, pg_restore, pg_dumpall and psql, of the server's major."),
+        ),
+        (
+            "lock-wait-timeout",
+            value(
+                "A dump that waits longer for a table gives up, so that the app does not queue behind it.",
             ),
-            ("url-file", value("File that holds the URL.")),
-            (
-                "host",
-                value("Instead of url: host name, address, or folder of a socket."),
+        ),
+        (
+            "restore-url",
+            value("A role with more rights, for restores."),
+        ),
+        ("restore-url-file", value("File that holds it.")),
+        (
+            "drill-url",
+            value("A server that drills may create databases on."),
+        ),
+        ("drill-url-file", value("File that holds it.")),
+        (
+            "statistics",
+            value(
+                "true: planner statistics are dumped, too, where pg_dump can (PostgreSQL 18 and later). Default false.",
             ),
-            ("port", value("Port.")),
-            ("user", value("Role.")),
-            ("password", value("Its password.")),
-            ("password-file", value("File that holds the password.")),
-            ("database", value("Database.")),
-            ("sslmode", value("As libpq's.")),
-            ("sslrootcert", value("As libpq's.")),
-            (
-                "bin-dir",
-                value("Folder of pg_dump, pg_restore, pg_dumpall and psql, of the server's major."),
+        ),
+        ("databases", databases),
+        ("pg-dump-args", list("Further arguments of pg_dump.")),
+    ];
+    keys.extend(dumped());
+    object("Databases of a PostgreSQL server.", &keys)
+}
+
+/// Keys of everything that is dumped on a schedule.
+fn dumped() -> Vec<(&'static str, Value)> {
+    vec![
+        ("compression-level", value("Of zstd, 1 to 19.")),
+        (
+            "compression-threads",
+            value("Of zstd, beside the thread that reads; 0 compresses in that thread."),
+        ),
+        (
+            "jitter",
+            value("A run begins up to this much later, at random."),
+        ),
+        (
+            "on-deploy",
+            value(
+                "What snapshot --label does: always dumps, reuse pins a dump younger than max-age if there is one, skip leaves the target out unless it is named.",
             ),
-            ("compression-level", value("Of zstd, 1 to 19.")),
-            (
-                "compression-threads",
-                value("Of zstd, beside the thread that reads; 0 compresses in that thread."),
+        ),
+        ("max-age", value("See on-deploy.")),
+        (
+            "read-budget",
+            value("Bytes a day that are read back from each store and checked, as 10GiB."),
+        ),
+        (
+            "schedule",
+            value("Cron, five fields, or @hourly, @daily and so on. Default @hourly."),
+        ),
+        ("time-zone", value("Zone of the schedule.")),
+        ("retention", reference("retention")),
+        ("store", reference("store")),
+        (
+            "stores",
+            json!({ "type": "array", "description": "Several stores.", "items": reference("store") }),
+        ),
+    ]
+}
+
+fn redis() -> Value {
+    let mut keys = vec![
+        (
+            "name",
+            value("Unique among all targets; dumps lie under <store>/<name>/dumps/."),
+        ),
+        (
+            "url",
+            value(
+                "Redis://user:password@host:6379; rediss:// for TLS, with ?cacert=FILE for an authority of your own; unix:///path/to/socket.",
             ),
-            (
-                "lock-wait-timeout",
-                value(
-                    "A dump that waits longer for a table gives up, so that the app does not queue behind it.",
-                ),
-            ),
-            (
-                "jitter",
-                value("A run begins up to this much later, at random."),
-            ),
-            (
-                "on-deploy",
-                value(
-                    "What snapshot --label does: always dumps, reuse pins a dump younger than max-age if there is one, skip leaves the target out unless it is named.",
-                ),
-            ),
-            ("max-age", value("See on-deploy.")),
-            (
-                "read-budget",
-                value("Bytes a day that are read back from each store and checked, as 10GiB."),
-            ),
-            (
-                "restore-url",
-                value("A role with more rights, for restores."),
-            ),
-            ("restore-url-file", value("File that holds it.")),
-            (
-                "drill-url",
-                value("A server that drills may create databases on."),
-            ),
-            ("drill-url-file", value("File that holds it.")),
-            ("databases", databases),
-            ("pg-dump-args", list("Further arguments of pg_dump.")),
-            (
-                "schedule",
-                value("Cron, five fields, or @hourly, @daily and so on. Default @hourly."),
-            ),
-            ("time-zone", value("Zone of the schedule.")),
-            ("retention", reference("retention")),
-            ("store", reference("store")),
-            (
-                "stores",
-                json!({ "type": "array", "description": "Several stores.", "items": reference("store") }),
-            ),
-        ],
-    )
+        ),
+        ("url-file", value("File that holds the URL.")),
+        ("password", value("Password of the server.")),
+        ("password-file", value("File that holds the password.")),
+        ("bin-dir", value("Folder of redis-cli.")),
+    ];
+    keys.extend(dumped());
+    object("A Redis server.", &keys)
 }
 
 fn store() -> Value {

@@ -618,7 +618,7 @@ fn schema_objects<'a>(value: &'a Value, found: &mut Vec<Vec<&'a str>>) {
 
 #[test]
 fn the_schema_has_exactly_the_keys_that_are_read() {
-    let unsupported = ["redis", "probes"];
+    let unsupported = ["probes"];
     let schema = schema();
     let mut objects = Vec::new();
     schema_objects(&schema, &mut objects);
@@ -633,6 +633,7 @@ fn the_schema_has_exactly_the_keys_that_are_read() {
         "files: [{zzzz: 1}]",
         "postgres: [{zzzz: 1}]",
         "postgres: [{databases: {zzzz: 1}}]",
+        "redis: [{zzzz: 1}]",
     ] {
         let Err(ConfigError::UnknownKey { known, .. }) = Machine::with_file(file).result() else {
             panic!("{file}")
@@ -649,7 +650,7 @@ fn the_schema_has_exactly_the_keys_that_are_read() {
         });
         assert!(found, "no object of the schema has exactly {known:?}");
     }
-    assert_eq!(objects.len(), 10);
+    assert_eq!(objects.len(), 11);
 }
 
 #[test]
@@ -723,16 +724,16 @@ fn postgres_targets() {
     let [app, rest, listed] = &config.postgres[..] else {
         panic!("{:?}", config.postgres)
     };
-    assert_eq!(app.connection.display(), "postgres://db.example/main");
+    assert_eq!(app.origin.display(), "postgres://db.example/main");
     assert_eq!(app.retention.daily, 7);
     assert_eq!(app.retention.point_in_time, Duration::ZERO);
     assert_eq!(app.time_zone.iana_name(), Some("Europe/Berlin"));
     assert_eq!(app.on_deploy, OnDeploy::Reuse);
     assert_eq!(app.dump.extra, ["--no-comments"]);
-    assert_eq!(rest.connection.server(), "/run/postgresql");
+    assert_eq!(rest.origin.server(), "/run/postgresql");
     assert_eq!(rest.databases, Databases::Except(vec!["postgres".into()]));
     assert_eq!((rest.read_budget, rest.retention.hourly), (1 << 30, 24));
-    assert_eq!(listed.connection.server(), "other.example");
+    assert_eq!(listed.origin.server(), "other.example");
     let names = vec!["a b".to_owned(), "c".to_owned()];
     assert_eq!(listed.databases, Databases::Named(names));
     let shown = config.show().to_string() + &format!("{config:?}");

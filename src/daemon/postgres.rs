@@ -1,4 +1,4 @@
-//! PostgreSQL: what a target is made of here, and one dump at a time for each server.
+//! What is dumped, of PostgreSQL and Redis: what a target is made of here, and one dump at a time for each server.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -9,11 +9,12 @@ use jiff::Timestamp;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::fleet::open_replica;
-use crate::config::{Config, Databases, PostgresConfig};
+use crate::config::{Config, Databases, Origin, PostgresConfig};
 use crate::observe::facts::{Board, PostgresFacts};
 use crate::postgres::{
     self, Clients, Connection, DumpOptions, Dumped, Manifest, PostgresError, ReadBacks, databases,
 };
+use crate::redis;
 use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::types::Millis;
@@ -30,8 +31,8 @@ pub struct Database {
     pub name: String,
     /// How it is kept.
     pub server: Arc<PostgresConfig>,
-    /// How to reach it.
-    pub connection: Connection,
+    /// What it is and how to reach it.
+    pub origin: Origin,
     /// Its root in each store.
     pub stores: Vec<Store>,
     /// Held by whoever dumps from this server.
@@ -76,9 +77,11 @@ pub async fn open(
             None => server.name.clone(),
         },
         server: Arc::clone(&shared),
-        connection: match database {
-            Some(database) => server.connection.with_database(database),
-            None => server.connection.clone(),
+        origin: match (&server.origin, database) {
+            (Origin::Postgres(connection), Some(database)) => {
+                Origin::Postgres(connection.with_database(database))
+            }
+            (origin, _) => origin.clone(),
         },
         stores: match database {
             Some(database) => roots
@@ -87,7 +90,7 @@ pub async fn open(
                 .collect(),
             None => roots.clone(),
         },
-        turn: turn_path(config, &server.connection),
+        turn: turn_path(config, &server.origin),
     };
     let names = match (&server.databases, ask) {
         (Databases::Own, _) => return Ok(vec![one(None)]),
@@ -101,7 +104,10 @@ pub async fn open(
         }
         (Databases::All | Databases::Except(_), Ask::Stores) => stored(&roots).await?,
         (Databases::All | Databases::Except(_), Ask::Server) => {
-            let (connection, bin_dir) = (server.connection.clone(), server.bin_dir.clone());
+            let Origin::Postgres(connection) = server.origin.clone() else {
+                return Ok(vec![one(None)]);
+            };
+            let bin_dir = server.bin_dir.clone();
             let except = match &server.databases {
                 Databases::Except(names) => names.clone(),
                 _ => Vec::new(),
@@ -174,10 +180,11 @@ pub async fn blocking<T: Send + 'static>(
     }
 }
 
-fn turn_path(config: &Config, connection: &Connection) -> PathBuf {
+fn turn_path(config: &Config, origin: &Origin) -> PathBuf {
     let folder = config.state_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let server = xxh3_64(connection.server().as_bytes());
-    folder.join(format!("lifeboat-postgres-{server:016x}.lock"))
+    let server = xxh3_64(origin.server().as_bytes());
+    let kind = origin.kind().word();
+    folder.join(format!("lifeboat-{kind}-{server:016x}.lock"))
 }
 
 /// Waits until nobody on this host dumps from the server; released when dropped, also by a kill.
@@ -223,7 +230,8 @@ impl Database {
         let stats = store.stats_handle();
         board.update_postgres(&self.name, &store.display(), |f| {
             f.stats = Some(stats);
-            f.database = self.connection.display();
+            f.kind = self.origin.kind();
+            f.database = self.origin.display();
             change(f);
         });
     }
@@ -244,39 +252,71 @@ impl Database {
         blocking(move || Clients::for_server(&connection, bin_dir.as_deref())).await
     }
 
+    /// The database, if it is one of PostgreSQL.
+    ///
+    /// # Errors
+    /// [`PostgresError::Refused`]: what is wanted cannot be done with another kind.
+    pub fn connection(&self) -> Result<&Connection, PostgresError> {
+        match &self.origin {
+            Origin::Postgres(connection) => Ok(connection),
+            Origin::Redis(_) => Err(PostgresError::Refused {
+                what: format!("{} is a Redis server; nothing was changed", self.name),
+                hint: format!(
+                    "`lifeboat restore {} -o FILE` writes its RDB and says how to start a server from it",
+                    self.name
+                ),
+            }),
+        }
+    }
+
     /// Finds out what would make a dump fail, or incomplete.
     ///
     /// # Errors
     /// [`PostgresError::Cannot`], with the next step.
-    pub async fn preflight(&self, clients: &Clients) -> Result<(), PostgresError> {
-        let (clients, connection) = (clients.clone(), self.connection.clone());
+    pub async fn preflight(&self) -> Result<(), PostgresError> {
         let server = Arc::clone(&self.server);
-        blocking(move || postgres::preflight(&clients, &connection, &server.dump.extra)).await
-    }
-
-    /// Applies retention in every store, and reads a dump back if the budget allows. What goes wrong is logged and shown.
-    pub async fn maintain(&self, board: &Board) {
-        for store in &self.stores {
-            let (policy, zone) = (&self.server.retention, &self.server.time_zone);
-            let pruned = postgres::prune(store, policy, zone, Timestamp::now(), false).await;
-            let dumps = match pruned {
-                Ok(pruned) => self.pruned(board, store, pruned),
-                Err(error) => {
-                    tracing::error!(target_name = self.name, %error, hint = error.hint(), "dumps were not pruned");
-                    self.update(board, store, |f| f.refusals += 1);
-                    continue;
-                }
-            };
-            if self.server.read_budget > 0
-                && let Err(error) = self.read_back(board, store, &dumps).await
-            {
-                tracing::warn!(target_name = self.name, %error, "no dump was read back");
+        match self.origin.clone() {
+            Origin::Postgres(connection) => {
+                let clients = self.clients(&connection).await?;
+                let check = move || postgres::preflight(&clients, &connection, &server.dump.extra);
+                blocking(check).await
+            }
+            Origin::Redis(connection) => {
+                blocking(move || redis::preflight(&connection, server.bin_dir.as_deref())).await
             }
         }
     }
 
-    /// Facts of a pruning; returns the dumps that are left.
-    fn pruned(&self, board: &Board, store: &Store, pruned: postgres::Pruned) -> Vec<Manifest> {
+    /// Reads a dump back if the budget allows, then applies retention, in every store: a new dump takes the place of an old one only after
+    /// that. What goes wrong is logged and shown.
+    pub async fn maintain(&self, board: &Board) {
+        for store in &self.stores {
+            let damaged = match self.read_back(board, store).await {
+                Ok(damaged) => damaged,
+                Err(error) => {
+                    tracing::warn!(target_name = self.name, %error, "no dump was read back");
+                    Vec::new()
+                }
+            };
+            let (policy, zone) = (&self.server.retention, &self.server.time_zone);
+            match postgres::prune(store, policy, zone, Timestamp::now(), false).await {
+                Ok(pruned) => self.pruned(board, store, pruned, damaged),
+                Err(error) => {
+                    tracing::error!(target_name = self.name, %error, hint = error.hint(), "dumps were not pruned");
+                    self.update(board, store, |f| f.refusals += 1);
+                }
+            }
+        }
+    }
+
+    /// Facts of a pruning; `damaged` are the dumps that reading back has found so far.
+    fn pruned(
+        &self,
+        board: &Board,
+        store: &Store,
+        pruned: postgres::Pruned,
+        mut damaged: Vec<String>,
+    ) {
         let deleted = pruned.forgotten();
         if deleted > 0 {
             let bytes = pruned.bytes;
@@ -306,24 +346,25 @@ impl Database {
             .zip(kept)
             .filter_map(|(manifest, keep)| keep.then_some(manifest))
             .collect();
+        damaged.retain(|id| left.iter().any(|m| m.id == *id) && !pruned.torn.contains(id));
+        damaged.extend(pruned.torn);
         self.update(board, store, |f| {
             f.deleted += deleted as u64;
             f.dumps = left.len() as u64;
             f.dump_bytes = left.iter().map(Manifest::stored_bytes).sum();
-            f.damaged = pruned.torn;
+            f.damaged = damaged;
         });
-        left
     }
 
-    async fn read_back(
-        &self,
-        board: &Board,
-        store: &Store,
-        dumps: &[Manifest],
-    ) -> Result<(), PostgresError> {
+    /// Reads one dump back if the budget allows; returns those that were found damaged so far.
+    async fn read_back(&self, board: &Board, store: &Store) -> Result<Vec<String>, PostgresError> {
         let mut state = ReadBacks::load(store).await?;
+        if self.server.read_budget == 0 {
+            return Ok(state.damaged);
+        }
         let now = Timestamp::now();
-        if let Some(manifest) = state.next(dumps, self.server.read_budget, now) {
+        let dumps = postgres::list(store).await?;
+        if let Some(manifest) = state.next(&dumps, self.server.read_budget, now) {
             let id = manifest.id.clone();
             let source = postgres::Source {
                 store: store.clone(),
@@ -351,11 +392,8 @@ impl Database {
         state.save(store).await?;
         self.update(board, store, |f| {
             f.read_back_at = state.right.values().max().map(|at| millis(*at));
-            let new = state.damaged.iter().filter(|d| !f.damaged.contains(d));
-            let new: Vec<String> = new.cloned().collect();
-            f.damaged.extend(new);
         });
-        Ok(())
+        Ok(state.damaged)
     }
 
     /// Dumps now, after whoever is at it on this server. Facts go to the board.
@@ -383,8 +421,7 @@ impl Database {
     }
 
     async fn dump_in_turn(&self, label: Option<&str>) -> Result<Dumped, PostgresError> {
-        let clients = self.clients(&self.connection).await?;
-        self.preflight(&clients).await?;
+        self.preflight().await?;
         let mut previous = None;
         for store in &self.stores {
             // A store that is away does not hold up the others.
@@ -400,15 +437,17 @@ impl Database {
             label: label.map(str::to_owned),
             ..self.server.dump.clone()
         };
-        postgres::dump(
-            &self.stores,
-            &self.connection,
-            &clients,
-            &options,
-            previous.as_ref(),
-            Timestamp::now(),
-        )
-        .await
+        let (stores, previous, now) = (&self.stores, previous.as_ref(), Timestamp::now());
+        match &self.origin {
+            Origin::Postgres(connection) => {
+                let clients = self.clients(connection).await?;
+                postgres::dump(stores, connection, &clients, &options, previous, now).await
+            }
+            Origin::Redis(connection) => {
+                let bin_dir = self.server.bin_dir.as_deref();
+                redis::dump(stores, connection, bin_dir, &options, previous, now).await
+            }
+        }
     }
 
     fn report(

@@ -39,7 +39,7 @@ pub enum Pin {
         /// 16 hexadecimal digits.
         txid: String,
     },
-    /// A PostgreSQL dump.
+    /// A dump, of PostgreSQL or Redis.
     Postgres {
         /// Its id.
         dump: String,

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::event::Kind;
-use crate::observe::facts::{FilesFacts, PostgresFacts, State, StoreFacts, TargetFacts};
+use crate::observe::facts::{
+    DrillFacts, FilesFacts, PostgresFacts, State, StoreFacts, TargetFacts,
+};
 use crate::observe::health::Verdict;
 use crate::observe::view::View;
 use crate::types::Millis;
@@ -167,15 +169,19 @@ impl Seen {
             let reasons = vec![format!("{}: {problem}", s.store)];
             self.add(Kind::Retention, &f.name, &s.store, reasons, Vec::new());
         }
-        if let Some(drill) = s.drill.as_ref().filter(|d| !d.ok) {
-            let why = drill.failure.as_deref().unwrap_or("no reason recorded");
-            let reasons = vec![format!("{}: at {}: {why}", s.store, drill.at)];
-            let hint = format!(
-                "`lifeboat verify {}` names damaged objects; `lifeboat drill {0}` tries again",
-                f.name
-            );
-            self.add(Kind::DrillFailed, &f.name, &s.store, reasons, vec![hint]);
-        }
+        self.drill(&f.name, &s.store, s.drill.as_ref());
+    }
+
+    fn drill(&mut self, name: &str, store: &str, drill: Option<&DrillFacts>) {
+        let Some(drill) = drill.filter(|d| !d.ok) else {
+            return;
+        };
+        let why = drill.failure.as_deref().unwrap_or("no reason recorded");
+        let reasons = vec![format!("{store}: at {}: {why}", drill.at)];
+        let hint = format!(
+            "`lifeboat verify {name}` names damaged objects; `lifeboat drill {name}` tries again"
+        );
+        self.add(Kind::DrillFailed, name, store, reasons, vec![hint]);
     }
 
     fn postgres(&mut self, f: &PostgresFacts, verdict: &Verdict) {
@@ -194,6 +200,7 @@ impl Seen {
             let reasons = vec![format!("{}: {error}", f.store)];
             self.add(Kind::DumpFailed, &f.name, &f.store, reasons, hints);
         }
+        self.drill(&f.name, &f.store, f.drill.as_ref());
         if !f.anomalies.is_empty() {
             let hint = format!(
                 "look at it; if it is right, `lifeboat prune --accept {}` takes it as the new measure",

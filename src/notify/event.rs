@@ -10,7 +10,7 @@ use crate::types::Millis;
 pub enum Kind {
     /// A target is not safe.
     Unsafe,
-    /// A PostgreSQL dump failed.
+    /// A dump failed, of PostgreSQL or Redis.
     DumpFailed,
     /// A backup of files failed or was not complete.
     FilesFailed,

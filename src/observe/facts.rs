@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::happened::{Happened, Notifications};
 use super::view::SettingsCell;
+use crate::postgres::Kind;
 use crate::store::Stats;
 use crate::types::{Millis, Txid};
 
@@ -251,9 +252,11 @@ pub struct FilesFacts {
     pub stats: Option<Arc<Stats>>,
 }
 
-/// Dumps of a PostgreSQL database in one store.
+/// Dumps of a database in one store, of PostgreSQL or Redis.
 #[derive(Clone, Debug, Default)]
 pub struct PostgresFacts {
+    /// Which of them.
+    pub kind: Kind,
     /// Unique name.
     pub name: String,
     /// URL without secrets.

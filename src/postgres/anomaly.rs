@@ -1,6 +1,6 @@
 //! What looks wrong with a dump beside the one before it. Pure.
 
-use super::Manifest;
+use super::{Kind, Manifest};
 
 /// A dump below this part of its predecessor, in percent, is odd: deploys empty tables, but seldom half of everything.
 const SIZE_PERCENT: u64 = 50;
@@ -16,6 +16,10 @@ const NAMED: usize = 5;
 /// Sentences for people; none if the dump looks as its predecessor lets expect.
 pub fn compare(before: &Manifest, now: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
+    let (tables, rows) = match now.kind {
+        Kind::Postgres => ("tables", "rows"),
+        Kind::Redis => ("databases", "keys"),
+    };
     let (old, new) = (before.dump.raw_size, now.dump.raw_size);
     if old >= SIZE_MIN_BYTES && new < old / 100 * SIZE_PERCENT {
         found.push(format!(
@@ -25,23 +29,24 @@ pub fn compare(before: &Manifest, now: &Manifest) -> Vec<String> {
     let gone: Vec<&str> = before
         .counts
         .iter()
-        .filter(|(table, rows)| **rows > 0 && !now.counts.contains_key(*table))
+        .filter(|(table, count)| **count > 0 && !now.counts.contains_key(*table))
         .map(|(table, _)| table.as_str())
         .collect();
-    if !gone.is_empty() && !now.counts.is_empty() {
-        found.push(format!("tables are gone: {}", named(&gone)));
+    // PostgreSQL's rows may not have been counted; Redis' server says nothing of a database without keys.
+    if !gone.is_empty() && (!now.counts.is_empty() || now.kind == Kind::Redis) {
+        found.push(format!("{tables} are gone: {}", named(&gone)));
     }
     let fewer: Vec<String> = before
         .counts
         .iter()
-        .filter_map(|(table, rows)| Some((table, *rows, *now.counts.get(table)?)))
+        .filter_map(|(table, count)| Some((table, *count, *now.counts.get(table)?)))
         .filter(|(_, old, new)| *old >= ROWS_MIN && *new < *old / 100 * ROWS_PERCENT)
-        .map(|(table, old, new)| format!("{table} ({new} of {old} rows)"))
+        .map(|(table, old, new)| format!("{table} ({new} of {old} {rows})"))
         .collect();
     if !fewer.is_empty() {
         let fewer: Vec<&str> = fewer.iter().map(String::as_str).collect();
         found.push(format!(
-            "tables have lost most of their rows: {}",
+            "{tables} have lost most of their {rows}: {}",
             named(&fewer)
         ));
     }

@@ -85,12 +85,7 @@ impl Clients {
         connection: &Connection,
         bin_dir: Option<&Path>,
     ) -> Result<Self, PostgresError> {
-        let any = Self {
-            folder: bin_dir.map(Path::to_owned),
-            major: 0,
-            version: String::new(),
-            stop: None,
-        };
+        let any = Self::any(bin_dir);
         let number = any.sql(connection, "SHOW server_version_num", &[])?;
         let major = number.trim().parse::<u32>().unwrap_or(0) / 10_000;
         let debian = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
@@ -130,6 +125,16 @@ impl Clients {
         }
     }
 
+    /// Programs that depend on no server's version.
+    pub(crate) fn any(folder: Option<&Path>) -> Self {
+        Self {
+            folder: folder.map(Path::to_owned),
+            major: 0,
+            version: String::new(),
+            stop: None,
+        }
+    }
+
     /// Starts a program with pipes.
     pub(super) fn start(
         &self,
@@ -137,15 +142,26 @@ impl Clients {
         arguments: &[&str],
         connection: Option<&Connection>,
     ) -> Result<Running, PostgresError> {
+        self.spawn(program, |command| {
+            command.args(arguments);
+            if let Some(connection) = connection {
+                connection.apply(command);
+            }
+        })
+    }
+
+    /// Starts a program with pipes; `prepare` gives it arguments and environment.
+    pub(crate) fn spawn(
+        &self,
+        program: &'static str,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Result<Running, PostgresError> {
         let mut command = self.command(program);
         command
-            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if let Some(connection) = connection {
-            connection.apply(&mut command);
-        }
+        prepare(&mut command);
         let mut child = command
             .spawn()
             .map_err(|e| PostgresError::Client(format!("{program} cannot be started: {e}")))?;
@@ -258,9 +274,9 @@ fn listen(mut stderr: ChildStderr) -> JoinHandle<String> {
 }
 
 /// A program with pipes; killed if dropped before [`Running::finish`].
-pub(super) struct Running {
+pub(crate) struct Running {
     program: &'static str,
-    pub(super) child: Child,
+    pub(crate) child: Child,
     said: Option<JoinHandle<String>>,
 }
 
@@ -277,7 +293,7 @@ impl Running {
     }
 
     /// Waits for its end, which must be exit status 0.
-    pub(super) fn finish(mut self) -> Result<(), PostgresError> {
+    pub(crate) fn finish(mut self) -> Result<(), PostgresError> {
         self.wait()
     }
 

@@ -7,20 +7,18 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
 
 use super::catalog::{About, about};
 use super::client::{Running, StopOnDrop};
-use super::manifest::{dump_key, globals_key};
+use super::manifest::Kind;
+use super::stream::{Compressor, Fan, commit_all, hex, upload};
 use super::{Clients, Connection, Manifest, Part, PostgresError, Stop, count};
-use crate::store::{Piece, PutMode, Store};
+use crate::store::Store;
 
 /// Bytes read from `pg_dump` at once.
 const READ_BYTES: usize = 256 * 1024;
-/// Compressed bytes are sent in pieces of this size.
-const PIECE_BYTES: usize = 1024 * 1024;
-/// Pieces on their way to an uploader: the bound on what a slow store holds in memory here.
-const PIECES_AHEAD: usize = 4;
+/// The first major whose `pg_dump` can dump planner statistics.
+const STATISTICS_SINCE: u32 = 18;
 /// What failed if the program that decodes the dump takes no more of it.
 const DECODING: &str = "decoding the dump";
 /// Roles and tablespaces of a server, before compression. Ten thousand roles are a few MiB.
@@ -35,6 +33,8 @@ pub struct DumpOptions {
     pub threads: u32,
     /// A dump that waits longer for a table's lock gives up, so that it does not queue the app behind a migration.
     pub lock_wait_ms: u32,
+    /// Planner statistics, too, where the client can.
+    pub statistics: bool,
     /// Passed to `pg_dump`.
     pub extra: Vec<String>,
     /// The label that it was made for; label objects pin it.
@@ -47,10 +47,17 @@ impl Default for DumpOptions {
             level: 3,
             threads: 1,
             lock_wait_ms: 10_000,
+            statistics: false,
             extra: Vec::new(),
             label: None,
         }
     }
+}
+
+/// The id of a dump that begins now, and the time that it says exactly.
+pub(crate) fn id_at(now: Timestamp) -> (Timestamp, String) {
+    let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+    (now, now.strftime("%Y%m%dT%H%M%S.%3fZ").to_string())
 }
 
 /// A dump that is in at least one store.
@@ -75,64 +82,21 @@ pub async fn dump(
     previous: Option<&Manifest>,
     now: Timestamp,
 ) -> Result<Dumped, PostgresError> {
-    // The id says it exactly.
-    let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
-    let id = now.strftime("%Y%m%dT%H%M%S.%3fZ").to_string();
-    let key = dump_key(&id);
+    let (now, id) = id_at(now);
+    let key = Kind::Postgres.dump_key(&id);
     let stop = StopOnDrop(Stop::default());
-    let (senders, receivers): (Vec<_>, Vec<_>) =
-        stores.iter().map(|_| mpsc::channel(PIECES_AHEAD)).unzip();
-    let worker = {
+    let work = {
         let (connection, options) = (connection.clone(), options.clone());
         let clients = clients.stopped_by(&stop.0);
-        tokio::task::spawn_blocking(move || {
-            let mut fan = Fan(senders.into_iter().map(Some).collect());
-            let result = stream(&connection, &clients, &options, &mut fan);
-            match &result {
-                Ok(_) => fan.end(|| Piece::End),
-                Err(e) => fan.end(|| Piece::Failed(io::Error::other(e.to_string()))),
-            }
-            result
-        })
+        move |fan: &mut Fan| stream(&connection, &clients, &options, fan)
     };
-    let uploads = stores
-        .iter()
-        .zip(receivers)
-        .map(|(store, received)| store.put_stream_new(&key, received, None));
-    let uploaded = futures::future::join_all(uploads).await;
-    let streamed = worker
-        .await
-        .map_err(|e| PostgresError::Io("dumping", io::Error::other(e)))?;
-    let mut uploaded: Vec<Result<(), PostgresError>> = uploaded
-        .into_iter()
-        .map(|r| r.map(|_| ()).map_err(PostgresError::from))
-        .collect();
-    let done = match streamed {
-        Ok(done) => done,
-        // The store's refusal is the cause of a broken pipe here.
-        Err(PostgresError::Io(..)) if uploaded.iter().all(Result::is_err) => {
-            return Err(first_error(uploaded));
-        }
-        Err(error) => return Err(error),
-    };
+    let (done, mut uploaded) = upload(stores, &key, work).await?;
     let manifest = manifest(id, done, connection, clients, options, previous, now);
-    for (store, result) in stores.iter().zip(&mut uploaded) {
-        if result.is_ok() {
-            *result = commit(store, &manifest.0, manifest.1.as_ref()).await;
-        }
-    }
-    if uploaded.iter().all(Result::is_err) {
-        return Err(first_error(uploaded));
-    }
+    commit_all(stores, &mut uploaded, &manifest.0, manifest.1.as_ref()).await?;
     Ok(Dumped {
         manifest: manifest.0,
         stores: uploaded,
     })
-}
-
-fn first_error(results: Vec<Result<(), PostgresError>>) -> PostgresError {
-    let first = results.into_iter().find_map(Result::err);
-    first.unwrap_or_else(|| PostgresError::Io("sending the dump", io::ErrorKind::NotFound.into()))
 }
 
 struct Streamed {
@@ -155,6 +119,7 @@ fn manifest(
     let (globals, bytes) = done.globals.unzip();
     let mut manifest = Manifest {
         id,
+        kind: Kind::Postgres,
         database: connection.database().to_owned(),
         began: now,
         ended: Timestamp::now().max(now),
@@ -177,30 +142,6 @@ fn manifest(
     (manifest, bytes)
 }
 
-/// Looks at what arrived, then writes globals and manifest.
-async fn commit(
-    store: &Store,
-    manifest: &Manifest,
-    globals: Option<&Bytes>,
-) -> Result<(), PostgresError> {
-    let stored = store.head(&manifest.dump_key()).await?;
-    if stored.size != manifest.dump.size {
-        let why = format!(
-            "the store holds {} of {} bytes",
-            stored.size, manifest.dump.size
-        );
-        let id = manifest.id.clone();
-        return Err(PostgresError::Damaged { id, why });
-    }
-    if let Some(bytes) = globals {
-        let key = globals_key(&manifest.id);
-        store
-            .put(&key, bytes.clone(), PutMode::Create, None)
-            .await?;
-    }
-    manifest.write(store).await
-}
-
 fn stream(
     connection: &Connection,
     clients: &Clients,
@@ -219,6 +160,15 @@ fn stream(
     };
     let wait = format!("--lock-wait-timeout={}", options.lock_wait_ms);
     let mut arguments = vec!["-Fc", "-Z0", "-w", &wait];
+    if options.statistics {
+        match clients.major >= STATISTICS_SINCE {
+            true => arguments.push("--statistics"),
+            false => tracing::warn!(
+                client = clients.version,
+                "`statistics` needs PostgreSQL 18: dumped without them"
+            ),
+        }
+    }
     arguments.extend(options.extra.iter().map(String::as_str));
     let mut source = clients.start("pg_dump", &arguments, Some(connection))?;
     // Decodes everything; what it writes is counted.
@@ -318,23 +268,10 @@ fn pump(
     options: &DumpOptions,
     fan: &mut Fan,
 ) -> Result<Part, PostgresError> {
-    let failed = |what| move |e| PostgresError::Io(what, e);
     let missing = || PostgresError::Io("starting the dump", io::ErrorKind::BrokenPipe.into());
     let input = source.child.stdout.as_mut().ok_or_else(missing)?;
     let reader = proof.child.stdin.as_mut().ok_or_else(missing)?;
-    let sink = Sink {
-        fan,
-        buffer: Vec::with_capacity(PIECE_BYTES),
-        sha256: Sha256::new(),
-        bytes: 0,
-    };
-    let mut encoder =
-        zstd::Encoder::new(sink, options.level).map_err(failed("starting compression"))?;
-    encoder
-        .multithread(options.threads)
-        .and_then(|()| encoder.include_checksum(true))
-        .map_err(failed("starting compression"))?;
-    let (mut raw, mut raw_size) = (Sha256::new(), 0_u64);
+    let mut out = Compressor::new(options, fan)?;
     let mut buffer = vec![0; READ_BYTES];
     loop {
         let n = match input.read(&mut buffer) {
@@ -343,78 +280,10 @@ fn pump(
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(PostgresError::Io("reading from pg_dump", e)),
         };
-        raw.update(&buffer[..n]);
-        raw_size += n as u64;
-        reader.write_all(&buffer[..n]).map_err(failed(DECODING))?;
-        encoder
+        reader
             .write_all(&buffer[..n])
-            .map_err(failed("sending the dump"))?;
+            .map_err(|e| PostgresError::Io(DECODING, e))?;
+        out.write(&buffer[..n])?;
     }
-    let mut sink = encoder.finish().map_err(failed("sending the dump"))?;
-    sink.flush().map_err(failed("sending the dump"))?;
-    Ok(Part {
-        size: sink.bytes,
-        sha256: hex(&sink.sha256.finalize()),
-        raw_size,
-        raw_sha256: hex(&raw.finalize()),
-    })
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// One stream to several uploaders. One that has given up is left out; without any the stream is broken.
-struct Fan(Vec<Option<mpsc::Sender<Piece>>>);
-
-impl Fan {
-    fn send(&mut self, piece: &Bytes) -> io::Result<()> {
-        for sender in &mut self.0 {
-            let sent = sender
-                .as_ref()
-                .map(|s| s.blocking_send(Piece::Data(piece.clone())));
-            if let Some(Err(_)) = sent {
-                *sender = None;
-            }
-        }
-        if self.0.iter().all(Option::is_none) {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(())
-    }
-
-    fn end(&mut self, last: impl Fn() -> Piece) {
-        for sender in self.0.iter().flatten() {
-            // Fails only if its uploader has given up.
-            let _ = sender.blocking_send(last());
-        }
-    }
-}
-
-/// Compressed bytes, hashed and handed to the uploaders.
-struct Sink<'a> {
-    fan: &'a mut Fan,
-    buffer: Vec<u8>,
-    sha256: Sha256,
-    bytes: u64,
-}
-
-impl Write for Sink<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(data);
-        if self.buffer.len() >= PIECE_BYTES {
-            self.flush()?;
-        }
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE_BYTES));
-        self.sha256.update(&piece);
-        self.bytes += piece.len() as u64;
-        self.fan.send(&Bytes::from(piece))
-    }
+    out.finish()
 }

@@ -69,12 +69,22 @@ impl PostgresError {
             Self::Refused { hint, .. } | Self::Cannot { hint, .. } => Some(hint.clone()),
             Self::Nothing(_) => Some("`lifeboat list` shows what there is".into()),
             Self::Url(_) => Some("as postgres://user:password@host:5432/database".into()),
+            Self::Client(what) if what.contains("redis-cli") => Some("install redis-tools, or give `bin-dir`".into()),
             Self::Client(_) => Some("install postgresql-client of the server's own major".into()),
+            Self::Failed { program: "redis-cli", why } if why.contains("WRONGPASS") || why.contains("NOAUTH") || why.contains("NOPERM") => {
+                Some("check the user and the password of the URL; the user needs: +info +ping +sync +psync +replconf".into())
+            }
             Self::Failed { why, .. } if why.contains("password authentication failed") => {
                 Some("check the user and the password of the URL".into())
             }
             Self::Failed { why, .. } if why.contains("permission denied") => {
                 Some("GRANT pg_read_all_data TO the role of the URL; large objects and row-level security need the owner or a superuser".into())
+            }
+            Self::Failed { why, .. } if why.contains("certificate verify failed") || why.contains("server certificate for") => {
+                Some("give the certificate of the server's authority as sslrootcert, and the host by the name in the server's certificate".into())
+            }
+            Self::Failed { why, .. } if why.contains("no encryption") => {
+                Some("this server wants TLS: add ?sslmode=verify-full to the URL, or require".into())
             }
             Self::Failed { why, .. } if why.contains("unsupported startup parameter") => {
                 Some("this is a pooler: give the server's own address and port".into())

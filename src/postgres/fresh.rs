@@ -109,12 +109,16 @@ SELECT format('DROP TABLE IF EXISTS %s CASCADE', c.oid::regclass) FROM pg_class 
 /// Drops a database that was made here and is of no use. It is emptied first: `DROP DATABASE` begins with a checkpoint, and where this database
 /// has filled the disk, a checkpoint crashes the whole server.
 pub(super) fn discard(clients: &Clients, aside: &Connection, name: &str) {
-    if let Err(error) = clients.sql(&aside.with_database(name), EMPTY, &[]) {
-        tracing::debug!(database = name, %error, "emptying the unfinished database");
-    }
+    empty(clients, aside, name);
     let sql = "DROP DATABASE IF EXISTS :\"name\" WITH (FORCE);";
     if let Err(left) = clients.sql(aside, sql, &[("name", name)]) {
         tracing::warn!(database = name, error = %left, "the unfinished database could not be dropped");
+    }
+}
+
+fn empty(clients: &Clients, aside: &Connection, name: &str) {
+    if let Err(error) = clients.sql(&aside.with_database(name), EMPTY, &[]) {
+        tracing::debug!(database = name, %error, "emptying the unfinished database");
     }
 }
 
@@ -143,6 +147,7 @@ pub(super) fn sweep(clients: &Clients, aside: &Connection, of: &str) -> Result<(
                 database = name,
                 "dropping what a killed restore left behind"
             );
+            empty(clients, aside, &name);
             clients.sql(aside, "DROP DATABASE :\"name\";", &[("name", &name)])?;
         }
     }

@@ -56,31 +56,68 @@ pub struct Properties {
     pub settings: Vec<String>,
 }
 
+/// What was dumped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A PostgreSQL database, as `pg_dump -Fc -Z0`.
+    #[default]
+    Postgres,
+    /// A Redis server, as RDB.
+    Redis,
+}
+
+impl Kind {
+    /// As labels, metrics and JSON name it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Redis => "redis",
+        }
+    }
+
+    /// How such a file is called.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Postgres => "pgc",
+            Self::Redis => "rdb",
+        }
+    }
+
+    pub(crate) fn dump_key(self, id: &str) -> String {
+        format!("{FOLDER}{id}/dump.{}.zst", self.extension())
+    }
+}
+
 /// The commit marker of a dump.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Manifest {
     /// Name of its folder: the UTC time at which it began.
     pub id: String,
-    /// The database.
+    /// What was dumped.
+    #[serde(default)]
+    pub kind: Kind,
+    /// The database; empty for Redis.
     pub database: String,
     /// When it began. `pg_dump` shows the database as of shortly after.
     pub began: jiff::Timestamp,
     /// When its last byte was in the store.
     pub ended: jiff::Timestamp,
-    /// `pg_dump -Fc -Z0`, compressed by zstd.
+    /// In the form of its kind, compressed by zstd.
     pub dump: Part,
     /// The server's own words.
     pub server_version: String,
-    /// As `pg_dump --version` prints it.
+    /// As the program that dumped prints it.
     pub client_version: String,
-    /// Bytes of the database on the server.
+    /// Bytes of the database on the server; of Redis' memory.
     pub database_bytes: u64,
     /// Name and version.
     pub extensions: BTreeMap<String, String>,
     /// Row estimates by table, as the planner has them; -1 for a table that was never analysed.
     pub rows: BTreeMap<String, i64>,
-    /// Rows in the dump by table, exactly; the name as SQL writes it. Empty if they could not be counted (`--inserts`).
+    /// Rows in the dump by table, exactly; the name as SQL writes it. Empty if they could not be counted (`--inserts`). Of Redis keys by
+    /// database, as the server counted them shortly before.
     #[serde(default)]
     pub counts: BTreeMap<String, u64>,
     /// Indexes and constraints that were not valid in the database itself.
@@ -103,7 +140,7 @@ pub struct Manifest {
 impl Manifest {
     /// Key of the dump itself.
     pub fn dump_key(&self) -> String {
-        dump_key(&self.id)
+        self.kind.dump_key(&self.id)
     }
 
     /// Key of the roles.
@@ -130,10 +167,6 @@ impl Manifest {
 
 pub(super) fn globals_key(id: &str) -> String {
     format!("{FOLDER}{id}/globals.sql.zst")
-}
-
-pub(super) fn dump_key(id: &str) -> String {
-    format!("{FOLDER}{id}/dump.pgc.zst")
 }
 
 /// The dumps of a store.

@@ -11,9 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use super::damage::missing;
 use super::manifest::{Dumps, FILE, FOLDER, read_all};
 use super::retention::{Decision, Point, decide};
-use super::{Manifest, PostgresError, drill};
+use super::{Manifest, PostgresError, ReadBacks, drill};
 use crate::config::RetentionConfig;
 use crate::labels::{self, Expiry, Label, Pin};
 use crate::store::{ObjectInfo, PutMode, Store};
@@ -80,12 +81,13 @@ pub async fn prune(
     }
     let sizes: BTreeMap<&str, u64> = objects.iter().map(|o| (o.key.as_str(), o.size)).collect();
     let whole = |m: &Manifest| is_whole(m, &sizes);
+    let read = ReadBacks::load(store).await?;
     let points: Vec<Point> = dumps
         .iter()
         .map(|m| Point {
             id: m.id.clone(),
             began: m.began,
-            good: m.anomalies.is_empty() && whole(m),
+            good: m.anomalies.is_empty() && whole(m) && !read.damaged.contains(&m.id),
             labels: pins.get(m.id.as_str()).cloned().unwrap_or_default(),
         })
         .collect();
@@ -157,12 +159,7 @@ fn id_of(key: &str) -> Option<&str> {
 }
 
 fn is_whole(manifest: &Manifest, sizes: &BTreeMap<&str, u64>) -> bool {
-    let has = |key: String, size: u64| sizes.get(key.as_str()) == Some(&size);
-    has(manifest.dump_key(), manifest.dump.size)
-        && manifest
-            .globals
-            .as_ref()
-            .is_none_or(|g| has(manifest.globals_key(), g.size))
+    missing(manifest, sizes).is_none()
 }
 
 /// Objects without a manifest whose last byte is old enough, by the store's time and by the id's.

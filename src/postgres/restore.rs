@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::dump::hex;
+use super::stream::hex;
 use super::{Clients, Connection, Manifest, Part, PostgresError, Stop};
 use crate::store::{Store, StoreError, reader};
 

@@ -18,6 +18,10 @@ pub const DATABASE: &str = "an \"odd\" 'name'";
 pub struct Server {
     child: Child,
     pub folder: tempfile::TempDir,
+    /// Further settings, for [`Server::restart`].
+    pub settings: Vec<String>,
+    /// Part of the socket's name, too.
+    pub port: u16,
 }
 
 pub fn programs() -> PathBuf {
@@ -88,8 +92,13 @@ impl Server {
             "{}",
             String::from_utf8_lossy(&made.stderr)
         );
-        let child = launch(folder.path());
-        let server = Self { child, folder };
+        let child = launch(folder.path(), &[]);
+        let server = Self {
+            child,
+            folder,
+            settings: Vec::new(),
+            port: 5432,
+        };
         server.answers();
         server
     }
@@ -119,13 +128,16 @@ impl Server {
 
     /// Starts it again.
     pub fn restart(&mut self) {
-        self.child = launch(self.folder.path());
+        let port = format!("port={}", self.port);
+        let settings: Vec<String> = self.settings.iter().cloned().chain([port]).collect();
+        self.child = launch(self.folder.path(), &settings);
         self.answers();
     }
 
     pub fn url(&self, password: &str) -> String {
         let folder = self.folder.path().display();
-        format!("postgres://boss:{password}@/postgres?host={folder}&pool=5")
+        let port = self.port;
+        format!("postgres://boss:{password}@/postgres?host={folder}&port={port}&pool=5")
     }
 
     pub fn connection(&self) -> Connection {
@@ -181,7 +193,7 @@ impl Server {
     }
 }
 
-fn launch(folder: &Path) -> Child {
+fn launch(folder: &Path, settings: &[String]) -> Child {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
@@ -199,6 +211,7 @@ fn launch(folder: &Path) -> Child {
             "-c",
         ])
         .arg(format!("unix_socket_directories={}", folder.display()))
+        .args(settings.iter().flat_map(|s| ["-c", s.as_str()]))
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()

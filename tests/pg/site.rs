@@ -59,9 +59,10 @@ impl Site {
             .display();
         let text = format!(
             "store: file://{root}/store\nstate-dir: {root}/state\nhttp: {{ listen: 127.0.0.1:{} }}\npostgres:
-  - name: app\n    url: \"postgres://{}:${{SECRET}}@/an%20%22odd%22%20'name'?host={folder}&pool=5\"\n{}",
+  - name: app\n    url: \"postgres://{}:${{SECRET}}@/an%20%22odd%22%20'name'?host={folder}&port={}&pool=5\"\n{}",
             self.port,
             self.user,
+            self.server.port,
             self.extra,
             root = self.dir.path().display(),
         );

@@ -10,6 +10,7 @@ use prometheus::{CounterVec, Encoder, GaugeVec, IntCounterVec, Opts, Registry, T
 use super::facts::{DrillFacts, FilesFacts, PostgresFacts, State, TargetFacts};
 use super::health::{Verdict, files_verdict, postgres_verdict};
 use super::view::View;
+use crate::postgres::Kind;
 use crate::sqlite::guard::GapReason;
 use crate::types::{Millis, Txid};
 
@@ -309,7 +310,16 @@ impl Scrape {
         spec: Spec,
         values: impl IntoIterator<Item = (Vec<&'a str>, f64)>,
     ) -> prometheus::Result<()> {
-        let vec = GaugeVec::new(Opts::new(spec.0, spec.1), spec.2)?;
+        self.gauge_named(spec.0.into(), spec, values)
+    }
+
+    fn gauge_named<'a>(
+        &self,
+        name: String,
+        spec: Spec,
+        values: impl IntoIterator<Item = (Vec<&'a str>, f64)>,
+    ) -> prometheus::Result<()> {
+        let vec = GaugeVec::new(Opts::new(name, spec.1), spec.2)?;
         for (labels, value) in values {
             vec.get_metric_with_label_values(&labels)?.set(value);
         }
@@ -321,7 +331,16 @@ impl Scrape {
         spec: Spec,
         values: impl IntoIterator<Item = (Vec<&'a str>, u64)>,
     ) -> prometheus::Result<()> {
-        let vec = IntCounterVec::new(Opts::new(spec.0, spec.1), spec.2)?;
+        self.counter_named(spec.0.into(), spec, values)
+    }
+
+    fn counter_named<'a>(
+        &self,
+        name: String,
+        spec: Spec,
+        values: impl IntoIterator<Item = (Vec<&'a str>, u64)>,
+    ) -> prometheus::Result<()> {
+        let vec = IntCounterVec::new(Opts::new(name, spec.1), spec.2)?;
         for (labels, value) in values {
             vec.get_metric_with_label_values(&labels)?.inc_by(value);
         }
@@ -345,7 +364,8 @@ impl Scrape {
         self.targets(view, &verdicts)?;
         self.stores(view, &verdicts)?;
         self.files(&view.files, view.now)?;
-        self.postgres(&view.postgres, view.now)?;
+        self.dumps(&view.postgres, Kind::Postgres, view.now)?;
+        self.dumps(&view.postgres, Kind::Redis, view.now)?;
         self.drills(view)?;
         self.requests(view)?;
         self.host(view)?;
@@ -452,12 +472,16 @@ impl Scrape {
         self.counter(FILES_RUNS, runs)
     }
 
-    fn postgres(&self, all: &[PostgresFacts], now: Millis) -> prometheus::Result<()> {
-        let labels = |f: &'_ PostgresFacts| (f.name.clone(), f.store.clone());
+    /// Of one kind, under its own name: `lifeboat_postgres_...` or `lifeboat_redis_...`.
+    fn dumps(&self, all: &[PostgresFacts], kind: Kind, now: Millis) -> prometheus::Result<()> {
+        let all: Vec<&PostgresFacts> = all.iter().filter(|f| f.kind == kind).collect();
+        let named = |spec: Spec| spec.0.replacen("postgres", kind.word(), 1);
+        let labels = |f: &&PostgresFacts| (f.name.clone(), f.store.clone());
         let names: Vec<(String, String)> = all.iter().map(labels).collect();
         let label = |i: usize| vec![names[i].0.as_str(), names[i].1.as_str()];
         let gauge = |spec: Spec, get: &dyn Fn(&PostgresFacts) -> f64| {
-            self.gauge(
+            self.gauge_named(
+                named(spec),
                 spec,
                 all.iter().enumerate().map(|(i, f)| (label(i), get(f))),
             )
@@ -479,7 +503,8 @@ impl Scrape {
         gauge(PG_READ_BACK, &|f| seconds(f.read_back_at))?;
         gauge(PG_DAMAGED, &|f| f.damaged.len() as f64)?;
         let counter = |spec: Spec, get: &dyn Fn(&PostgresFacts) -> u64| {
-            self.counter(
+            self.counter_named(
+                named(spec),
                 spec,
                 all.iter().enumerate().map(|(i, f)| (label(i), get(f))),
             )
@@ -494,7 +519,7 @@ impl Scrape {
                 (names, count)
             })
         });
-        self.counter(PG_RUNS, runs)
+        self.counter_named(named(PG_RUNS), PG_RUNS, runs)
     }
 
     /// Of databases of every kind. No series until there was a drill: 0 would be a failure.
@@ -599,6 +624,11 @@ mod tests {
             store: "s3://bucket/main".into(),
             ..PostgresFacts::default()
         };
+        let cache = PostgresFacts {
+            kind: Kind::Redis,
+            name: "cache".into(),
+            ..dumps.clone()
+        };
         let volume = crate::observe::volume::Volume {
             path: "/rails/storage".into(),
             total_bytes: 100,
@@ -610,7 +640,7 @@ mod tests {
             now: Millis(1_000),
             targets: vec![(target, None)],
             files: vec![files],
-            postgres: vec![dumps],
+            postgres: vec![cache, dumps],
             volumes: vec![volume],
             host: crate::observe::volume::host(),
             settings: Default::default(),

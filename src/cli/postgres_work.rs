@@ -1,0 +1,356 @@
+//! What a restore of a target that is dumped does once the dump and the place are known.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::Failure;
+use super::args::{Global, RestoreArgs};
+use super::postgres_restore::nothing;
+use crate::daemon::fleet::system_now;
+use crate::daemon::postgres::{Database, blocking};
+use crate::labels::age;
+use crate::postgres::{
+    self, Clients, Connection, Kind, Manifest, PostgresError, RestoreOptions, Source,
+};
+use crate::store::Store;
+use crate::types::Millis;
+
+/// Where to.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The database that is dumped.
+    Live,
+    /// A new one on its server.
+    New(String),
+    /// Another one.
+    Url(Connection),
+    /// A file.
+    File(PathBuf),
+    /// Some tables in a new one.
+    Tables(String, Vec<String>),
+}
+
+/// What will be done, how old it is, and what is lost.
+pub(super) fn say(
+    global: &Global,
+    database: &Database,
+    manifest: &Manifest,
+    place: &Place,
+    dry: bool,
+) {
+    let old = age(Millis(manifest.began.as_millisecond()), system_now());
+    let to = match place {
+        Place::Live => format!("the live database {}", database.origin.display()),
+        Place::New(name) => format!("a new database {name}"),
+        Place::Url(url) => url.display(),
+        Place::File(path) => path.display().to_string(),
+        Place::Tables(name, tables) => format!("{} in a new database {name}", tables.join(", ")),
+    };
+    if dry && global.json {
+        println!(
+            "{}",
+            json!({ "target": database.name, "kind": manifest.kind, "dump": manifest, "to": to })
+        );
+    } else if dry {
+        println!(
+            "{}: would restore dump {} ({old} old; {} bytes to read) to {to}",
+            database.name,
+            manifest.id,
+            manifest.stored_bytes()
+        );
+    } else {
+        tracing::info!(
+            target_name = database.name,
+            dump = manifest.id,
+            began = %manifest.began,
+            to,
+            "restoring a dump that is {old} old: changes after it are not in it"
+        );
+    }
+    for anomaly in &manifest.anomalies {
+        tracing::warn!(
+            dump = manifest.id,
+            anomaly,
+            "this dump looks odd beside the one before it: `lifeboat list` shows others"
+        );
+    }
+}
+
+/// What was done: JSON for machines, lines for people.
+pub(super) struct Done(Value, Vec<String>);
+
+pub(super) async fn work(
+    database: &Database,
+    manifest: Manifest,
+    stores: Vec<Store>,
+    place: Place,
+    live: Option<Connection>,
+    args: &RestoreArgs,
+) -> Result<Done, Failure> {
+    let options = RestoreOptions {
+        jobs: args.jobs,
+        no_owner: args.no_owner,
+        no_privileges: args.no_privileges,
+        ..RestoreOptions::default()
+    };
+    let server = match &place {
+        Place::Url(url) => Some(url.clone()),
+        _ => live,
+    };
+    let clients = match (&place, &server) {
+        (Place::File(_), _) | (_, None) => None,
+        (Place::Url(url), _) => Some(clients_of(database, url).await?),
+        (_, Some(server)) => Some(database.clients(&aside_of(database, server).await?).await?),
+    };
+    let mut failure = None;
+    // A dump that is damaged in one store may be whole in another.
+    for store in stores {
+        let source = Source {
+            store,
+            manifest: manifest.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        let (place, server, clients) = (place.clone(), server.clone(), clients.clone());
+        let (stop, options, globals) = (options.stop.clone(), options.clone(), args.globals);
+        let place_of = source.store.display();
+        let mut work = Box::pin(blocking(move || {
+            step(
+                &source,
+                &place,
+                server.as_ref(),
+                clients.as_ref(),
+                &options,
+                globals,
+            )
+        }));
+        let result = tokio::select! {
+            result = &mut work => result,
+            _ = tokio::signal::ctrl_c() => {
+                stop.stop();
+                // It drops what it made.
+                return match work.await {
+                    Ok(done) => Ok(done),
+                    Err(_) => Err(Failure::new(1, "interrupted; the live database was not changed", None)),
+                };
+            }
+        };
+        match result {
+            Ok(done) => return Ok(done),
+            Err(error @ (PostgresError::Damaged { .. } | PostgresError::Store(_))) => {
+                tracing::warn!(store = place_of, %error, "restoring from this store failed");
+                failure = Some(error);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(failure.map_or_else(|| nothing("no store holds the dump".into()), Failure::from))
+}
+
+/// For another server its own major decides; the dump's clients are no measure.
+async fn clients_of(database: &Database, url: &Connection) -> Result<Clients, PostgresError> {
+    let aside = url.with_database("postgres");
+    match database.clients(&aside).await {
+        Err(PostgresError::Failed { .. }) => database.clients(url).await,
+        other => other,
+    }
+}
+
+fn step(
+    source: &Source,
+    place: &Place,
+    server: Option<&Connection>,
+    clients: Option<&Clients>,
+    options: &RestoreOptions,
+    with_globals: bool,
+) -> Result<Done, PostgresError> {
+    if let Place::File(path) = place {
+        postgres::to_file(source, path)?;
+        let lines = match source.manifest.kind {
+            Kind::Postgres => vec![format!(
+                "{} holds the dump as pg_restore reads it: pg_restore -d DATABASE {0}",
+                path.display()
+            )],
+            Kind::Redis => start_redis(path, &source.manifest),
+        };
+        let roles = match with_globals {
+            true => postgres::globals(source)?,
+            false => None,
+        };
+        if let Some(roles) = roles {
+            let beside = path.with_extension("globals.sql");
+            std::fs::write(&beside, roles)
+                .map_err(|e| PostgresError::Io("writing the roles", e))?;
+        }
+        return Ok(Done(json!({ "path": path }), lines));
+    }
+    let (Some(clients), Some(server)) = (clients, server) else {
+        return Err(PostgresError::Client("no client programs".into()));
+    };
+    if with_globals {
+        apply_globals(source, server, clients)?;
+    }
+    match place {
+        Place::File(_) => Err(PostgresError::Client("no server is needed".into())),
+        Place::New(name) => {
+            let checked = postgres::into_new(source, server, clients, name, options)?;
+            let line = format!(
+                "{name}: {} tables, {} rows counted and right",
+                checked.tables, checked.rows
+            );
+            Ok(Done(
+                json!({ "database": name, "checked": checked }),
+                vec![line],
+            ))
+        }
+        Place::Url(url) => {
+            let checked = postgres::into_url(source, url, clients, options)?;
+            let line = format!(
+                "{}: {} tables, {} rows counted and right",
+                url.display(),
+                checked.tables,
+                checked.rows
+            );
+            Ok(Done(
+                json!({ "database": url.display(), "checked": checked }),
+                vec![line],
+            ))
+        }
+        Place::Live => {
+            let done = postgres::in_place(source, server, clients, options, Timestamp::now())?;
+            let mut lines = vec![format!(
+                "{}: {} tables, {} rows counted and right, then swapped",
+                server.database(),
+                done.checked.tables,
+                done.checked.rows
+            )];
+            if let Some(kept) = &done.kept {
+                let quoted = kept.replace('"', "\"\"");
+                lines.push(format!(
+                    "the database that was replaced is kept as {kept}; --undo swaps it back"
+                ));
+                lines.push(format!(
+                    "when it is not needed any more: DROP DATABASE \"{quoted}\""
+                ));
+            }
+            Ok(Done(json!(done), lines))
+        }
+        Place::Tables(name, tables) => {
+            let restored = postgres::tables(source, server, clients, name, tables, options)?;
+            let lines = restored
+                .iter()
+                .map(|t| copy_back(name, server.database(), t));
+            Ok(Done(
+                json!({ "database": name, "tables": restored }),
+                lines.collect(),
+            ))
+        }
+    }
+}
+
+/// How a server takes over an RDB.
+fn start_redis(path: &std::path::Path, manifest: &Manifest) -> Vec<String> {
+    let keys: u64 = manifest.counts.values().sum();
+    let path = path.display();
+    vec![
+        format!("{path} is the RDB of Redis {}, about {keys} keys", manifest.server_version),
+        "to start a server from it: stop Redis without saving (redis-cli SHUTDOWN NOSAVE)".into(),
+        "copy the file over `dbfilename` in `dir` of redis.conf, usually /var/lib/redis/dump.rdb, readable for Redis' user".into(),
+        "with `appendonly yes` Redis would read its append-only files instead: move appendonlydir away, start once with `--appendonly no`, then redis-cli CONFIG SET appendonly yes".into(),
+        "start Redis, and compare: redis-cli INFO keyspace".into(),
+    ]
+}
+
+fn copy_back(name: &str, live: &str, t: &postgres::Restored) -> String {
+    let shell = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let out = format!(
+        r"\copy (SELECT {} FROM {} WHERE true) TO STDOUT",
+        t.columns, t.table
+    );
+    let back = format!(r"\copy {} ({}) FROM STDIN", t.table, t.columns);
+    format!(
+        "{}: {} rows in database {name}; to copy rows back (edit the WHERE):\n    psql -d {} -c {} | psql -d {} -c {}",
+        t.table,
+        t.rows,
+        shell(name),
+        shell(&out),
+        shell(live),
+        shell(&back),
+    )
+}
+
+/// Creates what is not there; what is there already is told and left.
+fn apply_globals(
+    source: &Source,
+    server: &Connection,
+    clients: &Clients,
+) -> Result<(), PostgresError> {
+    let Some(sql) = postgres::globals(source)? else {
+        return Err(PostgresError::Nothing(
+            "this dump has no roles with it; nothing was changed".into(),
+        ));
+    };
+    let left = postgres::apply_globals(clients, server, &sql)?;
+    tracing::info!(
+        existing = left,
+        "roles and tablespaces of the dump were created; those that existed were left as they are"
+    );
+    Ok(())
+}
+
+pub(super) fn told(global: &Global, database: &Database, manifest: &Manifest, done: &Done) {
+    if global.json {
+        let mut value = json!({ "target": database.name, "kind": manifest.kind, "dump": manifest.id, "as_of": manifest.began });
+        value["restored"] = done.0.clone();
+        println!("{value}");
+        return;
+    }
+    let old = age(Millis(manifest.began.as_millisecond()), system_now());
+    println!(
+        "{}: restored dump {} of {:.0}, {old} old; changes after it are not in it",
+        database.name, manifest.id, manifest.began
+    );
+    for line in &done.1 {
+        println!("{}: {line}", database.name);
+    }
+}
+
+pub(super) async fn undo(
+    global: &Global,
+    database: &Database,
+    live: Connection,
+) -> Result<(), Failure> {
+    let clients = database.clients(&aside_of(database, &live).await?).await?;
+    let connection = live.clone();
+    let (back, away) =
+        blocking(move || postgres::undo(&connection, &clients, Timestamp::now())).await?;
+    if global.json {
+        println!(
+            "{}",
+            json!({ "target": database.name, "kind": "postgres", "back": back, "kept": away })
+        );
+    } else {
+        println!("{}: {back} is {} again", database.name, live.database());
+        if let Some(away) = &away {
+            println!(
+                "{}: the database that it replaced is kept as {away}",
+                database.name
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A database of the server that can be asked although the live one may be gone.
+pub(super) async fn aside_of(
+    database: &Database,
+    live: &Connection,
+) -> Result<Connection, PostgresError> {
+    let aside = live.with_database("postgres");
+    match database.clients(&aside).await {
+        Ok(_) => Ok(aside),
+        Err(PostgresError::Failed { .. }) => Ok(live.clone()),
+        Err(other) => Err(other),
+    }
+}
