@@ -237,6 +237,41 @@ fn a_damaged_dump_takes_no_good_ones_place() {
     assert_eq!(site.fingerprint("proof"), original);
 }
 
+#[test]
+fn pages_and_api_know_the_dumps_of_each_database() {
+    let mut site = Site::new("    schedule: '0 3 1 1 *'\n    databases: { except: [postgres] }\n");
+    site.token = "of-sixteen-letters-at-least";
+    site.server.sql("postgres", "CREATE DATABASE second;");
+    site.ok(&["snapshot", "app/second", "--label", "v1"]);
+    site.ok(&["snapshot", "app"]);
+    let dumps = site.dumps("app/second");
+    let id = |n: usize| dumps[n]["dump"]["id"].as_str().unwrap();
+    // One that is not whole is no restore point.
+    let escaped = "store/app/databases/second/dumps";
+    let path = site
+        .dir
+        .path()
+        .join(format!("{escaped}/{}/dump.pgc.zst", id(1)));
+    std::fs::write(path, b"short").unwrap();
+    let _daemon = site.start();
+    wait_for(|| site.get("/").contains("/targets/app%2Fsecond"));
+    let text = site.get("/api/v1/targets/app%2Fsecond/points");
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    let store = &answer["stores"][0];
+    assert_eq!(store["points"][0]["id"], id(0), "{text}");
+    assert_eq!(store["count"], 1, "{text}");
+    assert_eq!(store["labels"][0]["label"], "v1", "{text}");
+    let page = site.get("/targets/app%2Fsecond?at=1s");
+    let command = format!(
+        "lifeboat restore app/second --dump {} --into-new second_restored",
+        id(0)
+    );
+    assert!(page.contains(&command), "{page}");
+    // A name that a shell would take apart.
+    let odd = "/targets/app%2Fan%20%22odd%22%20%27name%27";
+    wait_for(|| site.get("/").contains(odd));
+}
+
 /// Makes every drill look a day older, so that one is missed.
 fn age_drills(site: &Site) {
     let folder = site.dir.path().join("store/app/lifeboat/drills");

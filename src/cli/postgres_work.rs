@@ -264,18 +264,23 @@ fn start_redis(path: &std::path::Path, manifest: &Manifest) -> Vec<String> {
 
 fn copy_back(name: &str, live: &str, t: &postgres::Restored) -> String {
     let shell = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    // What looks like a connection string would be taken as one.
+    let psql = |name: &str| match name.contains('=') || name.contains("://") {
+        true => format!("PGDATABASE={} psql", shell(name)),
+        false => format!("psql -d {}", shell(name)),
+    };
     let out = format!(
         r"\copy (SELECT {} FROM {} WHERE true) TO STDOUT",
         t.columns, t.table
     );
     let back = format!(r"\copy {} ({}) FROM STDIN", t.table, t.columns);
     format!(
-        "{}: {} rows in database {name}; to copy rows back (edit the WHERE):\n    psql -d {} -c {} | psql -d {} -c {}",
+        "{}: {} rows in database {name}; to copy rows back (edit the WHERE):\n    {} -c {} | {} -c {}",
         t.table,
         t.rows,
-        shell(name),
+        psql(name),
         shell(&out),
-        shell(live),
+        psql(live),
         shell(&back),
     )
 }

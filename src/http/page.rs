@@ -10,6 +10,7 @@ use crate::labels::age;
 use crate::observe::health::Verdict;
 use crate::observe::history::Past;
 use crate::observe::view::View;
+use crate::postgres::Kind;
 use crate::types::Millis;
 
 /// Points in the table of one store.
@@ -71,7 +72,11 @@ pub(super) fn cards(view: &View, past: impl Fn(&Verdict) -> Option<Past>) -> Vec
                 ("read back", ago(f.read_back_at)),
                 ("dumps", format!("{} with {}", f.dumps, bytes(f.dump_bytes))),
             ];
-            return ("PostgreSQL", facts);
+            let kind = match f.kind {
+                Kind::Postgres => "PostgreSQL",
+                Kind::Redis => "Redis",
+            };
+            return (kind, facts);
         }
         let Some(f) = view.files.get(i - view.postgres.len()) else {
             return ("", Vec::new());
@@ -193,7 +198,7 @@ fn article(card: &Card, sees: Sees) -> Markup {
     html! {
         article class=(class) {
             h2 {
-                a href=(format!("/targets/{}", v.name)) { (v.name) } " "
+                a href=(format!("/targets/{}", segment(&v.name))) { (v.name) } " "
                 span.badge { (word) } " " small { (card.what) ", " (v.state) }
             }
             @if sees == Sees::Everything {
@@ -294,6 +299,29 @@ fn choose(name: &str, points: &TargetPoints, asked: Option<&Asked>, zone: &str) 
     }
 }
 
+/// A name as one segment of a path: those of databases hold anything.
+fn segment(name: &str) -> String {
+    let mut out = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' => {
+                out.push(char::from(byte));
+            }
+            other => out += &format!("%{other:02X}"),
+        }
+    }
+    out
+}
+
+/// A word of a shell.
+fn word(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-./".contains(&b);
+    match !text.is_empty() && text.bytes().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// What restores exactly this point, without touching anything that is there.
 fn command(name: &str, flavour: Flavour, point: &Point) -> String {
     match flavour {
@@ -302,9 +330,15 @@ fn command(name: &str, flavour: Flavour, point: &Point) -> String {
             point.id
         ),
         Flavour::Postgres => format!(
-            "lifeboat restore {name} --dump {} --into-new {name}_restored",
-            point.id
+            "lifeboat restore {} --dump {} --into-new {}",
+            word(name),
+            point.id,
+            word(&format!(
+                "{}_restored",
+                name.rsplit('/').next().unwrap_or(name)
+            ))
         ),
+        Flavour::Redis => format!("lifeboat restore {name} --dump {} -o {name}.rdb", point.id),
         Flavour::Files => format!(
             "lifeboat restore {name} --snapshot {} -o {name}-restored",
             point.id

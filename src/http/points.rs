@@ -9,11 +9,11 @@ use tokio::sync::Mutex;
 
 use super::App;
 use super::access::Sees;
-use crate::daemon::fleet::{open_replica, system_now};
-use crate::daemon::postgres::is_of;
+use crate::daemon::fleet::system_now;
+use crate::daemon::postgres::{Ask, is_of, open};
 use crate::drills;
-use crate::labels;
-use crate::postgres;
+use crate::labels::{self, Pin};
+use crate::postgres::{self, Kind};
 use crate::restore::plan::{Catalog, Goal};
 use crate::store::Store;
 use crate::types::Millis;
@@ -62,6 +62,7 @@ pub(super) enum Flavour {
     #[default]
     Sqlite,
     Postgres,
+    Redis,
     Files,
 }
 
@@ -129,19 +130,24 @@ async fn list(app: &App, name: &str) -> Option<TargetPoints> {
     if !app.board.postgres().iter().any(|f| f.name == name) {
         return None;
     }
-    let mut stores = Vec::new();
-    for config in &server.stores {
-        stores.push(match open_replica(config, name).await {
-            Ok(store) => bounded(&store, dumps(&store)).await,
-            Err(error) => StorePoints {
-                store: config.url.to_string(),
-                error: Some(error.to_string()),
-                ..StorePoints::default()
-            },
-        });
-    }
+    let stores = match open(&app.config, server, Ask::Stores).await {
+        Ok(databases) => {
+            let database = databases.into_iter().find(|d| d.name == name);
+            let stores = database.map(|d| d.stores).unwrap_or_default();
+            let listed = stores.iter().map(|s| bounded(s, dumps(s)));
+            futures::future::join_all(listed).await
+        }
+        Err(error) => vec![StorePoints {
+            store: server.stores[0].url.to_string(),
+            error: Some(error.to_string()),
+            ..StorePoints::default()
+        }],
+    };
     Some(TargetPoints {
-        flavour: Flavour::Postgres,
+        flavour: match server.origin.kind() {
+            Kind::Postgres => Flavour::Postgres,
+            Kind::Redis => Flavour::Redis,
+        },
         at,
         stores,
     })
@@ -205,24 +211,40 @@ async fn sqlite(store: &Store) -> Result<StorePoints, String> {
 }
 
 async fn dumps(store: &Store) -> Result<StorePoints, String> {
-    let dumps = postgres::list(store).await.map_err(|e| e.to_string())?;
-    let point = |m: &postgres::Manifest| Point {
-        id: m.id.clone(),
-        at: Millis(m.began.as_millisecond()),
-    };
-    let named = dumps.iter().filter_map(|m| {
-        let label = m.label.clone()?;
+    let dumps = postgres::listed(store).await.map_err(|e| e.to_string())?;
+    let labels = labels::list(store).await.map_err(|e| e.to_string())?;
+    let drills = postgres::drills(store, DRILLS).await;
+    let drills = drills.map_err(|e| e.to_string())?;
+    // What is known to be damaged is no point.
+    let whole = dumps.iter().filter(|d| d.damage.is_none());
+    let points: Vec<Point> = whole
+        .map(|d| Point {
+            id: d.manifest.id.clone(),
+            at: Millis(d.manifest.began.as_millisecond()),
+        })
+        .collect();
+    let named = labels.iter().filter_map(|l| {
+        let Pin::Postgres { dump } = &l.pin else {
+            return None;
+        };
         Some(Named {
-            label,
-            point: point(m),
-            kept: true,
+            label: l.label.clone(),
+            point: Point {
+                id: dump.clone(),
+                at: l.at(),
+            },
+            kept: points.iter().any(|p| p.id == *dump),
         })
     });
     Ok(StorePoints {
         store: store.display(),
         labels: named.collect(),
-        points: dumps.iter().map(point).collect(),
-        ..StorePoints::default()
+        drills: drills
+            .iter()
+            .map(|d| (Millis(d.time.as_millisecond()), d.findings.is_empty()))
+            .collect(),
+        points,
+        error: None,
     })
 }
 

@@ -13,6 +13,8 @@ pub struct Site {
     /// More lines of the entry.
     pub extra: String,
     pub port: u16,
+    /// Pages and API show everything to those who know it; none by default.
+    pub token: &'static str,
     /// The role that dumps.
     pub user: String,
     /// Folder of the socket that it goes through; the server's own by default.
@@ -45,6 +47,7 @@ impl Site {
             dir: tempfile::tempdir().unwrap(),
             extra: extra.into(),
             port: listener.local_addr().unwrap().port(),
+            token: "",
             user: "boss".into(),
             socket: None,
         }
@@ -57,8 +60,12 @@ impl Site {
             .as_deref()
             .unwrap_or(self.server.folder.path())
             .display();
+        let token = match self.token {
+            "" => String::new(),
+            token => format!(", token: {token}"),
+        };
         let text = format!(
-            "store: file://{root}/store\nstate-dir: {root}/state\nhttp: {{ listen: 127.0.0.1:{} }}\npostgres:
+            "store: file://{root}/store\nstate-dir: {root}/state\nhttp: {{ listen: 127.0.0.1:{}{token} }}\npostgres:
   - name: app\n    url: \"postgres://{}:${{SECRET}}@/an%20%22odd%22%20'name'?host={folder}&port={}&pool=5\"\n{}",
             self.port,
             self.user,
@@ -129,6 +136,7 @@ impl Site {
         let url = format!("http://127.0.0.1:{}{path}", self.port);
         let out = Command::new("curl")
             .args(["-s", "-m", "10", &url])
+            .args(["-H", &format!("Authorization: Bearer {}", self.token)])
             .output()
             .expect("curl is missing: run bin/install-dev");
         String::from_utf8_lossy(&out.stdout).into_owned()
