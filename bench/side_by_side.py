@@ -1,6 +1,6 @@
 """Lifeboat and Litestream on the same work, in one run; prints ratios (below 1: Lifeboat needs less).
 
-usage: side_by_side.py [snapshot] [restore] [delay] [rate] [idle]      (default: all)
+usage: side_by_side.py [snapshot] [restore] [delay] [rate] [seed] [idle]      (default: all)
 environment: BENCH_MIB (size of the database, default 1024), BENCH_LIFEBOAT, BENCH_LITESTREAM (other binaries)
 """
 import os
@@ -255,6 +255,49 @@ def rate(work):
     row("three writers: WAL at the end", a[2], b[2], "MB")
 
 
+PACED = (
+    "import sqlite3,os,random,time,sys\n"
+    "c=sqlite3.connect(sys.argv[1],isolation_level=None,timeout=20); c.execute('pragma synchronous=normal')\n"
+    "rows=c.execute('select max(id) from t').fetchone()[0]; begun=time.time(); end=begun+float(sys.argv[2]); n=0; took=[]\n"
+    "while time.time()<end:\n"
+    "    t=time.time(); c.execute('update t set a=? where id=?',(os.urandom(500),random.randint(1,rows))); took.append(time.time()-t); n+=1\n"
+    "    time.sleep(max(0,begun+n/200-time.time()))\n"
+    "took.sort(); print(n,took[-1]*1e3,took[int(len(took)*0.999)]*1e3)"
+)
+
+
+def seed(work):
+    """An app of 200 commits/s while the first copy of a large database is made."""
+    source = os.path.join(work, "seed.db")
+    make(source, MIB)
+    found = {}
+    for kind in ("alone", "lifeboat", "litestream"):
+        folder = os.path.join(work, "seed-" + kind)
+        os.mkdir(folder)
+        db = os.path.join(folder, "app.db")
+        shutil.copy(source, db)
+        app = subprocess.Popen([sys.executable, "-c", PACED, db, "30"], stdout=subprocess.PIPE, text=True)
+        sidecar, wal, base = None, 0, 0.0
+        if kind != "alone":
+            time.sleep(1)
+            sidecar = Sidecar(kind, folder, [db]).start()
+            begun = time.time()
+        while app.poll() is None:
+            if os.path.exists(db + "-wal"):
+                wal = max(wal, os.path.getsize(db + "-wal"))
+            if sidecar and not base and sidecar.base():
+                base = time.time() - begun
+            time.sleep(0.05)
+        n, longest, p999 = map(float, app.communicate()[0].split())
+        found[kind] = (n / 30, longest, p999, wal / 1e6, base)
+        if sidecar:
+            sidecar.stop()
+        shutil.rmtree(folder)
+    print("first copy under load, alone: %.0f commits/s, longest %.1f ms, 99.9 %% %.1f ms, WAL %.1f MB" % found["alone"][:4])
+    for i, (what, unit) in enumerate((("commits/s", "1/s"), ("longest commit", "ms"), ("commit, 99.9 %", "ms"), ("largest WAL", "MB"), ("until it is there", "s"))):
+        row("first copy under load: " + what, found["lifeboat"][i], found["litestream"][i], unit)
+
+
 def idle(work):
     found = {}
     for kind in ("lifeboat", "litestream"):
@@ -278,7 +321,7 @@ def idle(work):
 
 
 def main():
-    want = set(sys.argv[1:]) or {"snapshot", "restore", "delay", "rate", "idle"}
+    want = set(sys.argv[1:]) or {"snapshot", "restore", "delay", "rate", "seed", "idle"}
     print("%-44s %12s %12s %-6s %8s" % ("", "Lifeboat", "Litestream", "", "ratio"))
     work = tempfile.mkdtemp(prefix="lifeboat-bench-")
     try:
@@ -288,6 +331,8 @@ def main():
             delay(work)
         if "rate" in want:
             rate(work)
+        if "seed" in want:
+            seed(work)
         if "idle" in want:
             idle(work)
     finally:
