@@ -42,6 +42,8 @@ const BARRIER_TRIES: u32 = 6;
 const BARRIER_FRAMES: u32 = 1000;
 /// Times in a row that it lets go so: an app that writes faster than that would never be sealed.
 const BARRIER_LET_GO: u32 = 3;
+/// How long a checkpoint beside the app's own may take before the barrier is tried all the same.
+const BACKFILL_PATIENCE: Duration = Duration::from_millis(500);
 /// WAL size at which a barrier may wait longer, because something always held the lock: ten times the usual.
 const URGENT_FRAMES: u32 = 10 * CHECKPOINT_FRAMES;
 /// The longer wait.
@@ -415,16 +417,12 @@ impl Capture {
         for view in self.views.iter().filter_map(Weak::upgrade) {
             view.unpin();
         }
-        captured.extend(self.renew(spool, now)?);
-        captured.extend(self.capture_gapless(spool, now)?);
-        let second = begun.elapsed();
-        let done = self.guard.checkpoint_passive()?;
+        let done = self.backfill(spool, now, &mut captured)?;
         tracing::debug!(
             frames,
             now = self.cursor.position.frame,
             first_ms = first.as_millis() as u64,
-            second_ms = second.as_millis() as u64,
-            passive_ms = begun.elapsed().as_millis() as u64,
+            backfill_ms = (begun.elapsed() - first).as_millis() as u64,
             done,
             "checkpoint"
         );
@@ -464,19 +462,39 @@ impl Capture {
                     }
                 }
             })?;
-            if let_go {
-                captured.extend(self.capture_gapless(spool, now)?);
-                continue;
-            }
-            if outcome != Barrier::Partial {
+            if outcome != Barrier::Partial && !let_go {
                 break;
             }
-            captured.extend(self.renew(spool, now)?);
+            self.backfill(spool, now, &mut captured)?;
         }
         if outcome == Barrier::Sealed {
             self.remember_seal()?;
         }
         Ok((Some(outcome), captured))
+    }
+
+    /// Brings what is captured into the database file while writers go on, as far as that is possible. An app's own checkpoint may be at
+    /// it: waiting for it here costs nobody anything, and under the write lock it would stop every writer. `false`: it still is.
+    fn backfill(
+        &mut self,
+        spool: &Spool,
+        now: Millis,
+        captured: &mut Vec<Captured>,
+    ) -> Result<bool, CaptureError> {
+        let begun = std::time::Instant::now();
+        loop {
+            captured.extend(self.renew(spool, now)?);
+            captured.extend(self.capture_gapless(spool, now)?);
+            let mut done = self.guard.checkpoint_passive()?;
+            while !done && begun.elapsed() < BACKFILL_PATIENCE {
+                std::thread::sleep(Duration::from_millis(2));
+                done = self.guard.checkpoint_passive()?;
+            }
+            let few = self.guard.waiting(&self.cursor)? <= BARRIER_FRAMES;
+            if few || begun.elapsed() >= BACKFILL_PATIENCE {
+                return Ok(done);
+            }
+        }
     }
 
     /// Frames wait in the WAL that are not in the database file.

@@ -55,7 +55,7 @@ const SQLITE_MIN_VERSION: i32 = 3_051_003;
 /// Retries of reading WAL header and index until both belong to one life; a writer would have to restart the WAL each time.
 const OBSERVE_TRIES: u32 = 100;
 /// How long a barrier may hold the write lock for another's checkpoint to end: the app's writers wait meanwhile.
-const BARRIER_BUDGET: Duration = Duration::from_millis(40);
+const BARRIER_BUDGET: Duration = Duration::from_millis(10);
 /// How far capture is, and whether the next life of the WAL continues it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
