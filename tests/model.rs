@@ -45,6 +45,20 @@ impl World {
         python(&self.site.db, code);
     }
 
+    /// What an app chose when it made its database, and how often there is a base.
+    fn choose_database(&mut self) {
+        let (page, vacuum) = (512 << self.rng.below(8), self.rng.below(3));
+        self.app(&format!(
+            "c=conn(); c.execute('pragma journal_mode=delete'); c.execute('pragma page_size={page}'); c.execute('pragma auto_vacuum={vacuum}')
+c.execute('vacuum'); c.execute('pragma journal_mode=wal'); c.close()"
+        ));
+        let bases = ["1s", "7d"][self.rng.below(2) as usize];
+        self.site.extra = format!("    snapshot-interval: {bases}\n");
+        self.log.push(format!(
+            "page_size={page} auto_vacuum={vacuum} snapshot-interval={bases}"
+        ));
+    }
+
     fn transaction(&mut self) {
         let (n, id, size) = (
             1 + self.rng.below(30),
@@ -124,7 +138,12 @@ for s in ('-wal','-shm'):
                 }
                 "WAL deleted"
             }
-            79..84 => {
+            79..81 => {
+                // Only moves anything with auto_vacuum=incremental.
+                self.app("c=conn(20); c.execute('delete from t where id % 5 = 0 and id > 2000'); c.execute('pragma incremental_vacuum(50)').fetchall(); os._exit(0)");
+                "incremental vacuum"
+            }
+            81..84 => {
                 std::thread::sleep(Duration::from_millis(self.rng.below(120)));
                 "pause"
             }
@@ -210,6 +229,7 @@ fn heavy_every_recorded_moment_restores() {
             oracles: BTreeMap::new(),
             log: Vec::new(),
         };
+        world.choose_database();
         for _ in 0..steps {
             world.step();
         }
