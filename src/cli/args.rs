@@ -75,6 +75,8 @@ pub enum Command {
         #[arg(long, env = "LIFEBOAT_KEEP")]
         keep: bool,
     },
+    /// Look around, write lifeboat.yml, and show what Kamal needs
+    Init(InitArgs),
     /// Make everything committed so far durable; returns when it is
     Sync {
         /// Targets [default: all]
@@ -101,6 +103,8 @@ pub enum Command {
     },
     /// Restore a database
     Restore(Box<RestoreArgs>),
+    /// Keep a copy current from the store: a standby, or a database for readers on another host
+    Follow(FollowArgs),
     /// Read back and check every object that the newest restore would need
     Verify {
         /// Targets [default: all]
@@ -110,6 +114,12 @@ pub enum Command {
     Drill {
         /// Targets; those of PostgreSQL need a `drill-url` [default: all that can be drilled]
         targets: Vec<String>,
+    },
+    /// Check configuration, databases, volumes, stores and servers; say how to mend what is not right, and what it will cost
+    Doctor {
+        /// Folder in which to look for what no target protects [default: the folders of the databases]
+        #[arg(long = "volume", value_name = "DIR", env = "LIFEBOAT_VOLUME")]
+        volumes: Vec<PathBuf>,
     },
     /// What an auditor asks: targets, newest points, drills, retention, encryption, versions
     Evidence,
@@ -153,6 +163,49 @@ pub enum Command {
         /// Which
         shell: clap_complete::Shell,
     },
+}
+
+/// What to follow, and where the copy is.
+#[derive(Clone, Debug, Args)]
+pub struct FollowArgs {
+    /// Target name or replica URL
+    pub source: String,
+    /// The copy: made if it is not there; nobody else may write to it
+    #[arg(short, long, value_name = "PATH", env = "LIFEBOAT_OUTPUT")]
+    pub output: PathBuf,
+    /// Between looks for something new
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "LIFEBOAT_INTERVAL",
+        default_value = "1s"
+    )]
+    pub interval: String,
+    /// Catch up and end
+    #[arg(long, env = "LIFEBOAT_ONCE")]
+    pub once: bool,
+}
+
+/// Where to look and what to write.
+#[derive(Clone, Debug, Args)]
+pub struct InitArgs {
+    /// Folders with databases [default: config/deploy.yml and config/database.yml here, else mounted volumes]
+    pub folders: Vec<PathBuf>,
+    /// Store to write into the configuration
+    #[arg(long, value_name = "URL", env = "LIFEBOAT_STORE_URL")]
+    pub store: Option<String>,
+    /// File to write [default: config/lifeboat.yml in a Kamal project, else lifeboat.yml]
+    #[arg(short, long, value_name = "FILE", env = "LIFEBOAT_OUTPUT")]
+    pub output: Option<PathBuf>,
+    /// Also write the accessory and the aliases into config/deploy.yml, the hooks, bin/lifeboat-restore, and names of secrets
+    #[arg(long, env = "LIFEBOAT_KAMAL")]
+    pub kamal: bool,
+    /// Replace a configuration that is there
+    #[arg(long, env = "LIFEBOAT_FORCE")]
+    pub force: bool,
+    /// Show every file, write none
+    #[arg(long, env = "LIFEBOAT_DRY_RUN")]
+    pub dry_run: bool,
 }
 
 /// What to do with repositories of files.

@@ -4,9 +4,12 @@ mod absent;
 mod args;
 mod compat;
 mod demo;
+mod doctor;
 mod drill;
 mod evidence;
 mod files;
+mod follow;
+mod init;
 mod inspect;
 mod labels;
 mod notify;
@@ -250,6 +253,9 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             .await
         }
         Command::Demo { keep } => demo::run(keep, global.json).await,
+        Command::Follow(args) => follow::run(global, args).await,
+        Command::Init(args) => init::run(global, &args),
+        Command::Doctor { volumes } => doctor::run(global, volumes).await,
         Command::Evidence => evidence::run(load(global, Vec::new())?, global.json).await,
         Command::Notify { action } => {
             notify::run(load(global, Vec::new())?, action, global.json).await

@@ -94,6 +94,11 @@ pub fn absent(dir: &DirConfig, path: &Path) -> Option<TargetConfig> {
     })
 }
 
+/// Whether a file is a copy of a database, by its name.
+pub fn is_copy(file_name: &str) -> bool {
+    copy_reason(file_name).is_some()
+}
+
 enum Verdict<'a> {
     /// A database; its target is named so.
     Take(&'a str),

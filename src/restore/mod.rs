@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod check;
 pub mod edit;
+pub mod follow;
 mod last_good;
 pub mod plan;
 mod proof;
