@@ -5,6 +5,8 @@ mod common;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -331,4 +333,103 @@ fn environment_alone_names_a_receiver() {
     site.env = vec![("LIFEBOAT_NOTIFY_SLACK".into(), chat.url())];
     site.ok(&["notify", "test"]);
     assert_eq!(chat.requests().len(), 1);
+}
+
+/// Ends with the test.
+struct TlsReceiver {
+    child: std::process::Child,
+    port: u16,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Drop for TlsReceiver {
+    fn drop(&mut self) {
+        // Gone already is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl TlsReceiver {
+    fn new(site: &Site, manner: &str) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/tls_receiver.py");
+        let mut child = Command::new("python3")
+            .arg(script)
+            .arg(manner)
+            .args([site.path("leaf.pem"), site.path("leaf.key")])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 is missing: run bin/install-dev");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let port = lines.next().unwrap().unwrap().parse().unwrap();
+        Self { child, port, lines }
+    }
+}
+
+/// An authority of its own, and a certificate for `localhost`.
+fn certificates(site: &Site) {
+    let openssl = |args: &str| {
+        let out = Command::new("openssl")
+            .args(args.split(' '))
+            .current_dir(site.dir.path())
+            .output()
+            .expect("openssl is missing: run bin/install-dev");
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+    };
+    let common = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
+    openssl(&format!(
+        "{common} -keyout ca.key -out ca.pem -subj /CN=authority"
+    ));
+    openssl(&format!(
+        "{common} -keyout leaf.key -out leaf.pem -subj /CN=leaf -CA ca.pem -CAkey ca.key -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE"
+    ));
+}
+
+/// Certificates are checked on every way that has them, and nothing is sent to who has no good one.
+#[test]
+fn certificates_are_checked() {
+    let mut site = site("");
+    certificates(&site);
+    let mut receivers =
+        ["https", "smtps", "starttls"].map(|manner| TlsReceiver::new(&site, manner));
+    let ports = receivers.each_ref().map(|r| r.port);
+    let mail = "from: lifeboat@example.com\n    smtp:";
+    site.extra = format!(
+        "notify:\n  - webhook: https://localhost:{}/hook\n  - email: a@example.com\n    {mail} smtps://localhost:{}\n  - email: b@example.com\n    {mail} smtp://localhost:{}?tls=required\n",
+        ports[0], ports[1], ports[2]
+    );
+    // The authority is not known to this machine.
+    let out = site.run(&["notify", "test", "--json"]);
+    assert_eq!(out.status.code(), Some(1));
+    let shown: Value = serde_json::from_slice(&out.stdout).unwrap();
+    for channel in shown["channels"].as_array().unwrap() {
+        let error = channel["error"].as_str().unwrap_or_default();
+        assert!(
+            error.contains("certificate") || error.contains("UnknownIssuer"),
+            "{channel}"
+        );
+    }
+    let authority = site.path("ca.pem").display().to_string();
+    site.env.push(("SSL_CERT_FILE".into(), authority));
+    let said = site.ok(&["notify", "test"]);
+    assert!(
+        said.contains("lifeboat: ok notify test channels=3"),
+        "{said}"
+    );
+    for receiver in &mut receivers {
+        assert_eq!(receiver.lines.next().unwrap().unwrap(), "message");
+    }
+    // A name that is not in the certificate.
+    site.extra = site.extra.replace("localhost", "127.0.0.1");
+    let out = site.run(&["notify", "test", "webhook"]);
+    assert_eq!(
+        out.status.code(),
+        Some(1),
+        "{}",
+        String::from_utf8_lossy(&out.stdout)
+    );
 }

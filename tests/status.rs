@@ -103,3 +103,48 @@ fn colours_are_for_terminals_that_want_them() {
     assert!(!in_a_terminal(&site, true).contains('\x1b'));
     assert!(!site.ok(&["status"]).contains('\x1b'));
 }
+
+/// Every line of a JSON log is an object with the same words.
+#[test]
+fn a_json_log_is_one_object_a_line() {
+    let mut site = Site::new();
+    site.env = vec![
+        ("LIFEBOAT_LOG_FORMAT".into(), "json".into()),
+        ("KAMAL_SERVICE".into(), "myapp".into()),
+        ("KAMAL_DESTINATION".into(), "production".into()),
+    ];
+    let daemon = site.start();
+    site.sync();
+    std::fs::rename(site.path("store"), site.path("away")).unwrap();
+    std::fs::write(site.path("store"), b"in the way").unwrap();
+    site.write("update t set a='x' where id=1");
+    wait_for(&daemon, "a warning", || daemon.log().contains("WARNING"));
+    let log = daemon.log();
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}")))
+        .collect();
+    for line in &lines {
+        let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        assert!(
+            text("timestamp").parse::<jiff::Timestamp>().is_ok(),
+            "{line}"
+        );
+        assert!(
+            ["INFO", "WARNING"].contains(&text("severity").as_str()),
+            "{line}"
+        );
+        assert!(!text("message").is_empty(), "{line}");
+        assert_eq!(
+            (text("service"), text("environment")),
+            ("myapp".into(), "production".into())
+        );
+    }
+    let begun = lines.iter().find(|l| l["lineage"].is_string()).unwrap();
+    assert_eq!(begun["target"], "app", "{begun}");
+    let failed = lines.iter().find(|l| l["severity"] == "WARNING").unwrap();
+    assert!(
+        failed["store"].as_str().unwrap().ends_with("/store/app"),
+        "{failed}"
+    );
+}

@@ -12,6 +12,7 @@ mod follow;
 mod init;
 mod inspect;
 mod labels;
+mod log;
 mod notify;
 mod postgres;
 mod postgres_care;
@@ -135,7 +136,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    if let Err(failure) = start_log(&cli.global) {
+    if let Err(failure) = log::start(&cli.global) {
         return report(&failure);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -295,37 +296,6 @@ fn load_for(global: &Global, names: &[String]) -> Result<Config, Failure> {
         Vec::new()
     };
     load(global, databases)
-}
-
-/// Logs go to stderr; data goes to stdout.
-fn start_log(global: &Global) -> Result<(), Failure> {
-    use tracing_subscriber::EnvFilter;
-    let level = if global.quiet {
-        "error"
-    } else {
-        global.log_level.as_str()
-    };
-    let filter = EnvFilter::try_new(format!(
-        "{level},aws_config=error,aws_smithy_runtime=error,object_store=warn,hyper=warn,rustic_core=off"
-    ))
-    .map_err(|e| {
-        Failure::new(
-            2,
-            format!("--log-level: {e}"),
-            Some("use error, warn, info, debug or trace".into()),
-        )
-    })?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    match global.log_format {
-        args::LogFormat::Text => log
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init(),
-        args::LogFormat::Json => log.json().flatten_event(true).init(),
-    }
-    Ok(())
 }
 
 /// The last line of a command that changed or checked something: printed only when it is true.

@@ -10,7 +10,7 @@ use super::fleet::{Fleet, state_path, system_now};
 use super::postgres::{Ask, Database, blocking, open};
 use crate::config::{Config, TargetConfig};
 use crate::drills::{self, Drill, DrillError, Options};
-use crate::observe::facts::{Board, DrillFacts};
+use crate::observe::facts::{Board, DrillFacts, DrillPlan};
 use crate::postgres::{self, Connection, PostgresError, Stop, StopOnDrop};
 use crate::schedule::Schedule;
 use crate::store::Store;
@@ -62,6 +62,7 @@ pub async fn run(config: Arc<Config>, fleet: Arc<Fleet>, board: Arc<Board>) {
         let Some(due) = schedule.next_run(last, Timestamp::now()) else {
             return;
         };
+        board.plan_drills(plan(&schedule, due));
         while let Ok(wait) = Duration::try_from(due.duration_since(Timestamp::now()))
             && !wait.is_zero()
         {
@@ -79,6 +80,18 @@ pub async fn run(config: Arc<Config>, fleet: Arc<Fleet>, board: Arc<Board>) {
                 one(&config, &target, (number, store), &board).await;
             }
         }
+    }
+}
+
+/// Two periods: one drill may be late.
+fn plan(schedule: &Schedule, due: Timestamp) -> DrillPlan {
+    let period = schedule
+        .next_after(due)
+        .map(|then| then.duration_since(due));
+    let period = period.and_then(|p| Duration::try_from(p).ok());
+    DrillPlan {
+        next: Millis(due.as_millisecond()),
+        objective: period.unwrap_or_default() * 2,
     }
 }
 

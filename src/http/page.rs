@@ -7,6 +7,7 @@ use super::chart;
 use super::points::{Flavour, Point, StorePoints, TargetPoints};
 use crate::config::{RetentionConfig, format_duration};
 use crate::labels::age;
+use crate::observe::facts::DrillFacts;
 use crate::observe::health::Verdict;
 use crate::observe::history::Past;
 use crate::observe::view::View;
@@ -41,14 +42,7 @@ pub(super) fn cards(view: &View, past: impl Fn(&Verdict) -> Option<Past>) -> Vec
                 .iter()
                 .filter_map(|s| s.drill.as_ref())
                 .max_by_key(|d| d.at);
-            let drill = drill.map_or("not known to this process".to_owned(), |d| {
-                let word = if d.ok { "passed" } else { "FAILED" };
-                format!(
-                    "{word} {} ago, restored in {:.1} s",
-                    age(d.at, now),
-                    d.restore_seconds
-                )
-            });
+            let drill = drilled(drill, now);
             let facts = vec![
                 ("last change durable", ago(durable)),
                 ("full copy", ago(base)),
@@ -70,6 +64,7 @@ pub(super) fn cards(view: &View, past: impl Fn(&Verdict) -> Option<Past>) -> Vec
                     f.next.map_or("not planned".to_owned(), |t| t.to_string()),
                 ),
                 ("read back", ago(f.read_back_at)),
+                ("drill", drilled(f.drill.as_ref(), now)),
                 ("dumps", format!("{} with {}", f.dumps, bytes(f.dump_bytes))),
             ];
             let kind = match f.kind {
@@ -104,6 +99,14 @@ pub(super) fn cards(view: &View, past: impl Fn(&Verdict) -> Option<Past>) -> Vec
     // What needs somebody stands first.
     cards.sort_by_key(|c| c.verdict.safe);
     cards
+}
+
+fn drilled(drill: Option<&DrillFacts>, now: Millis) -> String {
+    drill.map_or("not known to this process".to_owned(), |d| {
+        let word = if d.ok { "passed" } else { "FAILED" };
+        let (ago, took) = (age(d.at, now), d.restore_seconds);
+        format!("{word} {ago} ago, restored in {took:.1} s")
+    })
 }
 
 fn frame(title: &str, body: Markup) -> String {
@@ -185,8 +188,8 @@ fn article(card: &Card, sees: Sees) -> Markup {
     } else {
         ("bad", "NOT SAFE")
     };
-    let lag = format!("{:.1} s", v.lag_seconds);
-    let allowed = format!("{:.0} s", v.objective_seconds);
+    let lag = duration(v.lag_seconds);
+    let allowed = duration(v.objective_seconds);
     let measure = if card.what == "SQLite" { "lag" } else { "age" };
     let words = card.past.as_ref().map(|p| {
         let worst = p.lags.iter().flatten().fold(0.0_f32, |a, b| a.max(*b));
@@ -274,7 +277,7 @@ fn choose(name: &str, points: &TargetPoints, asked: Option<&Asked>, zone: &str) 
     html! {
         section {
             h2 { "Restore" }
-            p { "The newest point, into a file beside the database:" }
+            p { "The newest point, into a new place; nothing is replaced:" }
             @if let Some(newest) = points.stores.iter().filter_map(|s| s.points.last()).max_by_key(|p| p.at) {
                 pre tabindex="0" { (command(name, points.flavour, newest)) }
             }
@@ -438,6 +441,13 @@ pub(super) fn kept(retention: &RetentionConfig) -> String {
         .chain(["labels".into()])
         .collect();
     all.join(", ")
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{s:.1} s"),
+        s => age(Millis(0), Millis((s * 1000.0) as i64)),
+    }
 }
 
 fn bytes(n: u64) -> String {

@@ -65,6 +65,15 @@ impl State {
     }
 }
 
+/// When drills are due.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DrillPlan {
+    /// The next time.
+    pub next: Millis,
+    /// Allowed age of the last one: two of its periods.
+    pub objective: Duration,
+}
+
 /// The last drill of one store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrillFacts {
@@ -320,6 +329,7 @@ pub struct Board(
     SettingsCell,
     Happened,
     Notifications,
+    Mutex<Option<DrillPlan>>,
 );
 
 impl Board {
@@ -336,6 +346,16 @@ impl Board {
     /// What happened once, numbered, the newest of it.
     pub fn happened(&self) -> Vec<(u64, crate::notify::Event)> {
         self.4.all()
+    }
+
+    /// Notes when drills are due.
+    pub fn plan_drills(&self, plan: DrillPlan) {
+        *self.6.lock().unwrap_or_else(PoisonError::into_inner) = Some(plan);
+    }
+
+    /// When drills are due, if they are planned at all.
+    pub fn drill_plan(&self) -> Option<DrillPlan> {
+        *self.6.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How telling goes.

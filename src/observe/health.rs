@@ -7,6 +7,8 @@ use crate::types::Millis;
 
 /// Capture looks at the WAL-index at least every few seconds; after this long it hangs.
 const LOOK_LIMIT_MS: i64 = 30_000;
+/// Capture that works has seen a write after this long at the latest: it polls every five seconds.
+const SEEN_LIMIT_MS: i64 = 6_000;
 /// One capture step may take this long: a gap capture of a large database reads all of it.
 const BUSY_LIMIT_MS: i64 = 10 * 60_000;
 
@@ -84,7 +86,7 @@ pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
             hints.push("restart lifeboat; nothing that was reported durable is affected".into());
         }
         if let Some(wal) = wal
-            && wal.modified.since(looked) > objective
+            && wal.modified.since(looked) > objective.max(SEEN_LIMIT_MS)
         {
             reasons.push(format!(
                 "the WAL was written at {}, but capture looked at {looked}",
@@ -321,6 +323,15 @@ mod tests {
         assert!(
             !verdict(&old_look, Some(WalStat { modified: NOW }), NOW).safe,
             "the WAL moved on without capture"
+        );
+        let idle = TargetFacts {
+            last_look: Some(Millis(NOW.0 - 5_000)),
+            objective: Duration::from_secs(1),
+            ..healthy()
+        };
+        assert!(
+            verdict(&idle, Some(WalStat { modified: NOW }), NOW).safe,
+            "a write of this very moment, after quiet"
         );
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use super::facts::{Board, FilesFacts, PostgresFacts, TargetFacts};
+use super::facts::{Board, DrillPlan, FilesFacts, PostgresFacts, TargetFacts};
 use super::happened::Told;
 use super::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
 use super::volume::{Host, Volume, host, volumes};
@@ -51,6 +51,8 @@ pub struct View {
     pub postgres: Vec<PostgresFacts>,
     /// Volumes that the databases and the local state lie on.
     pub volumes: Vec<Volume>,
+    /// When drills are due.
+    pub drill_plan: Option<DrillPlan>,
     /// Notifications by channel.
     pub told: BTreeMap<String, Told>,
     /// The host.
@@ -76,6 +78,7 @@ impl View {
             files: board.files(),
             postgres: board.postgres(),
             volumes,
+            drill_plan: board.drill_plan(),
             told: board.notifications().all(),
             host: host(),
             settings,

@@ -92,6 +92,16 @@ const DRILL_AT: Spec = (
     "When the last drill began",
     STORE,
 );
+const DRILL_NEXT: Spec = (
+    "lifeboat_drill_next_timestamp_seconds",
+    "When the next drills are due; no series without a schedule",
+    &[],
+);
+const DRILL_OBJECTIVE: Spec = (
+    "lifeboat_drill_objective_seconds",
+    "Allowed age of the last drill: two periods of the schedule",
+    &[],
+);
 const DRILL_OK: Spec = (
     "lifeboat_drill_success",
     "1 if every check of the last drill passed",
@@ -539,7 +549,12 @@ impl Scrape {
         gauge(DRILL_AT, &|d| seconds(Some(d.at)))?;
         gauge(DRILL_OK, &|d| f64::from(u8::from(d.ok)))?;
         gauge(DRILL_RESTORE, &|d| d.restore_seconds)?;
-        gauge(DRILL_AGE, &|d| d.data_age_seconds)
+        gauge(DRILL_AGE, &|d| d.data_age_seconds)?;
+        let plan = view.drill_plan.as_ref();
+        let next = plan.map(|p| (vec![], seconds(Some(p.next))));
+        self.gauge(DRILL_NEXT, next)?;
+        let objective = plan.map(|p| (vec![], p.objective.as_secs_f64()));
+        self.gauge(DRILL_OBJECTIVE, objective)
     }
 
     fn stores(&self, view: &View, verdicts: &[Verdict]) -> prometheus::Result<()> {
@@ -644,6 +659,10 @@ mod tests {
             volumes: vec![volume],
             host: crate::observe::volume::host(),
             settings: Default::default(),
+            drill_plan: Some(crate::observe::facts::DrillPlan {
+                next: Millis(1),
+                objective: Default::default(),
+            }),
             told: [("slack".to_owned(), Default::default())].into(),
         })
     }
