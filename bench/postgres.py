@@ -73,7 +73,7 @@ class Server:
         while int(self.sql("app", "SELECT pg_database_size('app')")) < MIB << 20:
             step = min(200_000, MIB * 400)
             self.sql("app", f"""INSERT INTO orders SELECT n, 'Customer ' || md5((n % 5000)::text), '2026-01-01'::timestamptz + n * interval '7 second',
-                (n * 7919 % 100000) / 100.0, repeat('Deliver to the back door, please; ring twice. ', 1 + n % 5),
+                (n::bigint * 7919 % 100000) / 100.0, repeat('Deliver to the back door, please; ring twice. ', 1 + n % 5),
                 jsonb_build_object('items', n % 9, 'coupon', md5(n::text), 'gift', n % 3 = 0), gen_random_bytes(40)
                 FROM generate_series({rows + 1}, {rows + step}) n;""")
             rows += step
