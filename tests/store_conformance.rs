@@ -654,6 +654,79 @@ async fn s3_credentials_come_from_the_chain() {
     );
 }
 
+/// Answers as the metadata service of an instance does, or as the token service; counts what it was asked for.
+async fn answers(
+    of: impl Fn(&str, &str) -> Option<String> + Clone + Send + Sync + 'static,
+) -> String {
+    let app = axum::Router::new().fallback(
+        move |method: axum::http::Method, uri: axum::http::Uri| async move {
+            let found = of(method.as_str(), uri.path());
+            // A TTL for the token of the metadata service; ignored elsewhere.
+            let ttl = [("x-aws-ec2-metadata-token-ttl-seconds", "21600")];
+            let status = match &found {
+                Some(_) => axum::http::StatusCode::OK,
+                None => axum::http::StatusCode::NOT_FOUND,
+            };
+            (status, ttl, found.unwrap_or_default())
+        },
+    );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_credentials_of_an_instance_role() {
+    let server = support::s3();
+    let (key, secret) = (support::S3_ACCESS_KEY, support::S3_SECRET_KEY);
+    let endpoint = answers(move |method, path| match (method, path) {
+        ("PUT", "/latest/api/token") => Some("a-token".into()),
+        ("GET", "/latest/meta-data/iam/security-credentials/") => Some("a-role".into()),
+        ("GET", "/latest/meta-data/iam/security-credentials/a-role") => Some(format!(
+            r#"{{"Code":"Success","LastUpdated":"2026-01-01T00:00:00Z","Type":"AWS-HMAC","AccessKeyId":"{key}","SecretAccessKey":"{secret}","Token":"t","Expiration":"2999-01-01T00:00:00Z"}}"#
+        )),
+        _ => None,
+    })
+    .await;
+    let said = tokio::task::spawn_blocking(move || {
+        run_chain(&server, &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint)])
+    });
+    let said = said.await.unwrap();
+    assert!(said.contains("wrote b"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_credentials_of_a_web_identity() {
+    let server = support::s3();
+    let (key, secret) = (support::S3_ACCESS_KEY, support::S3_SECRET_KEY);
+    let endpoint = answers(move |_, _| {
+        Some(format!(
+            r#"<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{key}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2999-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"#
+        ))
+    })
+    .await;
+    let token = server.directory.path().join("token");
+    std::fs::write(&token, "a.signed.token").unwrap();
+    let said = tokio::task::spawn_blocking(move || {
+        let env = [
+            (
+                "AWS_WEB_IDENTITY_TOKEN_FILE",
+                token.to_str().unwrap().to_owned(),
+            ),
+            (
+                "AWS_ROLE_ARN",
+                "arn:aws:iam::123456789012:role/backup".into(),
+            ),
+            ("AWS_ENDPOINT_URL_STS", endpoint),
+            ("AWS_REGION", "us-east-1".into()),
+        ];
+        run_chain(&server, &env)
+    });
+    let said = said.await.unwrap();
+    assert!(said.contains("wrote b"), "{said}");
+}
+
 #[tokio::test]
 async fn azure_conforms_and_its_failures_have_their_class() {
     let server = support::azurite();
