@@ -34,6 +34,8 @@ pub mod observe;
 
 pub mod config;
 
+pub mod insight;
+
 pub mod http;
 
 pub mod daemon;

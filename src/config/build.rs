@@ -18,6 +18,7 @@ use super::drill::DrillConfig;
 use super::error::{ConfigError, Place};
 use super::expand::{Resolver, Text};
 use super::files::{self, FilesConfig};
+use super::insight::InsightConfig;
 use super::load::CONFIG_VARIABLES;
 use super::notify::NotifyConfig;
 use super::paths;
@@ -46,6 +47,7 @@ pub(super) struct Builder<'r, 'a> {
     pub(super) notify: Vec<NotifyConfig>,
     http_token: Option<Secret>,
     drill: DrillConfig,
+    insight: InsightConfig,
     state_dir: Option<PathBuf>,
     store_check: Option<Duration>,
     min_free: Option<MinFree>,
@@ -73,6 +75,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             notify: Vec::new(),
             http_token: None,
             drill: DrillConfig::default(),
+            insight: InsightConfig::default(),
             state_dir: None,
             store_check: None,
             min_free: None,
@@ -143,6 +146,9 @@ impl<'r, 'a> Builder<'r, 'a> {
         self.instance = raw.instance.map(|t| v.text("instance", &t)).transpose()?;
         if let Some(raw) = raw.drill {
             self.drill = self.drill_of(raw)?;
+        }
+        if let Some(raw) = raw.insight {
+            self.insight = self.insight_of(raw)?;
         }
         for entry in raw.notify.unwrap_or_default() {
             let place = v.at(&entry);
@@ -325,6 +331,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             postgres: self.postgres,
             notify: self.notify,
             drill: self.drill,
+            insight: self.insight,
             state_dir: self.state_dir.map(|dir| paths::resolved(&dir, host)),
             http_token: self.http_token,
             http: self.http.unwrap_or(Some(DEFAULT_HTTP_LISTEN)),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::drill::{DrillConfig, show_drill};
 use super::files::{FilesConfig, show_files};
+use super::insight::{InsightConfig, show_insight};
 use super::notify::{NotifyConfig, show_notify};
 use super::postgres::{PostgresConfig, show_dumped};
 use super::store::{Secret, StoreConfig};
@@ -63,6 +64,8 @@ pub struct Config {
     pub notify: Vec<NotifyConfig>,
     /// Restores that prove the copies.
     pub drill: DrillConfig,
+    /// What is read of the app beside its backup.
+    pub insight: InsightConfig,
     /// The one place for local state; beside each database if `None`.
     pub state_dir: Option<PathBuf>,
     /// Address of metrics, health and status; `None` if off.
@@ -225,6 +228,7 @@ impl Config {
             "redis": self.shown_dumps(Kind::Redis),
             "notify": self.notify.iter().map(show_notify).collect::<Vec<_>>(),
             "drill": show_drill(&self.drill),
+            "insight": show_insight(&self.insight),
             "state-dir": self.state_dir.as_deref().map(show_path),
             "http": self.http.map_or("off".into(), |a| a.to_string()),
             "http-token": self.http_token.as_ref().map(ToString::to_string),

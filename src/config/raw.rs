@@ -100,6 +100,7 @@ raw!(
         instance: Text,
         postgres: Vec<Spanned<RawPostgres>>,
         drill: Spanned<ScalarOr<RawDrill>>,
+        insight: Spanned<ScalarOr<RawInsight>>,
         notify: Vec<Spanned<RawNotify>>,
         files: Vec<Spanned<RawFiles>>,
         redis: Vec<Spanned<RawRedis>>,
@@ -283,6 +284,19 @@ raw!(
 raw!(
     /// `drill`.
     RawDrill { schedule: Text, scratch_dir: Text }
+);
+
+raw!(
+    /// `insight`.
+    RawInsight {
+        sqlite: Text,
+        rails: Text,
+        postgres: Text,
+        redis: Text,
+        every: Text,
+        max_queue_wait: Text,
+        max_heartbeat_age: Text,
+    }
 );
 
 raw!(

@@ -107,6 +107,40 @@ pub fn schema() -> Value {
                 )),
             ),
             (
+                "insight",
+                text_or(object(
+                    "What is read of the app beside its backup, or off.",
+                    &[
+                        (
+                            "sqlite",
+                            value("Pages and schema version of SQLite databases. Default true."),
+                        ),
+                        (
+                            "rails",
+                            value("Solid Queue, Solid Cache and Solid Cable. Default true."),
+                        ),
+                        (
+                            "postgres",
+                            value("Statistics of PostgreSQL servers. Default true."),
+                        ),
+                        ("redis", value("Statistics of Redis servers. Default true.")),
+                        ("every", value("Time between two looks. Default 30s.")),
+                        (
+                            "max-queue-wait",
+                            value(
+                                "Allowed age of the oldest job that is ready or due. Default 10m.",
+                            ),
+                        ),
+                        (
+                            "max-heartbeat-age",
+                            value(
+                                "A process of Solid Queue with an older heartbeat is dead. Default 5m.",
+                            ),
+                        ),
+                    ],
+                )),
+            ),
+            (
                 "shutdown-timeout",
                 value("Time for the last capture and upload. Default 30s."),
             ),

@@ -629,6 +629,7 @@ fn the_schema_has_exactly_the_keys_that_are_read() {
         "retention: {zzzz: 1}",
         "http: {zzzz: 1}",
         "drill: {zzzz: 1}",
+        "insight: {zzzz: 1}",
         "notify: [{zzzz: 1}]",
         "files: [{zzzz: 1}]",
         "postgres: [{zzzz: 1}]",
@@ -650,7 +651,7 @@ fn the_schema_has_exactly_the_keys_that_are_read() {
         });
         assert!(found, "no object of the schema has exactly {known:?}");
     }
-    assert_eq!(objects.len(), 11);
+    assert_eq!(objects.len(), 12);
 }
 
 #[test]

@@ -270,6 +270,8 @@ mod tests {
             let captured = Captured {
                 entry: file(n, n),
                 pages: 1,
+                commits: 1,
+                frames: 1,
                 commit: 1,
                 schema,
             };

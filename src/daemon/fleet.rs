@@ -11,10 +11,11 @@ use tokio::task::JoinHandle;
 
 use super::cuts::Cuts;
 use super::state::StateDir;
-use super::target::{Command, Past, SyncAsk, Target};
+use super::target::{Command, Inspect, Past, SyncAsk, Target};
 use super::watchdog::Watchdog;
 use crate::config::{Config, SqliteOptions, StoreConfig, TargetConfig};
 use crate::observe::facts::{Board, State, StoreFacts, TargetFacts};
+use crate::sqlite::guard::{ReadError, Reader};
 use crate::sqlite::watch::Watcher;
 use crate::store::{Store, StoreError, StoreSpec};
 use crate::types::{Millis, Txid};
@@ -255,6 +256,29 @@ impl Fleet {
             member.task.abort();
         }
         self.board.remove(name);
+    }
+
+    /// Reads a target's database between two captures. `None`: it is not attached now, or busy; nothing waits for it for long.
+    pub async fn inspect<T: Send + 'static>(
+        &self,
+        name: &str,
+        budget: Duration,
+        patience: Duration,
+        read: impl FnOnce(Result<&Reader, ReadError>) -> T + Send + 'static,
+    ) -> Option<T> {
+        let commands = self.member(name, |m| m.commands.clone()).await.ok()?;
+        let (reply, answer) = oneshot::channel();
+        let read = move |reader: Result<&Reader, ReadError>| {
+            if !reply.is_closed() {
+                // Whoever asked may have gone since.
+                let _ = reply.send(read(reader));
+            }
+        };
+        let read = Box::new(read);
+        commands
+            .try_send(Command::Inspect(Inspect { budget, read }))
+            .ok()?;
+        tokio::time::timeout(patience, answer).await.ok()?.ok()
     }
 
     /// Makes everything committed so far durable in every store; returns when it is. The caller bounds the time.

@@ -81,6 +81,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         instance: config.instance.clone(),
         state_dir: config.state_dir.clone(),
         min_free: config.min_free,
+        insight: config.insight,
     });
     let listener = match config.http {
         Some(address) => {
@@ -124,6 +125,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     )));
     tasks.push(tokio::spawn(crate::notify::run(
         Arc::clone(&config),
+        Arc::clone(&board),
+    )));
+    tasks.push(tokio::spawn(crate::insight::run(
+        Arc::clone(&config),
+        Arc::clone(&fleet),
         Arc::clone(&board),
     )));
     if config.dirs.iter().any(|d| d.watch) {

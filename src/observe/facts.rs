@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::happened::{Happened, Notifications};
+use super::insight::InsightBoard;
 use super::view::SettingsCell;
 use crate::postgres::Kind;
 use crate::store::Stats;
@@ -171,6 +172,10 @@ pub struct TargetFacts {
     pub captured_bytes: u64,
     /// Pages in them.
     pub captured_pages: u64,
+    /// Commits in captures; those that a gap capture covers are not known.
+    pub commits: u64,
+    /// Pages that they changed, each as often as a commit did.
+    pub changed_pages: u64,
     /// Gap captures by reason.
     pub gaps: BTreeMap<&'static str, u64>,
     /// Barriers by result.
@@ -330,6 +335,7 @@ pub struct Board(
     Happened,
     Notifications,
     Mutex<Option<DrillPlan>>,
+    InsightBoard,
 );
 
 impl Board {
@@ -346,6 +352,11 @@ impl Board {
     /// What happened once, numbered, the newest of it.
     pub fn happened(&self) -> Vec<(u64, crate::notify::Event)> {
         self.4.all()
+    }
+
+    /// What was read of the app.
+    pub fn insight(&self) -> &InsightBoard {
+        &self.7
     }
 
     /// Notes when drills are due.
@@ -386,6 +397,7 @@ impl Board {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(name);
+        self.7.remove(name);
     }
 
     /// Changes the facts of files in one store.

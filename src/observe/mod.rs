@@ -4,6 +4,7 @@ pub mod facts;
 pub mod happened;
 pub mod health;
 pub mod history;
+pub mod insight;
 pub mod metrics;
 pub mod view;
 pub mod volume;

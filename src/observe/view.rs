@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use super::facts::{Board, DrillPlan, FilesFacts, PostgresFacts, TargetFacts};
 use super::happened::Told;
 use super::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
+use super::insight::AppFacts;
 use super::volume::{Host, Volume, host, volumes};
 use crate::types::Millis;
 
@@ -19,6 +20,8 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// A volume with less free than this is low.
     pub min_free: crate::config::MinFree,
+    /// What is read of the app.
+    pub insight: crate::config::InsightConfig,
 }
 
 /// Set once, when the daemon starts.
@@ -49,6 +52,8 @@ pub struct View {
     pub files: Vec<FilesFacts>,
     /// PostgreSQL databases, by target and store.
     pub postgres: Vec<PostgresFacts>,
+    /// What was read of the app, by target.
+    pub insight: BTreeMap<String, AppFacts>,
     /// Volumes that the databases and the local state lie on.
     pub volumes: Vec<Volume>,
     /// When drills are due.
@@ -77,6 +82,7 @@ impl View {
             targets: targets.into_iter().map(with_wal).collect(),
             files: board.files(),
             postgres: board.postgres(),
+            insight: board.insight().all(),
             volumes,
             drill_plan: board.drill_plan(),
             told: board.notifications().all(),

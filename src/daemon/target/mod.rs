@@ -26,7 +26,7 @@ use crate::replica::owner::{Local, Owner, Refusal};
 use crate::replica::spool::Spool;
 use crate::retention::Policy;
 use crate::sqlite::capture::{Capture, CaptureError, Captured};
-use crate::sqlite::guard::{Barrier, Guard, GuardError};
+use crate::sqlite::guard::{Barrier, Guard, GuardError, ReadError, Reader};
 use crate::sqlite::watch::Watcher;
 use crate::store::{Store, StoreError};
 use crate::types::{Millis, Txid};
@@ -46,9 +46,22 @@ pub enum Command {
     Sync(SyncAsk),
     /// Let go of the database, until the sender of the second channel is dropped.
     Release(oneshot::Sender<()>, oneshot::Receiver<()>),
+    /// Read the app's tables between two captures.
+    Inspect(Inspect),
     /// Stop after a last capture.
     Stop,
 }
+
+/// What is read between two captures. It is dropped unasked where no database is attached.
+pub struct Inspect {
+    /// At most so long.
+    pub budget: Duration,
+    /// Runs on a blocking thread; keeps what it finds.
+    pub read: Read,
+}
+
+/// Work with a reader, or with the reason why there is none.
+pub type Read = Box<dyn FnOnce(Result<&Reader, ReadError>) + Send>;
 
 /// A capture that somebody waits for.
 pub struct SyncAsk {
@@ -218,19 +231,34 @@ impl Target {
                 Ended::Rebased => Duration::ZERO,
                 _ => pause,
             };
+            if self.pause(pause_now, &mut commands).await {
+                return;
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Between two sessions. `true`: stop.
+    async fn pause(&mut self, pause: Duration, commands: &mut mpsc::Receiver<Command>) -> bool {
+        let end = Instant::now() + pause;
+        loop {
             tokio::select! {
-                () = tokio::time::sleep(pause_now) => {}
+                () = tokio::time::sleep_until(end) => return false,
                 command = commands.recv() => match command {
-                    None | Some(Command::Stop) => return,
+                    None | Some(Command::Stop) => return true,
+                    Some(Command::Inspect(_)) => {}
                     // Worth a try at once: someone may have mended what was wrong.
-                    Some(Command::Sync(ask)) => self.deferred = Some(ask),
+                    Some(Command::Sync(ask)) => {
+                        self.deferred = Some(ask);
+                        return false;
+                    }
                     Some(Command::Release(done, until)) => {
                         let _ = done.send(());
                         let _ = until.await;
+                        return false;
                     }
                 },
             }
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -410,6 +438,8 @@ impl Target {
             f.captures += 1;
             f.captured_bytes += captured.entry.size;
             f.captured_pages += u64::from(captured.pages);
+            f.commits += u64::from(captured.commits);
+            f.changed_pages += u64::from(captured.frames);
             f.captured = Some(captured.entry.span.max());
             f.captured_at = Some(captured.entry.created);
             for store in &mut f.stores {

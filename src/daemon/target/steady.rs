@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::establish::gap_capture;
 use super::work::{Due, all_cuts, squeeze, work};
-use super::{Command, Ended, Session, SyncAsk, Target, blocking};
+use super::{Command, Ended, Inspect, Session, SyncAsk, Target, blocking};
 use crate::daemon::uploader::Ask;
 use crate::replica::compact;
 use crate::replica::spool::Spool;
@@ -73,6 +73,7 @@ impl Target {
                         return Ok(());
                     }
                     Some(Command::Sync(ask)) => self.sync_now(session, ask).await?,
+                    Some(Command::Inspect(ask)) => self.inspect(session, ask).await?,
                     Some(Command::Release(done, until)) => {
                         self.step(session, true).await?;
                         return Err(Ended::Released(done, until));
@@ -96,6 +97,14 @@ impl Target {
         // Whoever asked may be gone.
         let _ = ask.reply.send(answer);
         result
+    }
+
+    /// What cannot be read is the asker's to know; only a connection that is not as it was ends the session.
+    async fn inspect(&self, session: &mut Session, ask: Inspect) -> Result<(), Ended> {
+        self.with_capture(session, move |capture, _| {
+            Ok(capture.inspect(ask.budget, ask.read)?)
+        })
+        .await
     }
 
     /// Before the next capture: no file will span this point.

@@ -1,6 +1,7 @@
 //! Every metric name, here and in `requests` and `host`: docs/metrics.md is checked against them. Base units; one series a target and store.
 
 mod host;
+mod insight;
 mod requests;
 mod told;
 
@@ -377,6 +378,7 @@ impl Scrape {
         self.dumps(&view.postgres, Kind::Postgres, view.now)?;
         self.dumps(&view.postgres, Kind::Redis, view.now)?;
         self.drills(view)?;
+        self.insight(view)?;
         self.requests(view)?;
         self.host(view)?;
         self.told(view)?;
@@ -663,6 +665,7 @@ mod tests {
                 next: Millis(1),
                 objective: Default::default(),
             }),
+            insight: insight::sample(),
             told: [("slack".to_owned(), Default::default())].into(),
         })
     }

@@ -174,6 +174,8 @@ impl Capture {
         Ok(Captured {
             entry,
             pages: updates.len() as u32,
+            commits: 0,
+            frames: 0,
             commit: about.commit,
             schema,
         })

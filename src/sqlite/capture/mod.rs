@@ -23,7 +23,9 @@ use self::table::build_table;
 pub use self::table::open_table;
 pub use self::write::write_base;
 use self::write::write_changes;
-use super::guard::{Barrier, Changes, Cursor, GapReason, Guard, GuardError, Index, Look};
+use super::guard::{
+    Barrier, Changes, Cursor, GapReason, Guard, GuardError, Index, Look, ReadError, Reader,
+};
 use super::live::LiveView;
 use super::pages::{Described, PageTable, WalPosition};
 use super::view::View;
@@ -99,6 +101,10 @@ pub struct Captured {
     pub entry: Entry,
     /// Pages in it.
     pub pages: u32,
+    /// Commits in it; 0 if pages were compared, which shows no commits.
+    pub commits: u32,
+    /// Frames in the WAL that it stands for: pages, each as often as a commit changed it.
+    pub frames: u32,
     /// Database size after it, in pages.
     pub commit: u32,
     /// The schema cookie, if page 1 is in it: it changes with every change of the schema.
@@ -264,6 +270,15 @@ impl Capture {
     /// The guard, for sizes and files.
     pub fn guard(&self) -> &Guard {
         &self.guard
+    }
+
+    /// Reads the app's tables, for at most `budget`: [`Guard::inspect`].
+    pub fn inspect<T>(
+        &mut self,
+        budget: Duration,
+        read: impl FnOnce(Result<&Reader, ReadError>) -> T,
+    ) -> Result<T, CaptureError> {
+        Ok(self.guard.inspect(budget, read)?)
     }
 
     /// Makes the checksum table durable.

@@ -59,6 +59,8 @@ pub(super) fn write_changes(
     Ok(Captured {
         entry,
         pages: updates.len() as u32,
+        commits: changes.commits,
+        frames: changes.position.frame + 1 - changes.first_frame,
         commit: about.commit,
         schema,
     })

@@ -19,6 +19,8 @@ pub struct Changes {
     pub header: WalHeader,
     /// First frame of them.
     pub first_frame: u32,
+    /// Commits among them.
+    pub commits: u32,
     /// Database size in pages after the last commit.
     pub commit: u32,
     /// For each changed page, ascending: the last frame that holds it and the page's hash.
@@ -171,6 +173,7 @@ impl Guard {
         let mut buf = vec![0; batch.min((last - start.frame) as usize) * frame_bytes];
         let mut seen: std::collections::HashMap<u32, (u32, u64)> = std::collections::HashMap::new();
         let (mut frame, mut cksum, mut commit) = (start.frame, start.cksum, 0);
+        let mut commits = 0;
         while frame < last {
             self.beat().touch();
             let count = batch.min((last - frame) as usize);
@@ -196,6 +199,7 @@ impl Guard {
                     return Ok(None);
                 }
                 commit = head.commit;
+                commits += u32::from(commit != 0);
                 seen.insert(
                     page.get(),
                     (frame, page_hash(page, &one[FRAME_HEADER_BYTES..])),
@@ -226,6 +230,7 @@ impl Guard {
             position,
             header: *header,
             first_frame: start.frame + 1,
+            commits,
             commit,
             pages,
         }))

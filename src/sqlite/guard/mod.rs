@@ -2,7 +2,8 @@
 //!
 //! Connections: `read` (R) has an open read transaction from [`Guard::attach`] to drop, so no other connection can
 //! restart the WAL over frames that were not captured; `spare` (R2) takes over from it; `write` (W) takes the write lock in
-//! a barrier and never writes; `check` (C) asks for the WAL-index and runs PASSIVE checkpoints.
+//! a barrier and never writes; `check` (C) asks for the WAL-index, runs PASSIVE checkpoints,
+//! and reads for [`Guard::inspect`].
 //!
 //! Invariants
 //! 1. Nothing is read past `mxFrame` of the WAL-index (`wal_checkpoint(NOOP)`): frames behind it may be phantoms.
@@ -25,6 +26,7 @@
 mod connect;
 mod error;
 mod frames;
+mod inspect;
 
 use std::fs::File;
 use std::io;
@@ -44,6 +46,7 @@ pub use self::error::{GapReason, GuardError};
 pub(super) use self::error::{io_error, sqlite_error};
 pub(super) use self::frames::read_or_zero;
 pub use self::frames::{ChangedPage, Changes, Look};
+pub use self::inspect::{ReadError, Reader, Rows};
 use super::beat::Beat;
 use super::files::{DbFile, lock_holder};
 use super::pages::WalPosition;

@@ -1,0 +1,113 @@
+//! Looks at SQLite databases.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::{Config, InsightConfig};
+use crate::daemon::fleet::{Fleet, system_now};
+use crate::observe::facts::{Board, State, TargetFacts};
+use crate::observe::insight::{AppFacts, SqliteFacts};
+use crate::sqlite::guard::{ReadError, Reader};
+use crate::types::Txid;
+
+/// A look keeps captures of its database waiting for at most this long.
+pub(super) const BUDGET: Duration = Duration::from_millis(100);
+/// A database that does not answer is capturing; it is asked again at its next turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between looks at two databases, so that a hundred of them are no burst.
+const GAP: Duration = Duration::from_millis(10);
+/// Between looks for a database whose turn has come.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the last look at one database showed.
+#[derive(Debug)]
+struct Turn {
+    due: Instant,
+    captured: Option<Txid>,
+}
+
+/// Until dropped.
+pub(super) async fn run(config: &Config, fleet: &Fleet, board: &Board) {
+    let insight = config.insight;
+    if !(insight.sqlite || insight.rails) {
+        return;
+    }
+    let mut turns: BTreeMap<String, Turn> = BTreeMap::new();
+    loop {
+        let targets = board.snapshot();
+        turns.retain(|name, _| targets.iter().any(|t| t.name == *name));
+        for target in &targets {
+            let turn = turns.entry(target.name.clone()).or_insert_with(|| Turn {
+                due: Instant::now(),
+                captured: None,
+            });
+            if turn.due > Instant::now() {
+                continue;
+            }
+            if one(target, turn, insight, fleet, board).await {
+                tokio::time::sleep(GAP).await;
+            }
+        }
+        tokio::time::sleep(TICK.min(insight.every)).await;
+    }
+}
+
+/// `true`: the database was asked.
+async fn one(
+    target: &TargetFacts,
+    turn: &mut Turn,
+    insight: InsightConfig,
+    fleet: &Fleet,
+    board: &Board,
+) -> bool {
+    if target.state != State::Steady || target.busy_since.is_some() {
+        return false;
+    }
+    turn.due = Instant::now() + insight.every;
+    let captured = target.captured;
+    // Nothing was committed since: what was found holds still.
+    if captured.is_some() && captured == turn.captured && target.uncaptured_since.is_none() {
+        let now = system_now();
+        board.insight().update(&target.name, |f| f.at = Some(now));
+        return false;
+    }
+    let begun = Instant::now();
+    let look = move |reader: Result<&Reader, ReadError>| look(reader?, insight);
+    let Some(found) = fleet.inspect(&target.name, BUDGET, PATIENCE, look).await else {
+        return true;
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    let now = system_now();
+    turn.captured = captured.filter(|_| found.is_ok());
+    board.insight().update(&target.name, |facts| {
+        facts.seconds += seconds;
+        match found {
+            Ok(new) => {
+                facts.at = Some(now);
+                facts.failed = None;
+                facts.given_up += new.given_up;
+                facts.sqlite = new.sqlite;
+            }
+            Err(error) => facts.failed = Some(error.to_string()),
+        }
+    });
+    true
+}
+
+/// On a blocking thread, while the database is held anyway.
+fn look(reader: &Reader, insight: InsightConfig) -> Result<AppFacts, ReadError> {
+    let mut facts = AppFacts::default();
+    if insight.sqlite {
+        let number = |pragma: &str| -> Result<u64, ReadError> {
+            Ok(u64::try_from(reader.pragma(pragma)?).unwrap_or(0))
+        };
+        facts.sqlite = Some(SqliteFacts {
+            page_size: number("page_size")?,
+            free_pages: number("freelist_count")?,
+            schema_version: number("schema_version")?,
+        });
+    }
+    Ok(facts)
+}
