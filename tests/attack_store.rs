@@ -5,19 +5,20 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lifeboat::config::RetentionConfig;
 use lifeboat::ltx;
 use lifeboat::replica::owner::{self, Owner};
 use lifeboat::replica::spool::Spool;
 use lifeboat::replica::upload::Replica;
 use lifeboat::restore::plan::Catalog;
-use lifeboat::retention::{self, Policy, PruneError, Refused};
+use lifeboat::retention::{self, PruneError, Refused};
 use lifeboat::store::testing::{Call, Fault, Faults, Faulty};
 use lifeboat::store::{Kind, PutMode, Store};
 use lifeboat::types::{Level, Lineage, Millis, PageSize, Pgno, Span, Txid};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 
-const NONE: Policy = Policy {
+const NONE: RetentionConfig = RetentionConfig {
     point_in_time: Duration::ZERO,
     hourly: 0,
     daily: 0,
@@ -95,7 +96,7 @@ async fn retention_of_a_copied_replica_goes_by_capture_times() {
         put(&store, 1, first, first + 1, at).await;
     }
     let mut replica = open(&store).await;
-    let policy = Policy { daily: 30, ..NONE };
+    let policy = RetentionConfig { daily: 30, ..NONE };
     let done = retention::run(&mut replica, &policy, &mut retention::Pins::default(), now)
         .await
         .unwrap();

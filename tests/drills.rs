@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use common::daemon::{Site, wait_for};
+use lifeboat::config::RetentionConfig;
 use lifeboat::ltx;
 use lifeboat::replica::layout::{Layout, drill_key};
 use lifeboat::replica::owner::{self, Owner};
 use lifeboat::replica::upload::Replica;
 use lifeboat::restore::plan::Catalog;
-use lifeboat::retention::{self, Pins, Policy};
+use lifeboat::retention::{self, Pins};
 use lifeboat::store::{Kind, PutMode, Store};
 use lifeboat::types::{Level, Lineage, Millis, PageSize, Pgno, Span, Txid};
 use serde_json::Value;
@@ -233,7 +234,7 @@ async fn pruned(store: &Store) -> Vec<u64> {
     let owner = owner::read(store).await.unwrap().unwrap().unwrap();
     let catalog = Replica::list(store).await.unwrap();
     let mut replica = Replica::open(store.clone(), catalog, owner).await.unwrap();
-    let policy = Policy {
+    let policy = RetentionConfig {
         point_in_time: std::time::Duration::ZERO,
         hourly: 0,
         daily: 0,

@@ -7,7 +7,6 @@ use super::args::{ConfigAction, Global};
 use super::{Failure, load, ok};
 use crate::config::{Config, TargetConfig};
 use crate::daemon::fleet::{open_replica, system_now};
-use crate::daemon::target::policy;
 use crate::labels::{self, Label, Pin};
 use crate::replica::owner::{self, Owner};
 use crate::replica::upload::Replica;
@@ -200,7 +199,7 @@ pub(super) async fn prune(
     let targets = chosen(&config, &names)?;
     let mut deleted = 0;
     for target in &targets {
-        let policy = policy(&target.options.retention);
+        let policy = target.options.retention;
         for store in &target.options.stores {
             let store = open_replica(store, &target.name).await?;
             let owner = match owner::read(&store).await? {

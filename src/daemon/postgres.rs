@@ -338,7 +338,7 @@ impl Database {
         let kept: Vec<bool> = pruned
             .decisions
             .iter()
-            .map(postgres::Decision::keeps)
+            .map(crate::retention::copies::Decision::keeps)
             .collect();
         let left: Vec<Manifest> = pruned
             .dumps

@@ -20,13 +20,14 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::cuts::{Cuts, WantedLabel};
+use crate::config::RetentionConfig;
 use crate::labels::{self, Label, LabelError, Pin};
 use crate::ltx;
 use crate::observe::facts::TargetBoard;
 use crate::replica::owner::{self, Local, Owner, Refusal, Verdict};
 use crate::replica::spool::Spool;
 use crate::replica::upload::{Next, Replica, UploadError};
-use crate::retention::{self, Policy, PruneError};
+use crate::retention::{self, PruneError};
 use crate::sqlite::live::LiveView;
 use crate::store::{PutMode, Store};
 use crate::types::{Entry, Millis, Span, Txid};
@@ -92,7 +93,7 @@ pub struct Uploader {
     /// Bounds long work over all targets.
     pub heavy: Arc<Semaphore>,
     /// What is kept.
-    pub policy: Policy,
+    pub policy: RetentionConfig,
     /// The clock.
     pub now: fn() -> Millis,
 }

@@ -18,7 +18,6 @@ mod points;
 mod prune;
 mod repository;
 mod restore;
-mod retention;
 mod source;
 mod verify;
 
@@ -32,7 +31,6 @@ pub use error::FilesError;
 pub use points::{Goal, Point, find, list};
 pub use prune::{Pruned, prune};
 pub use restore::{Output, Restored, restore};
-pub use retention::{Decision, Reason, decide};
 pub use source::LeftOut;
 pub use verify::verify;
 

@@ -4,6 +4,8 @@
 //! snapshot is looked for in the index and the store; afterwards again. Packs that nobody needs are marked first and deleted by
 //! a run a day later, so that a mistake can still be mended, and a reader that was at work is not hurt.
 
+use std::collections::BTreeSet;
+
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use rustic_core::{CheckOptions, PruneOptions};
@@ -12,11 +14,21 @@ use super::error::FilesError;
 use super::lock::{Lock, Mode};
 use super::points::{Point, snapshots};
 use super::repository::Repo;
-use super::retention::{Decision, decide};
 use super::{Backend, PATIENCE_BACKUP, Target, drill, repository, verify};
+use crate::retention::copies::{Candidate, Decision, decide};
 
 /// A clock that is off by more than this may not delete.
 const CLOCK_LIMIT: SignedDuration = SignedDuration::from_mins(5);
+
+fn candidate(point: &Point) -> Candidate {
+    Candidate {
+        id: point.id.clone(),
+        began: point.time,
+        good: !point.partial,
+        ours: point.ours,
+        labels: point.labels.clone(),
+    }
+}
 
 /// What was decided and done.
 #[derive(Clone, Debug)]
@@ -56,14 +68,10 @@ pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, 
             ahead.time
         )));
     }
-    let proven = drill::newest_proven(&backend)?;
-    let decisions = decide(
-        &points,
-        &target.config.retention,
-        proven.as_deref(),
-        now,
-        zone,
-    );
+    let candidates: Vec<Candidate> = points.iter().map(candidate).collect();
+    let proven = BTreeSet::from_iter(drill::newest_proven(&backend)?);
+    let retention = &target.config.retention;
+    let decisions = decide(&candidates, retention, &proven, now, zone);
     let (keep, forget): (Vec<&Decision>, Vec<_>) = decisions.iter().partition(|d| d.keeps());
     let forget: Vec<_> = forget.iter().map(|d| all[d.index].id).collect();
     let mut options = PruneOptions::default();

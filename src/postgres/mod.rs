@@ -27,7 +27,6 @@ mod manifest;
 mod preflight;
 mod prune;
 mod restore;
-mod retention;
 mod roles;
 mod stream;
 mod swap;
@@ -49,7 +48,6 @@ pub use manifest::{Dumps, Kind, Manifest, Part, Properties, accept, dumps, list,
 pub use preflight::preflight;
 pub use prune::{Pruned, prune};
 pub use restore::{RestoreOptions, Source, globals, read_back, to_file};
-pub use retention::{Decision, Point, Reason, decide};
 pub use roles::apply_globals;
 pub(crate) use stream::{Compressor, Fan, commit_all, upload};
 pub use swap::{Swapped, in_place, undo};

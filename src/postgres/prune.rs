@@ -13,10 +13,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::damage::missing;
 use super::manifest::{Dumps, FILE, FOLDER, read_all};
-use super::retention::{Decision, Point, decide};
 use super::{Manifest, PostgresError, ReadBacks, drill};
 use crate::config::RetentionConfig;
 use crate::labels::{self, Expiry, Label, Pin};
+use crate::retention::copies::{Candidate, Decision, decide};
 use crate::store::{ObjectInfo, PutMode, Store};
 use crate::types::Millis;
 
@@ -82,17 +82,18 @@ pub async fn prune(
     let sizes: BTreeMap<&str, u64> = objects.iter().map(|o| (o.key.as_str(), o.size)).collect();
     let whole = |m: &Manifest| is_whole(m, &sizes);
     let read = ReadBacks::load(store).await?;
-    let points: Vec<Point> = dumps
+    let candidates: Vec<Candidate> = dumps
         .iter()
-        .map(|m| Point {
+        .map(|m| Candidate {
             id: m.id.clone(),
             began: m.began,
             good: m.anomalies.is_empty() && whole(m) && !read.damaged.contains(&m.id),
+            ours: true,
             labels: pins.get(m.id.as_str()).cloned().unwrap_or_default(),
         })
         .collect();
     let proven = drill::proven(store).await?;
-    let decisions = decide(&points, policy, &proven, now, zone);
+    let decisions = decide(&candidates, policy, &proven, now, zone);
     // A manifest that cannot be read is none that was never written.
     let ids = dumps.iter().map(|m| m.id.as_str());
     let ids: BTreeSet<&str> = ids.chain(damaged.iter().map(String::as_str)).collect();

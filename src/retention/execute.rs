@@ -1,12 +1,13 @@
 use std::time::Instant;
 
+use crate::config::RetentionConfig;
 use crate::drills::Proven;
 use crate::labels::{self, Expiry, Label, LabelError};
 use crate::replica::upload::{Replica, UploadError};
 use crate::restore::plan::Catalog;
 use crate::types::{Millis, Txid};
 
-use super::{Policy, Refused, RetentionPlan, plan};
+use super::{Refused, RetentionPlan, plan};
 
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,7 +73,7 @@ impl From<LabelError> for PruneError {
 /// Plans for what is known of a replica, without its labels: costs no request. What this deletes may still be pinned; what it keeps stays.
 pub fn plan_for(
     replica: &Replica,
-    policy: &Policy,
+    policy: &RetentionConfig,
     pins: &Pins,
     now: Millis,
 ) -> Result<Planned, Refused> {
@@ -81,7 +82,7 @@ pub fn plan_for(
 
 fn plan_at(
     replica: &Replica,
-    policy: &Policy,
+    policy: &RetentionConfig,
     (labels, proven): (&[Label], Option<Txid>),
     pins: &Pins,
     now: Millis,
@@ -113,7 +114,7 @@ fn plan_at(
 /// store's clock says.
 pub async fn prepare(
     replica: &mut Replica,
-    policy: &Policy,
+    policy: &RetentionConfig,
     pins: &mut Pins,
     now: Millis,
 ) -> Result<Planned, PruneError> {
@@ -141,7 +142,7 @@ pub async fn prepare(
 /// read only if there is something to delete: a quiet replica costs no request.
 pub async fn run(
     replica: &mut Replica,
-    policy: &Policy,
+    policy: &RetentionConfig,
     pins: &mut Pins,
     now: Millis,
 ) -> Result<Pruned, PruneError> {

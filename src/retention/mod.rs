@@ -16,8 +16,10 @@
 //! 7. A file from the future (a clock was wrong once) counts as captured when the next one was, or now; it holds nothing up. Only if the
 //!    newest file is from the future and no store's clock says who is right, nothing is deleted.
 
+pub mod copies;
 mod execute;
 mod prove;
+mod tiers;
 
 pub use execute::{Ending, Pins, Planned, PruneError, Pruned, plan_for, prepare, run};
 pub use prove::prove;
@@ -26,8 +28,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use jiff::{Timestamp, tz::TimeZone};
 use thiserror::Error;
 
+use crate::config::RetentionConfig;
 use crate::restore::plan::{Catalog, Goal, Planner, Point};
 use crate::types::{Entry, Level, Millis, Span, Txid};
 
@@ -43,23 +47,6 @@ const COARSE_BUCKET_MS: i64 = 5 * 60 * 1000;
 const CLOCK_LIMIT_MS: i64 = 5 * 60 * 1000;
 const HOUR_MS: i64 = 60 * 60 * 1000;
 const DAY_MS: i64 = 24 * HOUR_MS;
-
-/// What is kept for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Any moment of this long.
-    pub point_in_time: Duration,
-    /// Number of hours, and so on, of which the last point is kept.
-    pub hourly: u32,
-    /// Days.
-    pub daily: u32,
-    /// Weeks, from Monday.
-    pub weekly: u32,
-    /// Months.
-    pub monthly: u32,
-    /// Years.
-    pub yearly: u32,
-}
 
 /// Why an object is kept or deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,7 +176,7 @@ impl Refused {
 pub fn plan(
     catalog: &Catalog,
     labels: &[(Txid, String)],
-    policy: &Policy,
+    policy: &RetentionConfig,
     now: Millis,
     store_now: Option<Millis>,
 ) -> Result<RetentionPlan, Refused> {
@@ -310,7 +297,7 @@ fn sensible(points: &[Point], now: Millis) -> Vec<Point> {
 fn wanted(
     points: &[Point],
     labels: &[(Txid, String)],
-    policy: &Policy,
+    policy: &RetentionConfig,
     now: Millis,
 ) -> BTreeMap<Txid, Vec<Reason>> {
     let mut wanted: BTreeMap<Txid, Vec<Reason>> = BTreeMap::new();
@@ -328,21 +315,11 @@ fn wanted(
     for point in window_points(points, begin, now.0) {
         want(point.txid, Reason::PointInTime);
     }
-    for (tier, count, name) in [
-        ("hourly", policy.hourly, hour as fn(Millis) -> String),
-        ("daily", policy.daily, day),
-        ("weekly", policy.weekly, week),
-        ("monthly", policy.monthly, month),
-        ("yearly", policy.yearly, year),
-    ] {
-        let mut newest_of: BTreeMap<String, Txid> = BTreeMap::new();
-        for point in points {
-            newest_of.insert(name(point.at), point.txid);
-        }
-        for (bucket, txid) in newest_of.into_iter().rev().take(count as usize) {
-            want(txid, Reason::Tier(tier, bucket));
-        }
-    }
+    // By TXID: the last state of a period, also where a clock went back.
+    let times = points.iter().map(|p| (timestamp(p.at), p.txid));
+    tiers::each(times, policy, &TimeZone::UTC, |tier, period, txid| {
+        want(txid, Reason::Tier(tier, period));
+    });
     let known: BTreeSet<Txid> = points.iter().map(|p| p.txid).collect();
     for (txid, label) in labels.iter().filter(|(t, _)| known.contains(t)) {
         want(*txid, Reason::Label(label.clone()));
@@ -374,32 +351,8 @@ fn window_points(points: &[Point], begin: i64, now: i64) -> Vec<Point> {
     kept
 }
 
-fn civil(at: Millis) -> jiff::civil::DateTime {
-    let time = jiff::Timestamp::from_millisecond(at.0).unwrap_or_default();
-    time.to_zoned(jiff::tz::TimeZone::UTC).datetime()
-}
-
-fn hour(at: Millis) -> String {
-    let t = civil(at);
-    format!("{}T{:02}", t.date(), t.hour())
-}
-
-fn day(at: Millis) -> String {
-    civil(at).date().to_string()
-}
-
-fn week(at: Millis) -> String {
-    let week = civil(at).date().iso_week_date();
-    format!("{}-W{:02}", week.year(), week.week())
-}
-
-fn month(at: Millis) -> String {
-    let t = civil(at);
-    format!("{}-{:02}", t.year(), t.month())
-}
-
-fn year(at: Millis) -> String {
-    civil(at).year().to_string()
+fn timestamp(at: Millis) -> Timestamp {
+    Timestamp::from_millisecond(at.0).unwrap_or_default()
 }
 
 /// How often a replica is worth a look: nothing becomes superfluous faster than this.

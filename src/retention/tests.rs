@@ -2,7 +2,7 @@ use super::*;
 use crate::restore::plan::plan as plan_restore;
 use proptest::prelude::*;
 
-const POLICY: Policy = Policy {
+const POLICY: RetentionConfig = RetentionConfig {
     point_in_time: Duration::from_secs(7 * 86_400),
     hourly: 0,
     daily: 30,
@@ -169,7 +169,7 @@ fn labels_and_tiers_are_reasons() {
         entry(9, 1, 8, 80 * day),
         entry(0, 9, 9, 100 * day),
     ]);
-    let none = Policy {
+    let none = RetentionConfig {
         point_in_time: Duration::ZERO,
         hourly: 0,
         daily: 0,
@@ -184,9 +184,9 @@ fn labels_and_tiers_are_reasons() {
     };
     assert_eq!(kept(none, &[]), [9]);
     assert_eq!(kept(none, &labels), [6, 9]);
-    assert_eq!(kept(Policy { daily: 2, ..none }, &[]), [8, 9]);
-    assert_eq!(kept(Policy { monthly: 3, ..none }, &[]), [7, 8, 9]);
-    let window = Policy {
+    assert_eq!(kept(RetentionConfig { daily: 2, ..none }, &[]), [8, 9]);
+    assert_eq!(kept(RetentionConfig { monthly: 3, ..none }, &[]), [7, 8, 9]);
+    let window = RetentionConfig {
         point_in_time: Duration::from_secs(30 * 86_400),
         ..none
     };
@@ -239,7 +239,7 @@ fn a_file_from_the_future_holds_nothing_up() {
         entry(0, 4, 4, 2 * day),
         entry(0, 5, 5, 300 * day),
     ]);
-    let daily = Policy {
+    let daily = RetentionConfig {
         point_in_time: Duration::ZERO,
         hourly: 0,
         daily: 3,
@@ -285,7 +285,7 @@ fn a_slow_clock_does_not_cost_the_begin_of_the_window() {
         entry(0, 4, 4, 0),
         entry(0, 5, 5, 99 * day),
     ]);
-    let window = Policy {
+    let window = RetentionConfig {
         point_in_time: Duration::from_secs(7 * 86_400),
         hourly: 0,
         daily: 0,
@@ -304,7 +304,7 @@ fn deletes_from_the_highest_txid_down() {
     let entries = (2..40)
         .map(|n| entry(0, n, n, 1))
         .chain([entry(9, 1, 1, 0), entry(9, 1, 40, 2)]);
-    let none = Policy {
+    let none = RetentionConfig {
         point_in_time: Duration::ZERO,
         hourly: 0,
         daily: 0,

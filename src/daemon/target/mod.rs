@@ -24,7 +24,6 @@ use crate::config::{MinFree, SqliteOptions};
 use crate::observe::facts::{State, TargetBoard};
 use crate::replica::owner::{Local, Owner, Refusal};
 use crate::replica::spool::Spool;
-use crate::retention::Policy;
 use crate::sqlite::capture::{Capture, CaptureError, Captured};
 use crate::sqlite::guard::{Barrier, Guard, GuardError, ReadError, Reader};
 use crate::sqlite::watch::Watcher;
@@ -425,7 +424,7 @@ impl Target {
                     check_every: self.store_check,
                     base_every: self.options.snapshot_interval,
                     heavy: Arc::clone(&self.heavy),
-                    policy: policy(&self.options.retention),
+                    policy: self.options.retention,
                     now: self.now,
                 };
                 tokio::spawn(uploader.run())
@@ -446,18 +445,6 @@ impl Target {
                 store.oldest_pending.get_or_insert(captured.entry.created);
             }
         });
-    }
-}
-
-/// The configured retention as the rule that is applied.
-pub fn policy(config: &crate::config::RetentionConfig) -> Policy {
-    Policy {
-        point_in_time: config.point_in_time,
-        hourly: config.hourly,
-        daily: config.daily,
-        weekly: config.weekly,
-        monthly: config.monthly,
-        yearly: config.yearly,
     }
 }
 

@@ -1,31 +1,37 @@
-//! Which dumps are kept. Pure.
+//! Which copies are kept that stand for themselves: dumps, snapshots of files. Pure.
+//!
+//! Kept always: the newest, the newest good one, the newest that a drill has restored, every labelled one, and what Lifeboat did not make.
+//! Good ones and others fill the tiers apart from each other, so that no number of odd or partial ones takes a good one's place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
+use super::tiers;
 use crate::config::RetentionConfig;
 
-/// A dump, as far as its keeping is concerned.
+/// A copy, as far as its keeping is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Point {
+pub struct Candidate {
     /// Its id.
     pub id: String,
     /// When it began.
     pub began: Timestamp,
-    /// It looks as it should, and the store holds all of it. Others replace none that does.
+    /// It is complete, looks as it should, and the store holds all of it. Others replace none that does.
     pub good: bool,
+    /// Lifeboat made it.
+    pub ours: bool,
     /// Labels that pin it.
     pub labels: Vec<String>,
 }
 
-/// Why a dump is kept or deleted.
+/// Why a copy is kept or deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The newest.
     Newest,
-    /// The newest that looks as it should.
+    /// The newest good one.
     NewestGood,
     /// The newest that a drill has restored.
     Proven,
@@ -35,6 +41,8 @@ pub enum Reason {
     PointInTime,
     /// A tier, and the period.
     Tier(&'static str, String),
+    /// Somebody else made it.
+    Foreign,
     /// No rule keeps it.
     Unneeded,
 }
@@ -43,20 +51,21 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Newest => f.write_str("newest"),
-            Self::NewestGood => f.write_str("newest that looks as it should"),
+            Self::NewestGood => f.write_str("newest good"),
             Self::Proven => f.write_str("newest proven by a drill"),
             Self::Label(label) => write!(f, "label {label}"),
             Self::PointInTime => f.write_str("point in time"),
             Self::Tier(tier, period) => write!(f, "{tier} {period}"),
+            Self::Foreign => f.write_str("not made by lifeboat"),
             Self::Unneeded => f.write_str("no rule keeps it"),
         }
     }
 }
 
-/// A dump and what becomes of it.
+/// A copy and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// Position among the points.
+    /// Position among the copies.
     pub index: usize,
     /// At least one; [`Reason::Unneeded`] alone means delete.
     pub reasons: Vec<Reason>,
@@ -69,53 +78,45 @@ impl Decision {
     }
 }
 
-/// Decides on every dump. `points` are by time; `proven` are the ids that drills have restored; periods are those of `zone`. Good dumps and
-/// others fill the tiers apart from each other, so that no number of odd ones takes a good one's place.
+/// Decides on every copy. `copies` are by time; `proven` are the ids that drills have restored; periods are those of `zone`.
 pub fn decide(
-    points: &[Point],
+    copies: &[Candidate],
     policy: &RetentionConfig,
     proven: &BTreeSet<String>,
     now: Timestamp,
     zone: &TimeZone,
 ) -> Vec<Decision> {
-    let mut reasons: Vec<Vec<Reason>> = vec![Vec::new(); points.len()];
+    let mut reasons: Vec<Vec<Reason>> = vec![Vec::new(); copies.len()];
     let mut keep = |index: usize, reason| reasons[index].push(reason);
-    if let Some(last) = points.len().checked_sub(1) {
+    if let Some(last) = copies.len().checked_sub(1) {
         keep(last, Reason::Newest);
     }
-    if let Some(good) = points.iter().rposition(|p| p.good) {
+    if let Some(good) = copies.iter().rposition(|c| c.good) {
         keep(good, Reason::NewestGood);
     }
-    if let Some(index) = points.iter().rposition(|p| proven.contains(&p.id)) {
+    if let Some(index) = copies.iter().rposition(|c| proven.contains(&c.id)) {
         keep(index, Reason::Proven);
     }
     let window = SignedDuration::try_from(policy.point_in_time).unwrap_or(SignedDuration::MAX);
-    for (i, point) in points.iter().enumerate() {
-        for label in &point.labels {
+    for (i, copy) in copies.iter().enumerate() {
+        for label in &copy.labels {
             keep(i, Reason::Label(label.clone()));
         }
-        if now.duration_since(point.began) <= window && !window.is_zero() {
+        if !copy.ours {
+            keep(i, Reason::Foreign);
+        }
+        if now.duration_since(copy.began) <= window && !window.is_zero() {
             keep(i, Reason::PointInTime);
         }
     }
-    for (tier, count, format) in [
-        ("hourly", policy.hourly, "%Y-%m-%dT%H"),
-        ("daily", policy.daily, "%Y-%m-%d"),
-        ("weekly", policy.weekly, "%G-W%V"),
-        ("monthly", policy.monthly, "%Y-%m"),
-        ("yearly", policy.yearly, "%Y"),
-    ] {
-        for good in [true, false] {
-            // The last one of each period.
-            let mut periods: BTreeMap<String, usize> = BTreeMap::new();
-            for (i, point) in points.iter().enumerate().filter(|(_, p)| p.good == good) {
-                let local = point.began.to_zoned(zone.clone());
-                periods.insert(local.strftime(format).to_string(), i);
-            }
-            for (period, index) in periods.into_iter().rev().take(count as usize) {
-                keep(index, Reason::Tier(tier, period));
-            }
-        }
+    for good in [true, false] {
+        let all = copies.iter().enumerate();
+        let these = all
+            .filter(|(_, c)| c.good == good)
+            .map(|(i, c)| (c.began, i));
+        tiers::each(these, policy, zone, |tier, period, i| {
+            keep(i, Reason::Tier(tier, period));
+        });
     }
     reasons
         .into_iter()
@@ -133,17 +134,19 @@ pub fn decide(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
     }
 
-    fn point(began: Timestamp) -> Point {
-        Point {
+    fn point(began: Timestamp) -> Candidate {
+        Candidate {
             id: began.to_string(),
             began,
             good: true,
+            ours: true,
             labels: Vec::new(),
         }
     }
@@ -152,7 +155,7 @@ mod tests {
         RetentionConfig::plain(Duration::ZERO)
     }
 
-    fn kept(points: &[Point], policy: &RetentionConfig, now: Timestamp) -> Vec<usize> {
+    fn kept(points: &[Candidate], policy: &RetentionConfig, now: Timestamp) -> Vec<usize> {
         decide(points, policy, &BTreeSet::new(), now, &TimeZone::UTC)
             .iter()
             .filter(|d| d.keeps())
@@ -163,7 +166,7 @@ mod tests {
     #[test]
     fn odd_dumps_never_push_good_ones_out() {
         let days = |n: i64| at("2026-01-01T00:00:00Z") + SignedDuration::from_hours(24 * n);
-        let mut points: Vec<Point> = (0..40).map(|n| point(days(n))).collect();
+        let mut points: Vec<Candidate> = (0..40).map(|n| point(days(n))).collect();
         points[10..].iter_mut().for_each(|p| p.good = false);
         let daily = RetentionConfig {
             daily: 7,
@@ -177,9 +180,10 @@ mod tests {
     #[test]
     fn some_are_kept_whatever_the_policy() {
         let hours = |n: i64| at("2020-01-01T00:00:00Z") + SignedDuration::from_hours(n);
-        let mut points: Vec<Point> = (0..6).map(|n| point(hours(n))).collect();
+        let mut points: Vec<Candidate> = (0..6).map(|n| point(hours(n))).collect();
         points[5].good = false;
         points[1].labels.push("v1".into());
+        points[3].ours = false;
         let proven = BTreeSet::from([points[0].id.clone(), points[2].id.clone()]);
         let now = at("2026-01-01T00:00:00Z");
         let decisions = decide(&points, &policy(), &proven, now, &TimeZone::UTC);
@@ -188,14 +192,34 @@ mod tests {
             .filter(|d| d.keeps())
             .map(|d| d.index)
             .collect();
-        assert_eq!(kept, [1, 2, 4, 5]);
+        assert_eq!(kept, [1, 2, 3, 4, 5]);
+        assert!(decide(&[], &policy(), &proven, now, &TimeZone::UTC).is_empty());
+    }
+
+    #[test]
+    fn periods_are_those_of_the_zone() {
+        let points = ["2026-11-19T22:30:00Z", "2026-11-19T23:30:00Z"].map(|t| point(at(t)));
+        let daily = RetentionConfig {
+            daily: 9,
+            ..policy()
+        };
+        let now = at("2026-11-21T12:00:00Z");
+        let keeps = |zone: &str| {
+            let zone = TimeZone::get(zone).unwrap();
+            decide(&points, &daily, &BTreeSet::new(), now, &zone)
+                .iter()
+                .filter(|d| d.keeps())
+                .count()
+        };
+        assert_eq!(keeps("UTC"), 1);
+        assert_eq!(keeps("Europe/Berlin"), 2, "midnight lies between");
     }
 
     /// A year of dumps with pruning after each one, as the daemon does it, against what the tiers promise.
     fn year(every_minutes: i64, odd: &[bool], policy: &RetentionConfig, zone: &TimeZone) {
         let mut now = at("2026-01-01T00:07:00Z");
-        let mut there: Vec<Point> = Vec::new();
-        let mut all: Vec<Point> = Vec::new();
+        let mut there: Vec<Candidate> = Vec::new();
+        let mut all: Vec<Candidate> = Vec::new();
         let (mut i, end) = (0, at("2027-01-01T00:00:00Z"));
         while now < end {
             let mut new = point(now);
@@ -219,7 +243,7 @@ mod tests {
             all[all.len() - 1].began,
             zone,
         );
-        let once: Vec<&Point> = once
+        let once: Vec<&Candidate> = once
             .iter()
             .filter(|d| d.keeps())
             .map(|d| &all[d.index])
@@ -234,8 +258,8 @@ mod tests {
             "the newest good one"
         );
         // The last good dump of each of the newest days with one is there.
-        let day = |p: &Point| p.began.to_zoned(zone.clone()).date();
-        let mut days: BTreeMap<_, &Point> = BTreeMap::new();
+        let day = |p: &Candidate| p.began.to_zoned(zone.clone()).date();
+        let mut days: BTreeMap<_, &Candidate> = BTreeMap::new();
         all.iter().filter(|p| p.good).for_each(|p| {
             days.insert(day(p), p);
         });
