@@ -2,6 +2,8 @@
 #![allow(missing_docs)]
 
 mod pg;
+#[allow(dead_code)] // of its servers, the S3 one
+mod support;
 
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use lifeboat::postgres::{self, DumpOptions, PostgresError, RestoreOptions, Source};
 use lifeboat::store::testing::{Call, Fault, Faults, Faulty};
-use lifeboat::store::{Kind, Store};
+use lifeboat::store::{Kind, Store, StoreSpec};
 use object_store::memory::InMemory;
 use pg::site::{Site, words};
 use pg::{DATABASE, Server, children, signal, wait_for};
@@ -154,12 +156,22 @@ struct Steered {
 
 impl Steered {
     fn new() -> Self {
+        let store = Store::from_object_store(Kind::Memory, Arc::new(InMemory::new()), "app".into());
+        Self::on(&store)
+    }
+
+    fn on(store: &Store) -> Self {
         let server = Server::start();
         server.populated();
         server.sql(DATABASE, &BIG.replace("800", "400"));
         let original = server.fingerprint(DATABASE);
-        let (client, faults) = Faulty::wrap(Arc::new(InMemory::new()));
-        let store = Store::from_object_store(Kind::Memory, client, "app".into());
+        let mut steering = None;
+        let store = store.map_object_store(|inner| {
+            let (client, faults) = Faulty::wrap(inner);
+            steering = Some(faults);
+            client
+        });
+        let faults = steering.expect("wrapped");
         Self {
             server,
             original,
@@ -240,4 +252,49 @@ async fn a_store_that_refuses_at_any_step() {
         let after = bench.listed(&bench.store).await;
         assert!(after > before || result.is_err(), "{call:?}");
     }
+}
+
+/// A bit that turned between here and the store: each part is proven by the store's own checksum, without reading anything back.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stores_own_checksum_is_compared() {
+    let server = support::s3();
+    let mut spec = StoreSpec::new("s3://bucket/app".parse().unwrap());
+    spec.endpoint = Some(format!("http://{}", server.address).parse().unwrap());
+    spec.access_key_id = Some(support::S3_ACCESS_KEY.into());
+    spec.secret_access_key = Some(support::S3_SECRET_KEY.into());
+    spec.region = Some("us-east-1".into());
+    let bench = Steered::on(&Store::open(&spec).await.unwrap());
+    let here = std::slice::from_ref(&bench.store);
+    let read = || bench.store.stats().bytes_in();
+    assert!(bench.store.tells_md5("probe").await.unwrap());
+
+    bench.dump(here).await.unwrap();
+    assert_eq!(read(), 0, "an equal checksum costs no reading");
+    assert_eq!(bench.listed(&bench.store).await, 1);
+
+    for part in 0..2 {
+        bench.faults.inject(Some(Call::Part), part, 1, Fault::Flip);
+        let error = bench.dump(here).await.expect_err("one bit differs");
+        assert!(matches!(error, PostgresError::Damaged { .. }), "{error}");
+        assert_eq!(bench.listed(&bench.store).await, 1);
+    }
+
+    // Under a KMS key ETags are no MD5: nothing to compare, and nothing is read for it.
+    let before = read();
+    bench
+        .faults
+        .inject(Some(Call::Complete), 0, 1, Fault::OtherTag);
+    bench
+        .faults
+        .inject(Some(Call::Put), 0, u64::MAX, Fault::OtherTag);
+    bench.dump(here).await.unwrap();
+    assert_eq!(read(), before);
+    // A store that reckons parts in a way of its own: its content is read, and is right.
+    bench.faults.clear();
+    bench
+        .faults
+        .inject(Some(Call::Complete), 0, 1, Fault::OtherTag);
+    bench.dump(here).await.unwrap();
+    assert!(read() > before, "read back");
+    assert_eq!(bench.listed(&bench.store).await, 3);
 }

@@ -118,9 +118,7 @@ impl Job {
 
     fn next_after(&self, at: Timestamp) -> Timestamp {
         let next = self.schedule.next_after(at).unwrap_or(Timestamp::MAX);
-        let jitter = self.server.jitter.mul_f64(rand::random::<f64>());
-        let jitter = SignedDuration::try_from(jitter).unwrap_or(SignedDuration::ZERO);
-        next.saturating_add(jitter).unwrap_or(next)
+        delayed(next, self.server.jitter, rand::random::<f64>())
     }
 
     fn is_mine(&self, name: &str) -> bool {
@@ -232,6 +230,12 @@ impl Job {
     }
 }
 
+/// A run at random within its jitter; `share` is from 0 to 1.
+fn delayed(next: Timestamp, jitter: Duration, share: f64) -> Timestamp {
+    let jitter = SignedDuration::try_from(jitter.mul_f64(share)).unwrap_or(SignedDuration::ZERO);
+    next.saturating_add(jitter).unwrap_or(next)
+}
+
 /// Until a time, by the clock on the wall.
 async fn wait(due: Timestamp) {
     while let Ok(left) = Duration::try_from(due.duration_since(Timestamp::now())) {
@@ -239,5 +243,28 @@ async fn wait(due: Timestamp) {
             return;
         }
         tokio::time::sleep(left.min(LOOK_EVERY)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_delay_is_within_the_jitter(at in 0_i64..4_000_000_000, jitter in 0_u64..100_000, share in 0.0_f64..1.0) {
+            let next = Timestamp::from_second(at).unwrap();
+            let jitter = Duration::from_secs(jitter);
+            let late = delayed(next, jitter, share).duration_since(next);
+            prop_assert!(!late.is_negative() && late.as_secs_f64() <= jitter.as_secs_f64());
+            prop_assert!((late.as_secs_f64() - jitter.as_secs_f64() * share).abs() < 0.001);
+        }
+    }
+
+    #[test]
+    fn the_end_of_time_is_not_passed() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!(delayed(Timestamp::MAX, hour, 1.0), Timestamp::MAX);
     }
 }

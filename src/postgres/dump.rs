@@ -90,12 +90,12 @@ pub async fn dump(
         let clients = clients.stopped_by(&stop.0);
         move |fan: &mut Fan| stream(&connection, &clients, &options, fan)
     };
-    let (done, mut uploaded) = upload(stores, &key, work).await?;
+    let (done, uploaded) = upload(stores, &key, work).await?;
     let manifest = manifest(id, done, connection, clients, options, previous, now);
-    commit_all(stores, &mut uploaded, &manifest.0, manifest.1.as_ref()).await?;
+    let stores = commit_all(stores, uploaded, &manifest.0, manifest.1.as_ref()).await?;
     Ok(Dumped {
         manifest: manifest.0,
-        stores: uploaded,
+        stores,
     })
 }
 
@@ -142,6 +142,16 @@ fn manifest(
     (manifest, bytes)
 }
 
+/// Of `pg_dump`. Pure.
+fn arguments(options: &DumpOptions, major: u32) -> Vec<String> {
+    let wait = format!("--lock-wait-timeout={}", options.lock_wait_ms);
+    let own = ["-Fc", "-Z0", "-w", &wait].map(str::to_owned);
+    let statistics = options.statistics && major >= STATISTICS_SINCE;
+    let statistics = statistics.then(|| "--statistics".to_owned());
+    let extra = options.extra.iter().cloned();
+    own.into_iter().chain(statistics).chain(extra).collect()
+}
+
 fn stream(
     connection: &Connection,
     clients: &Clients,
@@ -158,18 +168,14 @@ fn stream(
             None
         }
     };
-    let wait = format!("--lock-wait-timeout={}", options.lock_wait_ms);
-    let mut arguments = vec!["-Fc", "-Z0", "-w", &wait];
-    if options.statistics {
-        match clients.major >= STATISTICS_SINCE {
-            true => arguments.push("--statistics"),
-            false => tracing::warn!(
-                client = clients.version,
-                "`statistics` needs PostgreSQL 18: dumped without them"
-            ),
-        }
+    if options.statistics && clients.major < STATISTICS_SINCE {
+        tracing::warn!(
+            client = clients.version,
+            "`statistics` needs PostgreSQL 18: dumped without them"
+        );
     }
-    arguments.extend(options.extra.iter().map(String::as_str));
+    let arguments = arguments(options, clients.major);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut source = clients.start("pg_dump", &arguments, Some(connection))?;
     // Decodes everything; what it writes is counted.
     let mut proof = clients.start("pg_restore", &["--data-only", "-f", "-"], None)?;
@@ -286,4 +292,30 @@ fn pump(
         out.write(&buffer[..n])?;
     }
     out.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `pg_dump --statistics` is there since PostgreSQL 18 (its release notes); older ones would refuse it.
+    #[test]
+    fn statistics_are_asked_of_clients_that_have_them() {
+        let mut options = DumpOptions {
+            extra: vec!["--no-comments".into()],
+            ..DumpOptions::default()
+        };
+        let plain = [
+            "-Fc",
+            "-Z0",
+            "-w",
+            "--lock-wait-timeout=10000",
+            "--no-comments",
+        ];
+        assert_eq!(arguments(&options, 18), plain);
+        options.statistics = true;
+        assert_eq!(arguments(&options, 17), plain);
+        let all = arguments(&options, 18);
+        assert_eq!(all[4..], ["--statistics", "--no-comments"]);
+    }
 }

@@ -70,7 +70,7 @@ impl PostgresError {
             Self::Nothing(_) => Some("`lifeboat list` shows what there is".into()),
             Self::Url(_) => Some("as postgres://user:password@host:5432/database".into()),
             Self::Client(what) if what.contains("redis-cli") => Some("install redis-tools, or give `bin-dir`".into()),
-            Self::Client(_) => Some("install postgresql-client of the server's own major".into()),
+            Self::Client(_) => Some("install the clients of the server's own major (Debian: postgresql-client-N), or name their folder: `bin-dir`".into()),
             Self::Failed { program: "redis-cli", why } if why.contains("WRONGPASS") || why.contains("NOAUTH") || why.contains("NOPERM") => {
                 Some("check the user and the password of the URL; the user needs: +info +ping +sync +psync +replconf".into())
             }

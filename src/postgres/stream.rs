@@ -7,13 +7,18 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::manifest::globals_key;
-use super::{DumpOptions, Manifest, Part, PostgresError};
-use crate::store::{Piece, PutMode, Store};
+use super::{DumpOptions, Manifest, Part, PostgresError, Source, read_back};
+use crate::store::{Piece, PutMode, Store, StoreSum};
 
 /// Compressed bytes are sent in pieces of this size.
 const PIECE_BYTES: usize = 1024 * 1024;
 /// Pieces on their way to an uploader: the bound on what a slow store holds in memory here.
 const PIECES_AHEAD: usize = 4;
+/// Written and deleted to find out what a checksum of the store is.
+const PROBE_KEY: &str = "lifeboat/checksum-probe";
+
+/// What one store said of an upload: its own checksum, or why there is no object.
+pub(crate) type Uploaded = Result<StoreSum, PostgresError>;
 
 /// Sends to every store what `work` writes, which runs on a thread of its own; returns its result, and one for each store.
 ///
@@ -23,7 +28,7 @@ pub(crate) async fn upload<T: Send + 'static>(
     stores: &[Store],
     key: &str,
     work: impl FnOnce(&mut Fan) -> Result<T, PostgresError> + Send + 'static,
-) -> Result<(T, Vec<Result<(), PostgresError>>), PostgresError> {
+) -> Result<(T, Vec<Uploaded>), PostgresError> {
     let (senders, receivers): (Vec<_>, Vec<_>) =
         stores.iter().map(|_| mpsc::channel(PIECES_AHEAD)).unzip();
     let worker = tokio::task::spawn_blocking(move || {
@@ -38,14 +43,14 @@ pub(crate) async fn upload<T: Send + 'static>(
     let uploads = stores
         .iter()
         .zip(receivers)
-        .map(|(store, received)| store.put_stream_new(key, received, None));
+        .map(|(store, received)| store.put_stream_summed(key, received));
     let uploaded = futures::future::join_all(uploads).await;
     let streamed = worker
         .await
         .map_err(|e| PostgresError::Io("dumping", io::Error::other(e)))?;
-    let uploaded: Vec<Result<(), PostgresError>> = uploaded
+    let uploaded: Vec<Uploaded> = uploaded
         .into_iter()
-        .map(|r| r.map(|_| ()).map_err(PostgresError::from))
+        .map(|r| r.map_err(PostgresError::from))
         .collect();
     match streamed {
         Ok(done) => Ok((done, uploaded)),
@@ -63,22 +68,24 @@ pub(crate) async fn upload<T: Send + 'static>(
 /// The stores', if no store holds the dump.
 pub(crate) async fn commit_all(
     stores: &[Store],
-    uploaded: &mut Vec<Result<(), PostgresError>>,
+    uploaded: Vec<Uploaded>,
     manifest: &Manifest,
     globals: Option<&Bytes>,
-) -> Result<(), PostgresError> {
-    for (store, result) in stores.iter().zip(uploaded.iter_mut()) {
-        if result.is_ok() {
-            *result = commit(store, manifest, globals).await;
-        }
+) -> Result<Vec<Result<(), PostgresError>>, PostgresError> {
+    let mut done = Vec::with_capacity(stores.len());
+    for (store, uploaded) in stores.iter().zip(uploaded) {
+        done.push(match uploaded {
+            Ok(sum) => commit(store, sum, manifest, globals).await,
+            Err(error) => Err(error),
+        });
     }
-    if uploaded.iter().all(Result::is_err) {
-        return Err(first_error(std::mem::take(uploaded)));
+    if done.iter().all(Result::is_err) {
+        return Err(first_error(done));
     }
-    Ok(())
+    Ok(done)
 }
 
-fn first_error(results: Vec<Result<(), PostgresError>>) -> PostgresError {
+fn first_error<T>(results: Vec<Result<T, PostgresError>>) -> PostgresError {
     let first = results.into_iter().find_map(Result::err);
     first.unwrap_or_else(|| PostgresError::Io("sending the dump", io::ErrorKind::NotFound.into()))
 }
@@ -86,6 +93,7 @@ fn first_error(results: Vec<Result<(), PostgresError>>) -> PostgresError {
 /// Looks at what arrived, then writes globals and manifest.
 async fn commit(
     store: &Store,
+    sum: StoreSum,
     manifest: &Manifest,
     globals: Option<&Bytes>,
 ) -> Result<(), PostgresError> {
@@ -98,6 +106,9 @@ async fn commit(
         let id = manifest.id.clone();
         return Err(PostgresError::Damaged { id, why });
     }
+    if sum == StoreSum::Differs {
+        doubt(store, manifest).await?;
+    }
     if let Some(bytes) = globals {
         let key = globals_key(&manifest.id);
         store
@@ -105,6 +116,28 @@ async fn commit(
             .await?;
     }
     manifest.write(store).await
+}
+
+/// The store's checksum is not that of what was sent. Unless its checksums are of another kind, only reading tells who is right.
+async fn doubt(store: &Store, manifest: &Manifest) -> Result<(), PostgresError> {
+    if !store.tells_md5(PROBE_KEY).await? {
+        return Ok(());
+    }
+    let mut source = Source {
+        store: store.clone(),
+        manifest: manifest.clone(),
+        runtime: tokio::runtime::Handle::current(),
+    };
+    // They are written after this.
+    source.manifest.globals = None;
+    let read = tokio::task::spawn_blocking(move || read_back(&source)).await;
+    read.map_err(|e| PostgresError::Io("reading back", io::Error::other(e)))??;
+    tracing::info!(
+        store = store.display(),
+        dump = manifest.id,
+        "the store's checksum differs and its content does not: it reckons parts in another way"
+    );
+    Ok(())
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

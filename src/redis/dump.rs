@@ -53,7 +53,7 @@ pub async fn dump(
             Ok((info, version, part))
         }
     };
-    let (done, mut uploaded) = upload(stores, &Kind::Redis.dump_key(&id), work).await?;
+    let (done, uploaded) = upload(stores, &Kind::Redis.dump_key(&id), work).await?;
     let (info, client_version, part) = done;
     let mut manifest = Manifest {
         id,
@@ -77,11 +77,8 @@ pub async fn dump(
     if let Some(previous) = previous {
         manifest.anomalies = compare(previous, &manifest);
     }
-    commit_all(stores, &mut uploaded, &manifest, None).await?;
-    Ok(Dumped {
-        manifest,
-        stores: uploaded,
-    })
+    let stores = commit_all(stores, uploaded, &manifest, None).await?;
+    Ok(Dumped { manifest, stores })
 }
 
 /// Finds out whether a dump can work. Blocks.

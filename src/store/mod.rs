@@ -16,6 +16,7 @@ mod open;
 mod reader;
 mod spec;
 mod stats;
+mod sum;
 pub mod testing;
 mod upload;
 
@@ -37,6 +38,7 @@ pub use error::{Class, Op, StoreError};
 pub use reader::reader;
 pub use spec::StoreSpec;
 pub use stats::{LATENCY_BOUNDS_SECONDS, Stats};
+pub use sum::StoreSum;
 pub use upload::{Piece, SINGLE_PUT_MAX_BYTES};
 
 use crate::types::Millis;
@@ -252,7 +254,8 @@ impl Store {
         mode: PutMode,
         created: Option<Millis>,
     ) -> Result<(), StoreError> {
-        self.put_payload(key, body.into(), mode, created).await
+        self.put_payload(key, body.into(), mode, created).await?;
+        Ok(())
     }
 
     /// [`Store::put`] of an object that is in pieces, which are not copied together.
@@ -266,16 +269,18 @@ impl Store {
         mode: PutMode,
     ) -> Result<(), StoreError> {
         let payload = pieces.into_iter().collect();
-        self.put_payload(key, payload, mode, None).await
+        self.put_payload(key, payload, mode, None).await?;
+        Ok(())
     }
 
+    /// Returns the ETag.
     async fn put_payload(
         &self,
         key: &str,
         payload: PutPayload,
         mode: PutMode,
         created: Option<Millis>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<String>, StoreError> {
         let location = self.location(Op::Put, key)?;
         let bytes = payload.content_length() as u64;
         let options = PutOptions {
@@ -287,10 +292,11 @@ impl Store {
             ..Default::default()
         };
         let request = self.inner.put_opts(&location, payload, options);
-        self.bounded(Op::Put, key, request_timeout(bytes), request)
+        let done = self
+            .bounded(Op::Put, key, request_timeout(bytes), request)
             .await?;
         self.stats.count_out(bytes);
-        Ok(())
+        Ok(done.e_tag)
     }
 
     /// Every object under a prefix of whole path segments (empty: under the root), by key.

@@ -57,6 +57,10 @@ pub enum Fault {
     Truncate(u64),
     /// A conditional create overwrites.
     IgnoreCondition,
+    /// Of what is sent, one bit arrives as another.
+    Flip,
+    /// Done; the answer's ETag looks like an MD5 and is none, as that of an object under a KMS key.
+    OtherTag,
 }
 
 #[derive(Debug)]
@@ -145,7 +149,7 @@ async fn around<T>(fault: Fault, path: &Path, work: impl Future<Output = Result<
             work.await?;
             Err(unreachable("answer lost"))
         }
-        Fault::Truncate(_) | Fault::IgnoreCondition => work.await,
+        Fault::Truncate(_) | Fault::IgnoreCondition | Fault::Flip | Fault::OtherTag => work.await,
         refused => Err(refusal(&refused, path)),
     }
 }
@@ -206,15 +210,19 @@ impl ObjectStore for Faulty {
     async fn put_opts(
         &self,
         location: &Path,
-        payload: PutPayload,
+        mut payload: PutPayload,
         mut opts: PutOptions,
     ) -> Result<PutResult> {
         let fault = self.faults.next(Call::Put, location);
+        if matches!(fault, Some(Fault::Flip)) {
+            payload = flipped(&payload);
+        }
         if matches!(fault, Some(Fault::IgnoreCondition)) {
             opts.mode = PutMode::Overwrite;
         }
         let work = self.inner.put_opts(location, payload, opts);
         match fault {
+            Some(Fault::OtherTag) => work.await.map(other_tag),
             Some(fault) => around(fault, location, work).await,
             None => work.await,
         }
@@ -281,6 +289,20 @@ impl ObjectStore for Faulty {
     }
 }
 
+/// The same bytes but for one bit of the last one.
+fn flipped(payload: &PutPayload) -> PutPayload {
+    let mut bytes: Vec<u8> = payload.iter().flatten().copied().collect();
+    if let Some(last) = bytes.last_mut() {
+        *last ^= 1;
+    }
+    bytes.into()
+}
+
+fn other_tag(mut result: PutResult) -> PutResult {
+    result.e_tag = Some(format!("\"{:032x}\"", u128::MAX / 3));
+    result
+}
+
 /// The same answer whose content silently ends early.
 fn truncated(mut result: GetResult, bytes: u64) -> GetResult {
     let (meta, range) = (result.meta.clone(), result.range.clone());
@@ -316,15 +338,29 @@ struct FaultyUpload {
 
 #[async_trait]
 impl MultipartUpload for FaultyUpload {
-    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+    fn put_part(&mut self, mut data: PutPayload) -> UploadPart {
+        let fault = self.faults.next(Call::Part, &self.location);
+        if matches!(fault, Some(Fault::Flip)) {
+            data = flipped(&data);
+        }
         let work = self.upload.put_part(data);
-        let (faults, location) = (self.faults.clone(), self.location.clone());
-        Box::pin(async move { faults.run(Call::Part, &location, work).await })
+        let location = self.location.clone();
+        Box::pin(async move {
+            match fault {
+                Some(fault) => around(fault, &location, work).await,
+                None => work.await,
+            }
+        })
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
+        let fault = self.faults.next(Call::Complete, &self.location);
         let work = self.upload.complete();
-        self.faults.run(Call::Complete, &self.location, work).await
+        match fault {
+            Some(Fault::OtherTag) => work.await.map(other_tag),
+            Some(fault) => around(fault, &self.location, work).await,
+            None => work.await,
+        }
     }
 
     async fn abort(&mut self) -> Result<()> {

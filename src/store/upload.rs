@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::error::{Class, Op, StoreError};
+use super::sum::{StoreSum, Sum};
 use super::{PutMode, Store, request_timeout};
 use crate::types::Millis;
 
@@ -144,7 +145,7 @@ impl Store {
             .map_err(failed)?;
         let (pieces, rx) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || send_file(file, bytes, &pieces));
-        self.upload(key, rx, mode, created, Some(bytes)).await
+        self.upload(key, rx, mode, created, Some(bytes), None).await
     }
 
     /// Writes what a channel brings until [`Piece::End`], replacing what is at the key; returns the
@@ -158,7 +159,7 @@ impl Store {
         rx: mpsc::Receiver<Piece>,
         created: Option<Millis>,
     ) -> Result<u64, StoreError> {
-        self.upload(key, rx, PutMode::Overwrite, created, None)
+        self.upload(key, rx, PutMode::Overwrite, created, None, None)
             .await
     }
 
@@ -172,7 +173,23 @@ impl Store {
         rx: mpsc::Receiver<Piece>,
         created: Option<Millis>,
     ) -> Result<u64, StoreError> {
-        self.upload(key, rx, PutMode::Create, created, None).await
+        self.upload(key, rx, PutMode::Create, created, None, None)
+            .await
+    }
+
+    /// [`Store::put_stream_new`] that hashes what it sends and holds the store's own checksum against it.
+    ///
+    /// # Errors
+    /// As [`Store::put_stream_new`]. A checksum that differs is no error here.
+    pub async fn put_stream_summed(
+        &self,
+        key: &str,
+        rx: mpsc::Receiver<Piece>,
+    ) -> Result<StoreSum, StoreError> {
+        let mut checked = (Sum::default(), StoreSum::Unknown);
+        self.upload(key, rx, PutMode::Create, None, None, Some(&mut checked))
+            .await?;
+        Ok(checked.1)
     }
 
     /// [`Store::put_stream`] with an upper bound of the size, which makes all parts equal.
@@ -186,7 +203,7 @@ impl Store {
         created: Option<Millis>,
         at_most: u64,
     ) -> Result<u64, StoreError> {
-        self.upload(key, rx, PutMode::Overwrite, created, Some(at_most))
+        self.upload(key, rx, PutMode::Overwrite, created, Some(at_most), None)
             .await
     }
 
@@ -197,6 +214,7 @@ impl Store {
         mode: PutMode,
         created: Option<Millis>,
         expected: Option<u64>,
+        mut checked: Option<&mut (Sum, StoreSum)>,
     ) -> Result<u64, StoreError> {
         let location = self.location(Op::Put, key)?;
         let mut buffer = Buffer::default();
@@ -216,7 +234,11 @@ impl Store {
                     Some(parts) => parts,
                     None => Parts::start(self, key, &location, mode, created).await?,
                 };
-                parts = Some(started.send(buffer.take(size)).await?);
+                let payload = buffer.take(size);
+                if let Some((sum, _)) = &mut checked {
+                    sum.add(&payload).await;
+                }
+                parts = Some(started.send(payload).await?);
             }
         };
         if let Err(reason) = outcome {
@@ -225,22 +247,22 @@ impl Store {
             }
             return Err(self.error(Op::Put, key, Class::Other, reason));
         }
-        match parts {
-            None => {
-                let total = buffer.bytes;
-                self.put_payload(key, buffer.take(total), mode, created)
-                    .await?;
-                Ok(total)
-            }
-            Some(parts) => {
-                let rest = buffer.bytes;
-                let parts = match rest {
-                    0 => parts,
-                    _ => parts.send(buffer.take(rest)).await?,
-                };
-                parts.finish().await
-            }
+        let rest = buffer.bytes;
+        let payload = buffer.take(rest);
+        if let Some((sum, _)) = &mut checked
+            && (rest > 0 || parts.is_none())
+        {
+            sum.add(&payload).await;
         }
+        let (bytes, e_tag) = match parts {
+            None => (rest, self.put_payload(key, payload, mode, created).await?),
+            Some(parts) if rest == 0 => parts.finish().await?,
+            Some(parts) => parts.send(payload).await?.finish().await?,
+        };
+        if let Some((sum, verdict)) = checked {
+            *verdict = sum.judge(self.kind(), e_tag.as_deref());
+        }
+        Ok(bytes)
     }
 }
 
@@ -394,7 +416,8 @@ impl<'a> Parts<'a> {
         Ok(self)
     }
 
-    async fn finish(mut self) -> Result<u64, StoreError> {
+    /// Bytes and ETag.
+    async fn finish(mut self) -> Result<(u64, Option<String>), StoreError> {
         self = self.settle().await?;
         if self.mode == PutMode::Create
             && let Err(error) = refuse_existing(self.store, self.key).await
@@ -411,13 +434,16 @@ impl<'a> Parts<'a> {
         let done = store
             .bounded(Op::Put, key, COMPLETE_TIMEOUT, upload.complete())
             .await;
-        if let Err(error) = done {
-            self.upload = Some(upload);
-            self.abort().await;
-            return Err(error);
-        }
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => {
+                self.upload = Some(upload);
+                self.abort().await;
+                return Err(error);
+            }
+        };
         tracing::debug!(key = %self.location, parts = self.count, bytes = self.bytes, "uploaded");
-        Ok(self.bytes)
+        Ok((self.bytes, done.e_tag))
     }
 
     /// Failing is only logged: the caller has a better error to report.

