@@ -25,6 +25,7 @@ pub mod schedule;
 pub mod files;
 
 pub mod postgres;
+pub mod probe;
 
 pub mod redis;
 

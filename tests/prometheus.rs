@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use common::daemon::{Site, wait_for};
 use common::prometheus::{Prometheus, project};
+use common::tls::{TlsServer, certificates};
 use common::{commits, traffic};
 
 fn promtool(args: &[&str]) {
@@ -67,7 +68,7 @@ fn metrics_of(expression: &str) -> BTreeSet<&str> {
     expression
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|w| {
-            ["lifeboat_", "process_", "node_"]
+            ["lifeboat_", "process_", "node_", "probe_"]
                 .iter()
                 .any(|p| w.starts_with(p))
         })
@@ -80,8 +81,13 @@ fn heavy_every_query_returns_data_from_a_real_prometheus() {
     let mut site = Site::new().with_http();
     std::fs::create_dir(site.path("uploads")).unwrap();
     std::fs::write(site.path("uploads/a.txt"), "a").unwrap();
+    certificates(site.dir.path(), &[("good", "90")]);
+    let app = TlsServer::new(site.dir.path(), "good");
+    let authority = site.path("ca.pem").display().to_string();
+    site.env.push(("SSL_CERT_FILE".into(), authority));
     site.extra = format!(
-        "    max-lag: 2s\nnotify:\n  - slack: http://127.0.0.1:9/nobody-listens\nfiles:\n  - name: uploads\n    paths: [{}]\n    schedule: \"0 3 * * *\"\n    password: test-only\n",
+        "    max-lag: 2s\nprobes:\n  - name: app\n    url: https://localhost:{}/up\n    every: 1s\nnotify:\n  - slack: http://127.0.0.1:9/nobody-listens\nfiles:\n  - name: uploads\n    paths: [{}]\n    schedule: \"0 3 * * *\"\n    password: test-only\n",
+        app.port,
         site.path("uploads").display()
     );
     site.store_extra = "drill: '@monthly'\n".into();

@@ -18,6 +18,7 @@ use crate::types::Millis;
 /// Moves to the corner and clears what is there.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
+const SERVICES_HEAD: [&str; 5] = ["SERVICE", "STATE", "FOR", "KIND", "ADDRESS"];
 const HEAD: [&str; 6] = ["TARGET", "SAFE", "STATE", "LAG", "ALLOWED", "DURABLE"];
 
 pub(super) async fn status(config: Config, args: StatusArgs, as_json: bool) -> Result<(), Failure> {
@@ -104,17 +105,36 @@ async fn ask(config: &Config, address: Option<&str>) -> Result<Value, Failure> {
         .map_err(|e| Failure::new(1, format!("the daemon's answer cannot be read: {e}"), None))
 }
 
-/// The verdicts as a table, what needs somebody first, reasons and hints below each.
+/// The verdicts as tables, what needs somebody first, reasons and hints below each.
 fn table(status: &Value, now: Millis, colour: bool) -> String {
     let mut targets: Vec<&Value> = status["targets"].as_array().into_iter().flatten().collect();
     targets.sort_by_key(|t| t["safe"] == true);
-    let rows: Vec<[String; 6]> = targets.iter().map(|t| row(t, now)).collect();
+    let of_targets = |t: &&Value| (row(t, now), t["safe"] == true);
+    let mut text = rows(HEAD, &targets, of_targets, colour);
+    let services = status["services"].as_array().into_iter().flatten();
+    let mut services: Vec<&Value> = services.collect();
+    if !services.is_empty() {
+        services.sort_by_key(|s| s["state"] != "down");
+        let of_services = |s: &&Value| (service_row(s, now), s["state"] != "down");
+        text += "\n";
+        text += &rows(SERVICES_HEAD, &services, of_services, colour);
+    }
+    text
+}
+
+fn rows<const N: usize>(
+    head: [&str; N],
+    entries: &[&Value],
+    row: impl Fn(&&Value) -> ([String; N], bool),
+    colour: bool,
+) -> String {
+    let rows: Vec<([String; N], bool)> = entries.iter().map(row).collect();
     let width = |i: usize| {
-        let cells = rows.iter().map(|r| r[i].chars().count());
-        cells.chain([HEAD[i].len()]).max().unwrap_or(0)
+        let cells = rows.iter().map(|r| r.0[i].chars().count());
+        cells.chain([head[i].len()]).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
-    let line = |cells: [&str; 6]| {
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |cells: [&str; N]| {
         let padded = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
@@ -126,12 +146,16 @@ fn table(status: &Value, now: Millis, colour: bool) -> String {
         AnsiColor::Red.on_default().bold(),
         AnsiColor::Green.on_default(),
     );
-    let mut text = paint(Style::new().bold(), &line(HEAD)) + "\n";
-    for (target, row) in targets.iter().zip(&rows) {
-        let style = if target["safe"] == true { good } else { bad };
+    let mut text = paint(Style::new().bold(), &line(head)) + "\n";
+    for (entry, (row, fine)) in entries.iter().zip(&rows) {
+        let style = if *fine { good } else { bad };
         text += &(paint(style, &line(row.each_ref().map(String::as_str))) + "\n");
-        let words = |key: &str| target[key].as_array().cloned().unwrap_or_default();
-        let marked = [("reasons", "    "), ("hints", "    what to do: ")];
+        let words = |key: &str| entry[key].as_array().cloned().unwrap_or_default();
+        let marked = [
+            ("reasons", "    "),
+            ("warnings", "    "),
+            ("hints", "    what to do: "),
+        ];
         for (key, mark) in marked {
             for word in words(key) {
                 // Writing to a string does not fail.
@@ -140,6 +164,19 @@ fn table(status: &Value, now: Millis, colour: bool) -> String {
         }
     }
     text
+}
+
+fn service_row(service: &Value, now: Millis) -> [String; 5] {
+    let text = |key: &str| service[key].as_str().unwrap_or("-").to_owned();
+    let since: Option<jiff::Timestamp> = service["since"].as_str().and_then(|t| t.parse().ok());
+    let since = since.map(|t| age(Millis(t.as_millisecond()), now));
+    [
+        text("name"),
+        text("state"),
+        since.unwrap_or_else(|| "-".into()),
+        text("kind"),
+        text("address"),
+    ]
 }
 
 fn row(target: &Value, now: Millis) -> [String; 6] {
@@ -187,7 +224,19 @@ mod tests {
                 ],
             })
         };
-        let status = json!({ "status": "unsafe", "targets": [target("app", true), target("a-long-name", false)] });
+        let service = |name: &str, state: &str| {
+            json!({
+                "kind": "probe", "name": name, "address": "http://app/up", "state": state,
+                "since": Millis(now.0 - 5_000).to_string(),
+                "reasons": if state == "down" { json!(["it answered 500"]) } else { json!([]) },
+                "warnings": [], "hints": [],
+            })
+        };
+        let status = json!({
+            "status": "unsafe",
+            "targets": [target("app", true), target("a-long-name", false)],
+            "services": [service("a", "up"), service("b", "down")],
+        });
         let plain = table(&status, now, false);
         let lines: Vec<&str> = plain.lines().collect();
         assert_eq!(lines[0], "TARGET       SAFE  STATE   LAG  ALLOWED  DURABLE");
@@ -195,6 +244,18 @@ mod tests {
         assert_eq!(lines[2], "    the store is away");
         assert_eq!(lines[3], "    what to do: look at it");
         assert!(lines[4].starts_with("app          yes"), "{plain}");
+        let services: Vec<&str> = lines[6..].to_vec();
+        assert_eq!(
+            services[..4],
+            [
+                "",
+                "SERVICE  STATE  FOR  KIND   ADDRESS",
+                "b        down   5s   probe  http://app/up",
+                "    it answered 500",
+            ],
+            "{plain}"
+        );
+        assert!(services[4].starts_with("a        up "), "{plain}");
         let coloured = table(&status, now, true);
         assert!(
             coloured.contains("\x1b[31ma-long-name")

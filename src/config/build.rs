@@ -23,6 +23,7 @@ use super::load::CONFIG_VARIABLES;
 use super::notify::NotifyConfig;
 use super::paths;
 use super::postgres::{self, PostgresConfig};
+use super::probe::ProbeConfig;
 use super::raw::{RawConfig, RawHttp, RawRetention, ScalarOr};
 use super::store::{Secret, StoreConfig, StoreParts, file_url_of};
 use super::values::{Defaults, listen, min_free, plain_retention, retention_of, time_zone};
@@ -45,6 +46,7 @@ pub(super) struct Builder<'r, 'a> {
     pub(super) files: Vec<FilesConfig>,
     pub(super) postgres: Vec<PostgresConfig>,
     pub(super) notify: Vec<NotifyConfig>,
+    pub(super) probes: Vec<ProbeConfig>,
     http_token: Option<Secret>,
     drill: DrillConfig,
     insight: InsightConfig,
@@ -73,6 +75,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             files: Vec::new(),
             postgres: Vec::new(),
             notify: Vec::new(),
+            probes: Vec::new(),
             http_token: None,
             drill: DrillConfig::default(),
             insight: InsightConfig::default(),
@@ -111,7 +114,6 @@ impl<'r, 'a> Builder<'r, 'a> {
 
     /// lifeboat.yml.
     pub(super) fn read(&mut self, raw: RawConfig) -> Result<(), ConfigError> {
-        self.refuse_unsupported(&raw)?;
         self.stores = self.stores_of(raw.store, raw.stores, true)?;
         if self.stores.is_empty() {
             self.stores = self.store_of_environment()?.into_iter().collect();
@@ -154,6 +156,10 @@ impl<'r, 'a> Builder<'r, 'a> {
             let place = v.at(&entry);
             self.notify_entry(entry.value, &place)?;
         }
+        for entry in raw.probes.unwrap_or_default() {
+            let place = v.at(&entry);
+            self.probe_entry(entry.value, &place)?;
+        }
         for entry in raw.files.unwrap_or_default() {
             let place = v.at(&entry);
             self.files_target(entry.value, &place)?;
@@ -178,17 +184,6 @@ impl<'r, 'a> Builder<'r, 'a> {
             None if v.line(0) == Place::CommandLine => Ok(()),
             None => self.databases_of_environment(),
         }
-    }
-
-    fn refuse_unsupported(&self, raw: &RawConfig) -> Result<(), ConfigError> {
-        if let Some(value) = &raw.probes {
-            return Err(ConfigError::Unsupported {
-                place: self.values.at(value),
-                what: "`probes`".into(),
-                hint: "take `probes:` out of the file; nothing under it would be done".into(),
-            });
-        }
-        Ok(())
     }
 
     /// Sync interval and retention from the environment, where the file has none.
@@ -330,6 +325,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             files: self.files,
             postgres: self.postgres,
             notify: self.notify,
+            probes: self.probes,
             drill: self.drill,
             insight: self.insight,
             state_dir: self.state_dir.map(|dir| paths::resolved(&dir, host)),

@@ -12,6 +12,7 @@ use super::files::{FilesConfig, show_files};
 use super::insight::{InsightConfig, show_insight};
 use super::notify::{NotifyConfig, show_notify};
 use super::postgres::{PostgresConfig, show_dumped};
+use super::probe::{ProbeConfig, show_probe};
 use super::store::{Secret, StoreConfig};
 use super::units::format_duration;
 use crate::postgres::Kind;
@@ -62,6 +63,8 @@ pub struct Config {
     pub postgres: Vec<PostgresConfig>,
     /// Who is told of trouble.
     pub notify: Vec<NotifyConfig>,
+    /// HTTP checks of the app itself.
+    pub probes: Vec<ProbeConfig>,
     /// Restores that prove the copies.
     pub drill: DrillConfig,
     /// What is read of the app beside its backup.
@@ -227,6 +230,7 @@ impl Config {
             "postgres": self.shown_dumps(Kind::Postgres),
             "redis": self.shown_dumps(Kind::Redis),
             "notify": self.notify.iter().map(show_notify).collect::<Vec<_>>(),
+            "probes": self.probes.iter().map(show_probe).collect::<Vec<_>>(),
             "drill": show_drill(&self.drill),
             "insight": show_insight(&self.insight),
             "state-dir": self.state_dir.as_deref().map(show_path),

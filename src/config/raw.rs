@@ -104,7 +104,7 @@ raw!(
         notify: Vec<Spanned<RawNotify>>,
         files: Vec<Spanned<RawFiles>>,
         redis: Vec<Spanned<RawRedis>>,
-        probes: Loose,
+        probes: Vec<Spanned<RawProbe>>,
     }
 );
 
@@ -319,6 +319,18 @@ raw!(
         after: Text,
         remind: Text,
         every: Text,
+    }
+);
+
+raw!(
+    /// An entry of `probes`.
+    RawProbe {
+        name: Text,
+        url: Text,
+        url_file: Text,
+        every: Text,
+        timeout: Text,
+        expect: Text,
     }
 );
 

@@ -89,6 +89,10 @@ pub fn schema() -> Value {
                 json!({ "type": "array", "description": "Who is told of trouble.", "items": notify() }),
             ),
             (
+                "probes",
+                json!({ "type": "array", "description": "HTTP checks of the app itself.", "items": probe() }),
+            ),
+            (
                 "drill",
                 text_or(object(
                     "Restores that prove the copies.",
@@ -375,6 +379,26 @@ fn redis() -> Value {
     ];
     keys.extend(dumped());
     object("A Redis server.", &keys)
+}
+
+fn probe() -> Value {
+    object(
+        "An address of the app that is asked again and again.",
+        &[
+            ("name", value("Unique name: the label `probe`.")),
+            ("url", value("For example http://app:3000/up.")),
+            ("url-file", value("File that holds it.")),
+            ("every", value("Between two requests. Default 30s.")),
+            (
+                "timeout",
+                value("For the whole answer. Default 5s; not longer than every."),
+            ),
+            (
+                "expect",
+                value("Good status codes, as 200, 200-299 or 200,401. Default 200-299."),
+            ),
+        ],
+    )
 }
 
 fn store() -> Value {

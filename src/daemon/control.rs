@@ -103,10 +103,7 @@ async fn serve(stream: UnixStream, fleet: &Fleet) -> std::io::Result<()> {
                 targets,
                 timeout_ms,
             } => serde_json::to_vec(&sync(fleet, targets, Duration::from_millis(timeout_ms)).await),
-            Request::Status => {
-                let verdicts = crate::http::verdicts(fleet.board()).await;
-                serde_json::to_vec(&crate::http::status_json(&verdicts))
-            }
+            Request::Status => serde_json::to_vec(&crate::http::status_json(fleet.board()).await),
             Request::Snapshot(wanted) => {
                 let instance = &fleet.config().instance;
                 let taken = super::snapshot::snapshot(fleet, &wanted, instance).await;

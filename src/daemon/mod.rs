@@ -11,6 +11,7 @@ pub mod files_jobs;
 pub mod fleet;
 pub mod postgres;
 pub mod postgres_jobs;
+pub mod probes;
 pub mod snapshot;
 pub mod state;
 pub mod target;
@@ -121,6 +122,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tasks.push(tokio::spawn(drills::run(
         Arc::clone(&config),
         Arc::clone(&fleet),
+        Arc::clone(&board),
+    )));
+    tasks.push(tokio::spawn(probes::run(
+        Arc::clone(&config),
         Arc::clone(&board),
     )));
     tasks.push(tokio::spawn(crate::notify::run(

@@ -47,6 +47,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const POINTS: usize = 500;
 const POINTS_MAX: usize = 10_000;
 
+/// What is said of each without the token that is set.
+const SEEN_OF_TARGETS: [&str; 5] = ["name", "safe", "state", "lag_seconds", "objective_seconds"];
+const SEEN_OF_SERVICES: [&str; 3] = ["kind", "name", "state"];
+
 /// No script, no frame, nothing from elsewhere.
 const HEADERS: [(HeaderName, &str); 4] = [
     (
@@ -133,24 +137,31 @@ async fn look<T: Default + Send + 'static>(
     tokio::task::spawn_blocking(take).await.unwrap_or_default()
 }
 
-/// The JSON of `/readyz` and `lifeboat status --json`.
-pub fn status_json(verdicts: &[Verdict]) -> Value {
-    let safe = !verdicts.is_empty() && verdicts.iter().all(|v| v.safe);
-    json!({ "status": if safe { "safe" } else { "unsafe" }, "targets": verdicts })
+/// The JSON of `/readyz` and `lifeboat status --json`. The status is that of the copies alone.
+pub async fn status_json(board: &Arc<Board>) -> Value {
+    look(board, |view| {
+        let verdicts = view.verdicts();
+        let safe = !verdicts.is_empty() && verdicts.iter().all(|v| v.safe);
+        let status = if safe { "safe" } else { "unsafe" };
+        json!({ "status": status, "targets": verdicts, "services": view.services() })
+    })
+    .await
 }
 
 /// [`status_json`] for whoever asks: with a token set and not given, states only.
 async fn health(app: &App, headers: &HeaderMap) -> Value {
-    let verdicts = verdicts(&app.board).await;
-    let mut status = status_json(&verdicts);
+    let mut status = status_json(&app.board).await;
     if access::sees(app.config.http_token.as_ref(), headers).is_none() {
-        let few = |v: &Verdict| {
-            json!({
-                "name": v.name, "safe": v.safe, "state": v.state,
-                "lag_seconds": v.lag_seconds, "objective_seconds": v.objective_seconds,
-            })
-        };
-        status["targets"] = verdicts.iter().map(few).collect();
+        for (list, seen) in [
+            ("targets", &SEEN_OF_TARGETS[..]),
+            ("services", &SEEN_OF_SERVICES),
+        ] {
+            for entry in status[list].as_array_mut().into_iter().flatten() {
+                if let Some(entry) = entry.as_object_mut() {
+                    entry.retain(|key, _| seen.contains(&key.as_str()));
+                }
+            }
+        }
     }
     status
 }
@@ -170,7 +181,7 @@ async fn up(State(app): State<Shared>, headers: HeaderMap) -> Json<Value> {
 }
 
 async fn status(State(app): State<Shared>) -> Json<Value> {
-    Json(status_json(&verdicts(&app.board).await))
+    Json(status_json(&app.board).await)
 }
 
 async fn scrape(State(app): State<Shared>) -> impl IntoResponse {
@@ -196,10 +207,16 @@ async fn overview(State(app): State<Shared>, Extension(sees): Extension<Sees>) -
     let cards = look(&app.board, move |view| {
         // What is shown is not older than what it is shown with.
         shared.history.note(&view.verdicts(), view.now);
-        page::cards(view, |verdict| shared.history.of(verdict))
+        let cards = page::cards(view, |verdict| shared.history.of(verdict));
+        (cards, view.services())
     });
-    let cards = cards.await;
-    let html = page::overview(&cards, system_now(), &app.config.instance, sees);
+    let (cards, services) = cards.await;
+    let html = page::overview(
+        (&cards, &services),
+        system_now(),
+        &app.config.instance,
+        sees,
+    );
     (HEADERS, Html(html)).into_response()
 }
 

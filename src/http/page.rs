@@ -10,6 +10,7 @@ use crate::labels::age;
 use crate::observe::facts::DrillFacts;
 use crate::observe::health::Verdict;
 use crate::observe::history::Past;
+use crate::observe::services::Service;
 use crate::observe::view::View;
 use crate::postgres::Kind;
 use crate::types::Millis;
@@ -141,7 +142,12 @@ fn foot(now: Millis) -> Markup {
 }
 
 /// The whole fleet.
-pub(super) fn overview(cards: &[Card], now: Millis, instance: &str, sees: Sees) -> String {
+pub(super) fn overview(
+    (cards, services): (&[Card], &[Service]),
+    now: Millis,
+    instance: &str,
+    sees: Sees,
+) -> String {
     let bad = cards.iter().filter(|c| !c.verdict.safe).count();
     let (class, headline) = match (cards.len(), bad) {
         (0, _) => ("bad", "There is nothing to keep yet".to_owned()),
@@ -149,6 +155,11 @@ pub(super) fn overview(cards: &[Card], now: Millis, instance: &str, sees: Sees) 
         (1, 1) => ("bad", format!("{} is not safe", cards[0].verdict.name)),
         (all, bad) => ("bad", format!("{bad} of {all} are not safe")),
     };
+    let down: Vec<&str> = services
+        .iter()
+        .filter(|s| s.is_bad())
+        .map(|s| s.name.as_str())
+        .collect();
     let past = cards
         .iter()
         .filter(|c| c.verdict.safe == (bad == 0))
@@ -168,10 +179,12 @@ pub(super) fn overview(cards: &[Card], now: Millis, instance: &str, sees: Sees) 
                     ")"
                 }
             }
+            @if !down.is_empty() { p.reason { "Not up: " (down.join(", ")) } }
             @if sees == Sees::Everything { p { (instance) } }
         }
         main {
             @for card in cards { (article(card, sees)) }
+            @if !services.is_empty() { (services_of(services, sees)) }
             @if sees == Sees::Outside {
                 p.note { "Stores, paths, reasons and restore commands are shown here once a token is set: " code { "http: { token: ... }" } ". " code { "lifeboat status" } " on the host shows them." }
             }
@@ -179,6 +192,35 @@ pub(super) fn overview(cards: &[Card], now: Millis, instance: &str, sees: Sees) 
         (foot(now))
     };
     frame(&headline, body)
+}
+
+/// What the copies do not depend on.
+fn services_of(services: &[Service], sees: Sees) -> Markup {
+    html! {
+        @for s in services {
+            article class=(if s.is_bad() { "bad" } else { "ok" }) {
+                h2 {
+                    (s.name) " "
+                    span.badge { (s.state) } " " small { (s.kind) }
+                }
+                @if sees == Sees::Everything {
+                    @for reason in &s.reasons { p.reason { (reason) } }
+                    @for warning in &s.warnings { p.reason { (warning) } }
+                    @for hint in &s.hints { p.hint { "What to do: " (hint) } }
+                } @else if s.is_bad() || !s.warnings.is_empty() {
+                    p.hint { "What to do: " code { "lifeboat status" } " on the host says why." }
+                }
+                dl {
+                    @if let Some(since) = &s.since {
+                        div { dt { "since" } dd { time datetime=(since) { (since) } } }
+                    }
+                    @if sees == Sees::Everything {
+                        div { dt { "address" } dd { code { (s.address) } } }
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn article(card: &Card, sees: Sees) -> Markup {

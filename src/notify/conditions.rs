@@ -8,6 +8,7 @@ use crate::observe::facts::{
     DrillFacts, FilesFacts, PostgresFacts, State, StoreFacts, TargetFacts,
 };
 use crate::observe::health::Verdict;
+use crate::observe::services::Service;
 use crate::observe::view::View;
 use crate::types::Millis;
 
@@ -67,6 +68,9 @@ impl Seen {
         }
         for (facts, verdict) in view.files.iter().zip(files) {
             seen.files(facts, verdict);
+        }
+        for service in view.services() {
+            seen.service(&service);
         }
         for volume in &view.volumes {
             let path = volume.path.display().to_string();
@@ -213,6 +217,35 @@ impl Seen {
                 &f.store,
                 reasons.collect(),
                 vec![hint],
+            );
+        }
+    }
+
+    /// What is not known yet is no news.
+    fn service(&mut self, s: &Service) {
+        self.present.insert(s.name.clone());
+        let say = |words: &[String]| {
+            words
+                .iter()
+                .map(|w| format!("{}: {w}", s.address))
+                .collect()
+        };
+        if s.is_bad() {
+            self.add(
+                Kind::AppDown,
+                &s.name,
+                s.kind,
+                say(&s.reasons),
+                s.hints.clone(),
+            );
+        }
+        if !s.warnings.is_empty() {
+            self.add(
+                Kind::Certificate,
+                &s.name,
+                s.kind,
+                say(&s.warnings),
+                s.hints.clone(),
             );
         }
     }

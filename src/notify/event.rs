@@ -26,6 +26,10 @@ pub enum Kind {
     StoreUnreachable,
     /// Retention deletes nothing because something is wrong.
     Retention,
+    /// The app does not answer as it should.
+    AppDown,
+    /// A certificate of the app ends soon.
+    Certificate,
     /// A labelled snapshot was taken, or failed.
     Snapshot,
     /// A target has its first complete copy.
@@ -36,7 +40,7 @@ pub enum Kind {
 
 impl Kind {
     /// Everything that can be chosen.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 13] = [
         Self::Unsafe,
         Self::DumpFailed,
         Self::FilesFailed,
@@ -46,6 +50,8 @@ impl Kind {
         Self::Ownership,
         Self::StoreUnreachable,
         Self::Retention,
+        Self::AppDown,
+        Self::Certificate,
         Self::Snapshot,
         Self::FirstSuccess,
     ];
@@ -62,6 +68,8 @@ impl Kind {
             Self::Ownership => "ownership",
             Self::StoreUnreachable => "store-unreachable",
             Self::Retention => "retention",
+            Self::AppDown => "app-down",
+            Self::Certificate => "certificate",
             Self::Snapshot => "snapshot",
             Self::FirstSuccess => "first-success",
             Self::Test => "test",
@@ -99,6 +107,14 @@ impl Kind {
             Self::Retention => (
                 "retention of {} deletes nothing",
                 "retention of {} works again",
+            ),
+            Self::AppDown => (
+                "{} does not answer as it should",
+                "{} answers as it should again",
+            ),
+            Self::Certificate => (
+                "the certificate of {} ends soon",
+                "the certificate of {} was renewed",
             ),
             Self::Snapshot => ("snapshot {}", "snapshot {}"),
             Self::FirstSuccess => ("{} has its first complete copy", ""),

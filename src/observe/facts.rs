@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::happened::{Happened, Notifications};
 use super::insight::InsightBoard;
+use super::services::ProbeFacts;
 use super::view::SettingsCell;
 use crate::postgres::Kind;
 use crate::store::Stats;
@@ -336,6 +337,7 @@ pub struct Board(
     Notifications,
     Mutex<Option<DrillPlan>>,
     InsightBoard,
+    Mutex<BTreeMap<String, ProbeFacts>>,
 );
 
 impl Board {
@@ -436,6 +438,18 @@ impl Board {
     /// All PostgreSQL databases, by name and store.
     pub fn postgres(&self) -> Vec<PostgresFacts> {
         let all = self.2.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().cloned().collect()
+    }
+
+    /// Sets the facts of a probe.
+    pub fn put_probe(&self, facts: ProbeFacts) {
+        let mut all = self.8.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(facts.name.clone(), facts);
+    }
+
+    /// All probes, by name.
+    pub fn probes(&self) -> Vec<ProbeFacts> {
+        let all = self.8.lock().unwrap_or_else(PoisonError::into_inner);
         all.values().cloned().collect()
     }
 

@@ -6,5 +6,6 @@ pub mod health;
 pub mod history;
 pub mod insight;
 pub mod metrics;
+pub mod services;
 pub mod view;
 pub mod volume;

@@ -8,6 +8,7 @@ use super::facts::{Board, DrillPlan, FilesFacts, PostgresFacts, TargetFacts};
 use super::happened::Told;
 use super::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
 use super::insight::AppFacts;
+use super::services::{ProbeFacts, Service, probe_verdict};
 use super::volume::{Host, Volume, host, volumes};
 use crate::types::Millis;
 
@@ -54,6 +55,8 @@ pub struct View {
     pub postgres: Vec<PostgresFacts>,
     /// What was read of the app, by target.
     pub insight: BTreeMap<String, AppFacts>,
+    /// What is asked of the app, by name.
+    pub probes: Vec<ProbeFacts>,
     /// Volumes that the databases and the local state lie on.
     pub volumes: Vec<Volume>,
     /// When drills are due.
@@ -83,6 +86,7 @@ impl View {
             files: board.files(),
             postgres: board.postgres(),
             insight: board.insight().all(),
+            probes: board.probes(),
             volumes,
             drill_plan: board.drill_plan(),
             told: board.notifications().all(),
@@ -97,6 +101,12 @@ impl View {
         let files = self.files.iter().map(|f| files_verdict(f, self.now));
         let postgres = self.postgres.iter().map(|f| postgres_verdict(f, self.now));
         databases.chain(postgres).chain(files).collect()
+    }
+
+    /// Judges what the copies do not depend on.
+    pub fn services(&self) -> Vec<Service> {
+        let probes = self.probes.iter();
+        probes.map(|p| probe_verdict(p, self.now)).collect()
     }
 }
 

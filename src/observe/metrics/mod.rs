@@ -1,8 +1,9 @@
-//! Every metric name, here and in `requests` and `host`: docs/metrics.md is checked against them. Base units; one series a target and store.
+//! Every metric name, here and in the modules below: docs/metrics.md is checked against them. Base units; one series a target and store.
 
 mod host;
 mod insight;
 mod requests;
+mod services;
 mod told;
 
 use prometheus::process_collector::ProcessCollector;
@@ -381,6 +382,7 @@ impl Scrape {
         self.insight(view)?;
         self.requests(view)?;
         self.host(view)?;
+        self.services(view)?;
         self.told(view)?;
         self.gauge(PROCESS, [(vec![], resident_bytes() as f64)])?;
         self.0.register(Box::new(ProcessCollector::for_self()))?;
@@ -646,6 +648,12 @@ mod tests {
             name: "cache".into(),
             ..dumps.clone()
         };
+        let mut probe = crate::observe::services::ProbeFacts {
+            name: "app".into(),
+            certificate_expires: Some(Millis(1)),
+            ..Default::default()
+        };
+        probe.note(crate::probe::Answer::default(), true, Millis(1));
         let volume = crate::observe::volume::Volume {
             path: "/rails/storage".into(),
             total_bytes: 100,
@@ -658,6 +666,7 @@ mod tests {
             targets: vec![(target, None)],
             files: vec![files],
             postgres: vec![cache, dumps],
+            probes: vec![probe],
             volumes: vec![volume],
             host: crate::observe::volume::host(),
             settings: Default::default(),
