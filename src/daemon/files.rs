@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{Config, FilesConfig, StoreKind};
+use crate::config::{Config, FilesConfig, StoreConfig, StoreKind};
 use crate::daemon::fleet::{open_replica, state_path};
 use crate::files::{LeftOut, Target};
 use crate::store::StoreError;
@@ -12,23 +12,33 @@ use crate::store::StoreError;
 /// # Errors
 /// The store's.
 pub async fn open(config: &Config, files: &FilesConfig) -> Result<Vec<Target>, StoreError> {
-    let shared = Arc::new(files.clone());
-    let left_out = left_out(config);
     let mut targets = Vec::new();
     for store in &files.stores {
-        targets.push(Target {
-            config: Arc::clone(&shared),
-            store: open_replica(store, &files.name).await?,
-            instance: config.instance.clone(),
-            left_out: left_out.clone(),
-            runtime: tokio::runtime::Handle::current(),
-        });
+        targets.push(open_in(config, files, store).await?);
     }
     Ok(targets)
 }
 
+/// Opens a target in one of its stores.
+///
+/// # Errors
+/// The store's.
+pub async fn open_in(
+    config: &Config,
+    files: &FilesConfig,
+    store: &StoreConfig,
+) -> Result<Target, StoreError> {
+    Ok(Target {
+        config: Arc::new(files.clone()),
+        store: open_replica(store, &files.name).await?,
+        instance: config.instance.clone(),
+        left_out: left_out(config),
+        runtime: tokio::runtime::Handle::current(),
+    })
+}
+
 /// Databases that have a copy of their own, local state, and folders that are stores.
-fn left_out(config: &Config) -> LeftOut {
+pub fn left_out(config: &Config) -> LeftOut {
     let state = config.targets.iter().filter_map(|t| {
         let path = state_path(config, t);
         path.parent().map(std::path::Path::to_owned)

@@ -112,6 +112,15 @@ impl Backend {
         self.runtime.block_on(request())
     }
 
+    /// A part of a pack.
+    ///
+    /// # Errors
+    /// As [`Backend::ask`]. What is behind the end is not there, without an error of its own.
+    pub(super) fn pack_range(&self, pack: &Id, offset: u32, length: u32) -> Result<Bytes, Asked> {
+        let (key, start) = (key(FileType::Pack, pack), u64::from(offset));
+        self.ask(|| self.store.get_range(&key, start..start + u64::from(length)))
+    }
+
     /// [`Backend::ask`] for rustic_core: the failure is kept.
     fn serve<T, F>(&self, request: impl Fn() -> F) -> RusticResult<T>
     where

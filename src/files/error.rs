@@ -53,6 +53,12 @@ pub enum FilesError {
     /// A refusal to overwrite.
     #[error("{0}")]
     Refused(String),
+    /// Another restore is at work on the same place.
+    #[error("another restore to {} is running; nothing was changed by this one", .0.display())]
+    Running(PathBuf),
+    /// Nothing to swap back.
+    #[error("{} has no kept content from before a restore", .0.display())]
+    NothingKept(PathBuf),
     /// What is in the repository is not what was put there.
     #[error("the repository in {store} is damaged: {what}")]
     Damaged {
@@ -107,15 +113,44 @@ impl FilesError {
             Self::Damaged { .. } => {
                 "keep the store as it is; `restic check --read-data` says more, and the next backup after `restic repair index` uploads again what is still here".into()
             }
+            Self::Running(_) => "wait for it, or stop it, then restore again".into(),
+            Self::NothingKept(_) => {
+                "only `restore --in-place` keeps what --undo can swap back".into()
+            }
             Self::Refused(_) | Self::Stopped | Self::Io { .. } | Self::Repository { .. } => return None,
         })
+    }
+
+    /// A local file or folder failed.
+    pub(super) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::Io {
+            path: path.into(),
+            source,
+        }
+    }
+
+    /// Another store would not help.
+    pub fn is_local(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_)
+                | Self::Running(_)
+                | Self::NothingKept(_)
+                | Self::Stopped
+                | Self::Io { .. }
+        )
     }
 
     /// Of the process: see the design.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoPoint(_) | Self::NoRepository(_) => 3,
-            Self::Locked { .. } | Self::Emptied { .. } | Self::Replaced(_) | Self::Refused(_) => 4,
+            Self::Locked { .. }
+            | Self::Emptied { .. }
+            | Self::Replaced(_)
+            | Self::Refused(_)
+            | Self::Running(_)
+            | Self::NothingKept(_) => 4,
             Self::Damaged { .. } => 5,
             Self::Store(_)
             | Self::Password(_)

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::backend::Backend;
 use super::error::FilesError;
-use super::repository::{Repo, hex, master_key, seal, unseal};
+use super::repository::{Repo, hex, key, seal, unseal};
 use crate::store::PutMode;
 
 /// As in restic.
@@ -76,12 +76,7 @@ impl Lock {
         repo: &Repo,
         mode: Mode,
     ) -> Result<Self, FilesError> {
-        let Some(key) = master_key(repo) else {
-            return Err(FilesError::Damaged {
-                store: backend.store().display(),
-                what: "its key has another length than restic's".into(),
-            });
-        };
+        let key = key(backend, repo)?;
         let me = LockFile {
             time: Timestamp::now(),
             exclusive: mode == Mode::Alone,

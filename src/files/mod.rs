@@ -10,6 +10,7 @@
 mod attributes;
 mod backend;
 mod backup;
+mod contents;
 mod drill;
 mod error;
 mod lock;
@@ -19,7 +20,9 @@ mod prune;
 mod repository;
 mod restore;
 mod source;
+mod undo;
 mod verify;
+mod write;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +35,7 @@ pub use points::{Goal, Point, find, list};
 pub use prune::{Pruned, prune};
 pub use restore::{Output, Restored, restore};
 pub use source::LeftOut;
+pub use undo::{Undone, kept, undo};
 pub use verify::verify;
 
 use crate::config::FilesConfig;
@@ -70,17 +74,6 @@ impl Target {
 pub fn create(target: &Target) -> Result<bool, FilesError> {
     let backend = target.backend(PATIENCE_PERSON);
     repository::open_or_create(&backend, &target.config.password).map(|(_, made)| made)
-}
-
-/// The words of a panic inside rustic_core.
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
-    text.and_then(|t| t.lines().next())
-        .unwrap_or("no reason given")
-        .to_owned()
 }
 
 /// Durations in JSON are seconds.

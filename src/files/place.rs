@@ -1,106 +1,264 @@
 //! In place: the old content steps aside, the restored one takes its place, by renames inside one file system.
 //!
-//! - `P/.lifeboat-restored-<time>` holds what was restored, `P/.lifeboat-old-<time>` what was there. The folder P itself stays, because it is
-//!   often a mount point. A crash in between leaves every file in one of the three.
-//! - What a backup leaves out is not moved: a folder that contains such things is gone through, not renamed.
+//! Inside the folder P, which itself stays because it is often a mount point; `S` is the time of the restore:
+//! - `.lifeboat-restored-S` holds what is being restored. Alone it is what a killed restore left: nobody needs it, the next one removes it.
+//! - `.lifeboat-old-S.moving` fills with the old content. While it is there the exchange is not decided: [`mend`] takes it back.
+//! - `.lifeboat-old-S` holds all of the old content. From this rename on the exchange is decided: [`mend`] finishes it.
+//! - `.lifeboat-undone-S` is for an undo what `.lifeboat-old-S` is for a restore; what comes in is then `.lifeboat-old-S`.
+//! - `.lifeboat-met-S` holds what the app made in the middle, under names that the incoming content needs.
+//!
+//! Nothing but `.lifeboat-restored-*` and empty folders of ours is ever deleted. One exchange at a time: P is locked meanwhile.
+//! What a backup leaves out is not moved: a folder that contains such things is gone through, not renamed.
 
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Target;
+use rustix::fs::{FlockOperation, flock, syncfs};
+
+use super::attributes;
 use super::error::FilesError;
 use super::source::Filter;
 
 /// Names of ours inside folders; backups leave them out.
 pub(super) const OURS: &str = ".lifeboat-";
+/// Before the time of a restore.
+pub(super) const RESTORED: &str = ".lifeboat-restored-";
+/// The same.
+pub(super) const OLD: &str = ".lifeboat-old-";
+/// The same.
+pub(super) const UNDONE: &str = ".lifeboat-undone-";
+/// The old content of a single file.
+pub(super) const OLD_FILE: &str = ".lifeboat-oldfile-";
+/// The same, for what an undo replaced.
+pub(super) const UNDONE_FILE: &str = ".lifeboat-undonefile-";
+const MET: &str = ".lifeboat-met-";
+/// Behind the name of a folder that is being filled.
+const MOVING: &str = ".moving";
+
+/// A folder in which things are exchanged, locked.
+pub(super) struct Locked {
+    /// Which.
+    pub(super) base: PathBuf,
+    file: File,
+    /// Its attributes before the first of our folders changed its time.
+    was: Metadata,
+}
+
+impl Locked {
+    /// Locks a folder.
+    ///
+    /// # Errors
+    /// [`FilesError::Running`], [`FilesError::Io`].
+    pub(super) fn take(base: &Path) -> Result<Self, FilesError> {
+        let io = |e| FilesError::io(base, e);
+        let file = File::open(base).map_err(io)?;
+        let was = file.metadata().map_err(io)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(FilesError::Running(base.into())),
+            // Some network file systems cannot.
+            Ok(()) | Err(_) => Ok(Self {
+                base: base.into(),
+                file,
+                was,
+            }),
+        }
+    }
+
+    /// Everything written so far is on disk.
+    fn sync(&self) -> io::Result<()> {
+        Ok(syncfs(&self.file)?)
+    }
+}
 
 /// The places of one restore.
 pub(super) struct Aside {
-    /// The folder where things are exchanged.
-    base: PathBuf,
+    folder: Locked,
     /// What is restored of it: all, or one name.
     only: Option<PathBuf>,
     /// Where the restored content is first.
     pub(super) restored: PathBuf,
-    old: PathBuf,
+    stamp: String,
 }
 
 impl Aside {
-    /// Makes the places.
+    /// Makes the places, after mending what a killed restore left.
     ///
     /// # Errors
-    /// [`FilesError::Io`].
+    /// [`FilesError::Io`], [`FilesError::Running`].
     pub(super) fn begin(path: &Path, is_dir: bool) -> Result<Self, FilesError> {
-        let name = path.file_name().map(PathBuf::from);
-        let (base, only) = match (is_dir, path.parent()) {
-            (false, Some(parent)) => (parent.to_owned(), name.clone()),
-            _ => (path.to_owned(), None),
-        };
-        let io = |source| FilesError::Io {
-            path: base.clone(),
-            source,
-        };
-        std::fs::create_dir_all(&base).map_err(io)?;
+        let (base, only) = base_of(path, is_dir);
+        std::fs::create_dir_all(&base).map_err(|e| FilesError::io(&base, e))?;
+        let folder = Locked::take(&base)?;
+        let io = |source| FilesError::io(&folder.base, source);
+        mend(&folder).map_err(io)?;
+        for dead in named(&folder.base, RESTORED).map_err(io)? {
+            std::fs::remove_dir_all(dead).map_err(io)?;
+        }
         let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%fZ");
-        let folder = base.join(format!("{OURS}restored-{stamp}"));
-        std::fs::create_dir(&folder).map_err(io)?;
-        let old = base.join(format!("{OURS}old-{stamp}"));
-        let restored = match &only {
-            Some(name) => folder.join(name),
-            None => folder,
-        };
+        let restored = folder.base.join(format!("{RESTORED}{stamp}"));
+        std::fs::create_dir(&restored).map_err(io)?;
         Ok(Self {
-            base,
+            restored: match &only {
+                Some(name) => restored.join(name),
+                None => restored,
+            },
+            stamp: stamp.to_string(),
+            folder,
             only,
-            restored,
-            old,
         })
     }
-}
 
-/// Exchanges; returns where the old content is, if there was any.
-///
-/// # Errors
-/// The system's; every file is then in one of the three places.
-pub(super) fn swap(aside: &Aside, target: &Target) -> io::Result<Option<PathBuf>> {
-    let filter = Filter::of(&aside.base, &target.config.exclude, &target.left_out);
-    match &aside.only {
-        Some(name) => {
-            let place = aside.base.join(name);
-            if place.symlink_metadata().is_ok() {
-                std::fs::create_dir(&aside.old)?;
-                std::fs::rename(&place, aside.old.join(name))?;
-            }
-            std::fs::rename(&aside.restored, &place)?;
-            if let Some(folder) = aside.restored.parent() {
-                std::fs::remove_dir(folder)?;
-            }
-        }
-        None => {
-            set_aside(&filter, &aside.base, &aside.old)?;
-            bring(&aside.restored, &aside.base)?;
+    /// Takes away what was restored so far.
+    pub(super) fn forget(&self) {
+        let folder = match &self.only {
+            Some(_) => self.restored.parent(),
+            None => Some(self.restored.as_path()),
+        };
+        if let Some(folder) = folder
+            && let Err(error) = std::fs::remove_dir_all(folder)
+        {
+            tracing::warn!(folder = %folder.display(), %error, "what was restored stays behind; the next restore removes it");
         }
     }
-    Ok(aside.old.exists().then(|| aside.old.clone()))
+
+    /// Exchanges; returns where the old content is, if there was any.
+    ///
+    /// # Errors
+    /// The system's; the old content is then back where it was, as far as the system allows, and nothing is lost.
+    pub(super) fn swap(&self, filter: &Filter) -> io::Result<Option<PathBuf>> {
+        self.folder.sync()?;
+        match &self.only {
+            Some(name) => {
+                let kept = self.folder.base.join(format!("{OLD_FILE}{}", self.stamp));
+                let kept = replace(
+                    &self.restored,
+                    &self.folder.base.join(name),
+                    &kept.join(name),
+                )?;
+                if let Some(folder) = self.restored.parent() {
+                    std::fs::remove_dir(folder)?;
+                }
+                self.folder.sync()?;
+                Ok(kept)
+            }
+            None => exchange(&self.folder, filter, &self.stamp, &self.restored, OLD),
+        }
+    }
 }
 
-/// Moves everything that a backup takes out of `from`. `true` if something stays.
-fn set_aside(filter: &Filter, from: &Path, old: &Path) -> io::Result<bool> {
-    let mut stays = false;
+/// The folder where a path is exchanged, and its name if it is a single file.
+pub(super) fn base_of(path: &Path, is_dir: bool) -> (PathBuf, Option<PathBuf>) {
+    match (is_dir, path.parent()) {
+        (false, Some(parent)) => (parent.to_owned(), path.file_name().map(PathBuf::from)),
+        _ => (path.to_owned(), None),
+    }
+}
+
+/// Folders of ours in `base`, by time.
+pub(super) fn named(base: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(base)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|n| n.starts_with(prefix)) && entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Puts `file` in the place of another, which is kept. At no moment is the old one without a name.
+pub(super) fn replace(file: &Path, place: &Path, kept: &Path) -> io::Result<Option<PathBuf>> {
+    let was = place.symlink_metadata().ok();
+    if let Some(was) = &was {
+        if let Some(folder) = kept.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        match std::fs::hard_link(place, kept) {
+            // A folder has one name only, and some file systems have no links.
+            Err(_) if was.is_dir() || kept.symlink_metadata().is_err() => {
+                std::fs::rename(place, kept)?;
+            }
+            // Linked by a run that was killed.
+            Ok(()) | Err(_) => {}
+        }
+    }
+    std::fs::rename(file, place)?;
+    Ok(was.map(|_| kept.into()))
+}
+
+/// Everything that a backup takes of the folder moves to `<word><stamp>`, then what is in `incoming` takes its place.
+pub(super) fn exchange(
+    folder: &Locked,
+    filter: &Filter,
+    stamp: &str,
+    incoming: &Path,
+    word: &str,
+) -> io::Result<Option<PathBuf>> {
+    let base = &folder.base;
+    let kept = base.join(format!("{word}{stamp}"));
+    let moving = base.join(format!("{word}{stamp}{MOVING}"));
+    let done = set_aside(filter, base, &folder.was, &moving)
+        .and_then(|_| folder.sync())
+        .and_then(|()| std::fs::rename(&moving, &kept))
+        .and_then(|()| bring(incoming, base, &base.join(format!("{MET}{stamp}"))))
+        .and_then(|()| folder.sync());
+    if let Err(error) = done {
+        // What was not decided is taken back, what was is finished: here if that is possible, or by the next run.
+        mend(folder)?;
+        return Err(error);
+    }
+    Ok(std::fs::remove_dir(&kept).is_err().then_some(kept))
+}
+
+/// Takes back or finishes what a killed run left. `true` if something was taken back.
+pub(super) fn mend(folder: &Locked) -> io::Result<bool> {
+    let base = &folder.base;
+    let mut taken_back = false;
+    for (word, incoming) in [(OLD, RESTORED), (UNDONE, OLD)] {
+        for kept in named(base, word)? {
+            let name = kept.file_name().unwrap_or_default().to_string_lossy();
+            let stamp = name.trim_start_matches(word);
+            let met = base.join(format!("{MET}{}", stamp.trim_end_matches(MOVING)));
+            let incoming = base.join(format!("{incoming}{stamp}"));
+            if stamp.ends_with(MOVING) {
+                tracing::info!(folder = %base.display(), "an exchange of files was interrupted before it was decided; taking it back");
+                bring(&kept, base, &met)?;
+                taken_back = true;
+            } else if incoming.is_dir() {
+                tracing::info!(folder = %base.display(), "an exchange of files was interrupted; finishing it");
+                bring(&incoming, base, &met)?;
+            }
+        }
+    }
+    if taken_back {
+        folder.sync()?;
+    }
+    Ok(taken_back)
+}
+
+/// Moves everything that a backup takes out of `from`. `to` gets the attributes of `from`.
+fn set_aside(filter: &Filter, from: &Path, was: &Metadata, to: &Path) -> io::Result<()> {
+    match std::fs::create_dir(to) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
-        let (path, to) = (entry.path(), old.join(entry.file_name()));
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
         let is_dir = entry.file_type()?.is_dir();
         if !filter.takes_path(&path, is_dir) {
-            stays = true;
-        } else if is_dir && holds_left_out(filter, &path)? {
-            stays |= set_aside(filter, &path, &to)?;
+            continue;
+        }
+        if is_dir && holds_left_out(filter, &path)? {
+            set_aside(filter, &path, &path.metadata()?, &to)?;
         } else {
-            std::fs::create_dir_all(old)?;
             std::fs::rename(&path, &to)?;
         }
     }
-    Ok(stays)
+    attributes::copy(from, was, to)
 }
 
 fn holds_left_out(filter: &Filter, folder: &Path) -> io::Result<bool> {
@@ -116,31 +274,32 @@ fn holds_left_out(filter: &Filter, folder: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Moves what was restored to its place; folders that stayed are filled.
-fn bring(restored: &Path, to: &Path) -> io::Result<()> {
-    let times = restored.metadata()?.modified()?;
-    for entry in std::fs::read_dir(restored)? {
+/// Moves everything in `from` to `to`, whose attributes become those of `from`; folders that are there are filled. What else is in the way
+/// moves to `met`.
+fn bring(from: &Path, to: &Path, met: &Path) -> io::Result<()> {
+    let was = from.metadata()?;
+    for entry in std::fs::read_dir(from)? {
         let entry = entry?;
-        let place = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() && place.is_dir() {
-            bring(&entry.path(), &place)?;
-        } else if place.symlink_metadata().is_ok() {
-            return Err(io::Error::other(format!(
-                "{} came into being during the restore; what was restored is in {}",
-                place.display(),
-                restored.display()
-            )));
-        } else {
-            std::fs::rename(entry.path(), &place)?;
+        let name = entry.file_name();
+        let place = to.join(&name);
+        let there = place.symlink_metadata().ok();
+        match there {
+            Some(there) if there.is_dir() && entry.file_type()?.is_dir() => {
+                bring(&entry.path(), &place, &met.join(&name))?;
+                continue;
+            }
+            Some(_) => {
+                tracing::warn!(file = %place.display(), kept = %met.display(), "came into being during the restore; it is kept aside");
+                std::fs::create_dir_all(met)?;
+                std::fs::rename(&place, met.join(&name))?;
+            }
+            None => {}
         }
+        std::fs::rename(entry.path(), &place)?;
     }
-    let (permissions, owner) = {
-        use std::os::unix::fs::MetadataExt;
-        let found = restored.metadata()?;
-        (found.permissions(), (found.uid(), found.gid()))
-    };
-    std::fs::remove_dir(restored)?;
-    std::os::unix::fs::chown(to, Some(owner.0), Some(owner.1))?;
-    std::fs::set_permissions(to, permissions)?;
-    std::fs::File::open(to)?.set_modified(times)
+    attributes::copy(from, &was, to)?;
+    std::fs::remove_dir(from)?;
+    // What was removed may have been in it.
+    attributes::set_times_as(&was, to);
+    Ok(())
 }

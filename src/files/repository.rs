@@ -146,9 +146,16 @@ pub(super) fn unseal(key: &[u8; 64], sealed: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The repository's master key as one piece.
-pub(super) fn master_key(repo: &Repo) -> Option<[u8; 64]> {
+///
+/// # Errors
+/// [`FilesError::Damaged`].
+pub(super) fn key(backend: &Backend, repo: &Repo) -> Result<[u8; 64], FilesError> {
     let key = repo.key();
-    [key.encrypt, key.mac.k, key.mac.r].concat().try_into().ok()
+    let whole = [key.encrypt, key.mac.k, key.mac.r].concat();
+    whole.try_into().map_err(|_| FilesError::Damaged {
+        store: backend.store().display(),
+        what: "its key has another length than restic's".into(),
+    })
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

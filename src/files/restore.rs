@@ -3,26 +3,22 @@
 //! - Into a new or empty folder: what is there when it fails is the part that was restored; nothing else is touched.
 //! - In place: everything is restored and checked beside the folder's content first; then the old content is moved aside, entry by entry,
 //!   and the restored one takes its place. Nothing is deleted. What a backup leaves out (databases, local state, excluded files) stays where it is.
-//! - What is on disk afterwards is compared with the snapshot: rustic_core reports attributes that it could not set only in its log.
+//! - What is on disk afterwards is compared with the snapshot.
 
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustic_core::repofile::{Node, NodeType, SnapshotFile};
-use rustic_core::{
-    IndexedFull, LocalDestination, LsOptions, Repository, RestoreOptions, RusticError,
-};
+use rustic_core::repofile::{Node, SnapshotFile};
+use rustic_core::{IndexedFull, Repository};
 
-use super::attributes::{apply, differences};
+use super::attributes::set;
 use super::error::FilesError;
 use super::lock::{Lock, Mode};
-use super::place::{Aside, swap};
+use super::place::Aside;
 use super::points::{Goal, Point, find, snapshots};
+use super::source::Filter;
+use super::write::Writer;
 use super::{Backend, PATIENCE_BACKUP, Target, repository};
-
-/// Differences that are named; more are only counted.
-const NAMED: usize = 100;
 
 /// Where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +51,7 @@ pub struct Restored {
     pub took: Duration,
 }
 
-/// Restores a snapshot, or one path of it.
+/// Restores a snapshot, or one path of it. With `again`, what a failure leaves is taken away, so that another store can be asked.
 ///
 /// # Errors
 /// [`FilesError::NoPoint`], [`FilesError::Refused`], and the rest.
@@ -64,14 +60,31 @@ pub fn restore(
     goal: &Goal,
     path: Option<&Path>,
     output: &Output,
+    again: bool,
 ) -> Result<Restored, FilesError> {
-    let started = Instant::now();
-    let backend = target.backend(PATIENCE_BACKUP);
     if let Output::Folder(folder) = output {
         refuse_full(folder)?;
     }
+    let done = from_store(target, goal, path, output);
+    if let (Err(error), Output::Folder(folder), true) = (&done, output, again)
+        && !error.is_local()
+    {
+        empty(folder).map_err(|e| FilesError::io(folder, e))?;
+    }
+    done
+}
+
+fn from_store(
+    target: &Target,
+    goal: &Goal,
+    path: Option<&Path>,
+    output: &Output,
+) -> Result<Restored, FilesError> {
+    let started = Instant::now();
+    let backend = target.backend(PATIENCE_BACKUP);
     let repo = repository::open(&backend, &target.config.password)?;
     let _lock = Lock::take(&backend, &target.runtime, &repo, Mode::Shared)?;
+    let key = repository::key(&backend, &repo)?;
     let all = snapshots(&backend, &repo)?;
     let points: Vec<Point> = all.iter().map(Point::of).collect();
     let found = find(&points, goal)?;
@@ -83,6 +96,7 @@ pub fn restore(
     let mut run = Run {
         backend: &backend,
         repo: &repo,
+        key,
         done: Restored {
             point,
             paths: Vec::new(),
@@ -94,24 +108,32 @@ pub fn restore(
             took: Duration::ZERO,
         },
     };
-    let several = wanted.len() > 1;
-    for path in &wanted {
-        let node = run.node(snapshot, path)?;
-        match output {
-            Output::InPlace => run.in_place(target, path, &node)?,
-            Output::Folder(folder) => {
-                let relative = path.strip_prefix("/").unwrap_or(path);
-                let to = match (several, node.is_dir()) {
-                    (true, _) => folder.join(relative),
-                    (false, true) => folder.clone(),
-                    (false, false) => folder.join(path.file_name().unwrap_or_default()),
-                };
-                run.place(&node, &to)?;
-            }
-        }
+    let mut nodes = Vec::new();
+    for path in wanted {
+        let node = run.node(snapshot, &path)?;
+        nodes.push((path, node));
+    }
+    match output {
+        Output::InPlace => run.in_place(target, &nodes)?,
+        Output::Folder(folder) => run.fill(folder, &nodes)?,
     }
     run.done.took = started.elapsed();
     Ok(run.done)
+}
+
+fn empty(folder: &Path) -> std::io::Result<()> {
+    let items = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        items => items?,
+    };
+    for item in items {
+        let item = item?;
+        match item.file_type()?.is_dir() {
+            true => std::fs::remove_dir_all(item.path())?,
+            false => std::fs::remove_file(item.path())?,
+        }
+    }
+    Ok(())
 }
 
 fn refuse_full(folder: &Path) -> Result<(), FilesError> {
@@ -149,14 +171,11 @@ fn wanted(point: &Point, path: Option<&Path>) -> Result<Vec<PathBuf>, FilesError
 struct Run<'a, S> {
     backend: &'a Backend,
     repo: &'a Repository<S>,
+    key: [u8; 64],
     done: Restored,
 }
 
 impl<S: IndexedFull> Run<'_, S> {
-    fn failed(&self, error: &RusticError) -> FilesError {
-        FilesError::of("restoring from", self.backend, error)
-    }
-
     fn node(&self, snapshot: &SnapshotFile, path: &Path) -> Result<Node, FilesError> {
         let text = path.to_string_lossy();
         self.repo
@@ -171,113 +190,69 @@ impl<S: IndexedFull> Run<'_, S> {
             })
     }
 
+    fn fill(&mut self, folder: &Path, nodes: &[(PathBuf, Node)]) -> Result<(), FilesError> {
+        let several = nodes.len() > 1;
+        for (path, node) in nodes {
+            let relative = path.strip_prefix("/").unwrap_or(path);
+            let to = match (several, node.is_dir()) {
+                (true, _) => folder.join(relative),
+                (false, true) => folder.to_owned(),
+                (false, false) => folder.join(path.file_name().unwrap_or_default()),
+            };
+            self.place(node, &to)?;
+            self.done.paths.push(to);
+        }
+        sync(folder)
+    }
+
     /// Restores a node to a path that is not there or is an empty folder, and compares.
     fn place(&mut self, node: &Node, to: &Path) -> Result<(), FilesError> {
-        let io = |source| FilesError::Io {
-            path: to.into(),
-            source,
-        };
-        let text = to.to_str().ok_or_else(|| {
-            io(std::io::Error::other(
-                "a restore needs a path of valid UTF-8",
-            ))
-        })?;
-        if let Some(parent) = to.parent() {
-            std::fs::create_dir_all(parent).map_err(io)?;
+        let folder = if node.is_dir() { Some(to) } else { to.parent() };
+        if let Some(folder) = folder {
+            std::fs::create_dir_all(folder).map_err(|e| FilesError::io(folder, e))?;
         }
         if !node.is_dir() && !node.is_file() {
             return Err(FilesError::Refused(format!(
-                "{text} is a link or a special file: restore the folder it is in"
+                "{} is a link or a special file: restore the folder it is in",
+                to.display()
             )));
         }
-        self.contents(node, text)?;
-        if node.is_dir() {
-            apply(node, to).map_err(io)?;
-        }
-        self.compare(node, to)?;
-        self.done.paths.push(to.into());
+        let written = Writer::new(self.backend, self.repo, self.key).write(node, to)?;
+        self.done.files += written.files;
+        self.done.bytes += written.bytes;
+        self.done.differences_count += written.differences_count;
+        self.done.differences.extend(written.differences);
         Ok(())
     }
 
-    fn contents(&self, node: &Node, to: &str) -> Result<(), FilesError> {
-        let failed = |e: Box<RusticError>| self.failed(&e);
-        let mut options = RestoreOptions::default();
-        options.numeric_id = true;
-        options.no_ownership = !rustix::process::geteuid().is_root();
-        // The type is not exported; its word is. Holes stay holes.
-        options.sparse = serde_json::from_value("ByContent".into()).ok();
-        let dest = LocalDestination::new(to, true, !node.is_dir()).map_err(failed)?;
-        let all = LsOptions::default();
-        let nodes = || self.repo.ls(node, &all).map_err(failed);
-        // rustic_core panics when a pack cannot be read or the disk is full.
-        let restored = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let plan = self
-                .repo
-                .prepare_restore(&options, nodes()?, &dest, false)
-                .map_err(failed)?;
-            self.repo
-                .restore(plan, &options, nodes()?, &dest)
-                .map_err(failed)
-        }));
-        match (restored, self.backend.failure()) {
-            (_, Some(failure)) => Err(FilesError::Store(failure)),
-            (Ok(result), None) => result,
-            (Err(panic), None) => Err(FilesError::Damaged {
-                store: self.backend.store().display(),
-                what: super::panic_text(&*panic),
-            }),
-        }
-    }
-
-    fn compare(&mut self, node: &Node, to: &Path) -> Result<(), FilesError> {
-        let mut note = |found: Vec<String>, path: &Path| {
-            self.done.differences_count += found.len() as u64;
-            for what in found {
-                if self.done.differences.len() < NAMED {
-                    self.done
-                        .differences
-                        .push(format!("{}: {what}", path.display()));
-                }
+    /// Everything is restored before the first thing is exchanged.
+    fn in_place(&mut self, target: &Target, nodes: &[(PathBuf, Node)]) -> Result<(), FilesError> {
+        let mut places = Vec::new();
+        for (path, node) in nodes {
+            let aside = Aside::begin(path, node.is_dir())?;
+            let placed = self.place(node, &aside.restored);
+            places.push(aside);
+            if let Err(error) = placed {
+                places.iter().for_each(Aside::forget);
+                return Err(error);
             }
-        };
-        let all = LsOptions::default();
-        let nodes = self
-            .repo
-            .ls(node, &all)
-            .map_err(|e| FilesError::of("restoring from", self.backend, &e))?;
-        for item in nodes {
-            let (path, node_below) =
-                item.map_err(|e| FilesError::of("restoring from", self.backend, &e))?;
-            let path = if node.is_dir() {
-                to.join(path)
-            } else {
-                to.into()
-            };
-            if matches!(node_below.node_type, NodeType::File) {
-                self.done.files += 1;
-                self.done.bytes += node_below.meta.size;
+        }
+        for ((path, node), aside) in nodes.iter().zip(&places) {
+            let filter = Filter::of(path, &target.config.exclude, &target.left_out);
+            let kept = aside.swap(&filter).map_err(|e| FilesError::io(path, e))?;
+            if node.is_dir() {
+                set(node, path);
             }
-            note(differences(&node_below, &path), &path);
+            self.done.paths.push(path.clone());
+            self.done.kept.extend(kept);
         }
         Ok(())
     }
+}
 
-    fn in_place(&mut self, target: &Target, path: &Path, node: &Node) -> Result<(), FilesError> {
-        let aside = Aside::begin(path, node.is_dir())?;
-        self.place(node, &aside.restored)?;
-        self.done.paths.pop();
-        let kept = swap(&aside, target).map_err(|source| FilesError::Io {
-            path: aside.restored.clone(),
-            source,
-        })?;
-        if node.is_dir() {
-            apply(node, path).map_err(|source| FilesError::Io {
-                path: path.into(),
-                source,
-            })?;
-        }
-        self.done.paths.push(path.into());
-        self.done.kept.extend(kept);
-        Ok(())
-    }
+/// What was restored is on disk.
+fn sync(folder: &Path) -> Result<(), FilesError> {
+    let synced = std::fs::File::open(folder)
+        .and_then(|f| rustix::fs::syncfs(f).map_err(std::io::Error::from));
+    synced.map_err(|e| FilesError::io(folder, e))
 }

@@ -1,0 +1,119 @@
+//! `lifeboat snapshot` of files.
+
+use serde_json::json;
+
+use super::{NAMED, blocking, each};
+use crate::cli::{Failure, ok, run};
+use crate::config::{Config, FilesConfig};
+use crate::files::{self, Backup, Target};
+
+/// Databases first, then files: no row points at a file that is missing.
+pub(in crate::cli) async fn snapshot(
+    config: Config,
+    targets: Vec<String>,
+    timeout: &str,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let dumps = crate::cli::postgres::split(&config, &targets);
+    let (mine, rest) = dumps.files(&config)?;
+    let names = rest.names();
+    let mut count = mine.len();
+    if !dumps.is_empty() {
+        count += crate::cli::postgres::dump(&config, &dumps, as_json).await?;
+    }
+    if let Some(names) = names {
+        count += run::make_durable(config.clone(), names, timeout, as_json).await?;
+    }
+    back_up(&config, &mine, None, as_json).await?;
+    ok(&format!("snapshot targets={count} durable"));
+    Ok(())
+}
+
+/// Backs up files, under a label if one is given. A partial backup is a failure.
+pub(in crate::cli) async fn back_up(
+    config: &Config,
+    mine: &[FilesConfig],
+    label: Option<&str>,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let mut partial = 0;
+    each(config, mine, async |files, target| {
+        let backup = one(target, label.map(str::to_owned)).await?;
+        partial += u64::from(backup.point.partial);
+        show(&files.name, &backup, as_json);
+        Ok(())
+    })
+    .await?;
+    if partial > 0 {
+        return Err(Failure::new(
+            1,
+            format!("{partial} snapshots are partial: the files above are not in them"),
+            Some("make them readable for this process, or exclude them".into()),
+        ));
+    }
+    Ok(())
+}
+
+/// One backup; an interrupt ends it in order.
+async fn one(target: Target, label: Option<String>) -> Result<Backup, Failure> {
+    let (started, backend) = tokio::sync::oneshot::channel();
+    let work = blocking(move || {
+        files::backup(&target, label.as_deref(), |backend| {
+            // Nobody waits for it after an interrupt.
+            let _ = started.send(backend);
+        })
+    });
+    let stop = async move {
+        let backend = backend.await;
+        if tokio::signal::ctrl_c().await.is_ok()
+            && let Ok(backend) = backend
+        {
+            tracing::info!("interrupted: ending the backup");
+            backend.stop();
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        result = work => result,
+        () = stop => Err(Failure::new(1, "interrupted", None)),
+    }
+}
+
+fn show(name: &str, backup: &Backup, as_json: bool) {
+    if as_json {
+        println!(
+            "{}",
+            json!({ "target": name, "kind": "files", "backup": backup })
+        );
+        return;
+    }
+    let point = &backup.point;
+    println!(
+        "{name}: snapshot {} of {} files, {} bytes ({} new, {} changed; {} bytes uploaded in {:.1} s){}",
+        point.short(),
+        point.files,
+        point.bytes,
+        backup.new,
+        backup.changed,
+        backup.uploaded,
+        backup.took.as_secs_f64(),
+        if point.partial { ": PARTIAL" } else { "" },
+    );
+    for (path, why) in backup.unreadable.iter().take(NAMED) {
+        println!("    not in it: {}: {why}", path.display());
+    }
+    if backup.unreadable_count > NAMED as u64 {
+        println!(
+            "    and {} more; --json names them",
+            backup.unreadable_count - NAMED as u64
+        );
+    }
+    for (path, replicated) in &backup.databases {
+        let note = if *replicated {
+            "it is a target of its own"
+        } else {
+            "a copy of an open database is no backup: list it under `sqlite:`"
+        };
+        println!("    left out the database {}: {note}", path.display());
+    }
+}

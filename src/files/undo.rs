@@ -1,0 +1,146 @@
+//! Swapping back what the last restore in place kept.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::LeftOut;
+use super::error::FilesError;
+use super::place::{
+    Locked, OLD, OLD_FILE, UNDONE, UNDONE_FILE, base_of, exchange, mend, named, replace,
+};
+use super::source::Filter;
+use crate::config::FilesConfig;
+
+/// A path that is as it was.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Undone {
+    /// Which.
+    pub path: PathBuf,
+    /// Where the content is that was there, if there was any.
+    pub kept: Option<PathBuf>,
+}
+
+/// Swaps the newest kept content back, of each path or of one; what is there is kept in turn. A restore that was killed in the middle is
+/// taken back or finished first. Needs no store.
+///
+/// # Errors
+/// [`FilesError::NothingKept`], [`FilesError::Running`], [`FilesError::Io`].
+pub fn undo(
+    config: &FilesConfig,
+    left_out: &LeftOut,
+    path: Option<&Path>,
+) -> Result<Vec<Undone>, FilesError> {
+    let wanted = wanted(config, path);
+    let mut done = Vec::new();
+    for path in &wanted {
+        let one = one(config, left_out, path).map_err(|e| e.into_error(path))?;
+        done.extend(one);
+    }
+    match (done.is_empty(), wanted.into_iter().next()) {
+        (true, Some(path)) => Err(FilesError::NothingKept(path)),
+        _ => Ok(done),
+    }
+}
+
+/// What [`undo`] would swap back.
+///
+/// # Errors
+/// [`FilesError::NothingKept`], [`FilesError::Io`].
+pub fn kept(config: &FilesConfig, path: Option<&Path>) -> Result<Vec<PathBuf>, FilesError> {
+    let wanted = wanted(config, path);
+    let mut all = Vec::new();
+    for path in &wanted {
+        let (base, only) = base_of(path, path.is_dir());
+        let found = match only {
+            _ if !base.is_dir() => Ok(None),
+            Some(name) => kept_file(&base, &name),
+            None => named(&base, OLD).map(|mut kept| kept.pop()),
+        };
+        all.extend(found.map_err(|e| FilesError::io(path, e))?);
+    }
+    match (all.is_empty(), wanted.into_iter().next()) {
+        (true, Some(path)) => Err(FilesError::NothingKept(path)),
+        _ => Ok(all),
+    }
+}
+
+fn wanted(config: &FilesConfig, path: Option<&Path>) -> Vec<PathBuf> {
+    match (path, config.paths.as_slice()) {
+        (None, all) => all.to_vec(),
+        // An absolute path replaces what it is joined to.
+        (Some(path), [only]) => vec![only.join(path)],
+        (Some(path), _) => vec![path.to_owned()],
+    }
+}
+
+enum Trouble {
+    Io(io::Error),
+    Other(FilesError),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<FilesError> for Trouble {
+    fn from(error: FilesError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl Trouble {
+    fn into_error(self, path: &Path) -> FilesError {
+        match self {
+            Self::Io(source) => FilesError::io(path, source),
+            Self::Other(error) => error,
+        }
+    }
+}
+
+fn kept_file(base: &Path, name: &Path) -> io::Result<Option<PathBuf>> {
+    let folders = named(base, OLD_FILE)?;
+    let mut files = folders.into_iter().rev().map(|f| f.join(name));
+    Ok(files.find(|f| f.symlink_metadata().is_ok()))
+}
+
+fn one(config: &FilesConfig, left_out: &LeftOut, path: &Path) -> Result<Option<Undone>, Trouble> {
+    let (base, only) = base_of(path, path.is_dir());
+    if !base.is_dir() {
+        return Ok(None);
+    }
+    let folder = Locked::take(&base)?;
+    let of = |kept| Undone {
+        path: path.into(),
+        kept,
+    };
+    if let Some(name) = only {
+        let Some(kept) = kept_file(&base, &name)? else {
+            return Ok(None);
+        };
+        let (from, stamp) = stamp_of(kept.parent().unwrap_or(&base), OLD_FILE);
+        let undone = base.join(format!("{UNDONE_FILE}{stamp}")).join(&name);
+        let replaced = replace(&kept, path, &undone)?;
+        // A rename to another name of the same file does nothing.
+        if kept.symlink_metadata().is_ok() {
+            std::fs::remove_file(&kept)?;
+        }
+        std::fs::remove_dir(from)?;
+        return Ok(Some(of(replaced)));
+    }
+    if mend(&folder)? {
+        return Ok(Some(of(None)));
+    }
+    let Some(kept) = named(&base, OLD)?.pop() else {
+        return Ok(None);
+    };
+    let (kept, stamp) = stamp_of(&kept, OLD);
+    let filter = Filter::of(&base, &config.exclude, left_out);
+    Ok(Some(of(exchange(&folder, &filter, &stamp, &kept, UNDONE)?)))
+}
+
+fn stamp_of(folder: &Path, word: &str) -> (PathBuf, String) {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    (folder.into(), name.trim_start_matches(word).to_owned())
+}

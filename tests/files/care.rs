@@ -1,0 +1,126 @@
+//! Retention, verification, damage and locks.
+
+use std::process::Command;
+
+use crate::site::{PASSWORD, Site, noise, packs};
+
+#[test]
+fn prune_forgets_by_tiers_and_restic_finds_nothing_wrong() {
+    let mut site = Site::new();
+    site.extra += "    retention: { point-in-time: 0s, daily: 1 }\n";
+    for n in 0..4_u64 {
+        site.write("changing", &noise(n, 2_000_000));
+        site.write(&format!("kept{n}"), &noise(100 + n, 100_000));
+        let label = format!("v{n}");
+        let args: &[&str] = if n == 1 {
+            &["snapshot", "--label", &label]
+        } else {
+            &["snapshot"]
+        };
+        site.ok(args);
+    }
+    site.restic(&[
+        "backup",
+        "--tag",
+        "by-hand",
+        site.data("kept0").to_str().unwrap(),
+    ]);
+    site.write("last", b"x");
+    site.ok(&["snapshot"]);
+    let before = site.points();
+    let text = site.ok(&["prune", "--dry-run"]);
+    assert!(
+        text.contains("label v1") && text.contains("not made by lifeboat"),
+        "{text}"
+    );
+    assert_eq!(
+        site.points().len(),
+        before.len(),
+        "a dry run changes nothing"
+    );
+    let text = site.ok(&["prune"]);
+    assert_eq!(text.matches(": forget ").count(), 3, "{text}");
+    let after = site.points();
+    assert_eq!(after.len(), 3);
+    assert!(after.iter().any(|p| p["labels"][0] == "v1"));
+    site.restic(&["check", "--read-data"]);
+    site.ok(&["verify"]);
+    site.ok(&["drill"]);
+    site.ok(&["restore", "uploads", "--label", "v1", "-o", "v1"]);
+    assert_eq!(
+        std::fs::read(site.path("v1/changing")).unwrap(),
+        noise(1, 2_000_000)
+    );
+    // Nothing is left to forget, and the plan says so again and again.
+    assert!(site.ok(&["prune"]).contains("forgotten=0"));
+    site.restic(&["check", "--read-data"]);
+}
+
+#[test]
+fn a_damaged_repository_is_found_and_never_pruned() {
+    let site = Site::new();
+    for n in 0..6 {
+        site.write(&format!("f{n}"), &noise(n, 2_000_000));
+    }
+    site.ok(&["snapshot"]);
+    site.ok(&["verify"]);
+    let pack = packs(&site)[0].clone();
+    let good = std::fs::read(&pack).unwrap();
+    // One bit.
+    let mut bad = good.clone();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    std::fs::write(&pack, &bad).unwrap();
+    let text = site.refused(&["verify"], 5);
+    assert!(text.contains("is damaged"), "{text}");
+    site.refused(&["drill"], 5);
+    let text = site.refused(&["restore", "uploads", "-o", "bad"], 5);
+    assert!(text.contains("is damaged"), "{text}");
+    // Cut short, and gone.
+    std::fs::write(&pack, &good[..good.len() / 2]).unwrap();
+    site.refused(&["verify"], 5);
+    site.refused(&["prune"], 5);
+    std::fs::remove_file(&pack).unwrap();
+    site.refused(&["verify"], 5);
+    site.refused(&["prune"], 5);
+    site.refused(&["drill"], 5);
+    std::fs::write(&pack, &good).unwrap();
+    site.ok(&["verify"]);
+    site.ok(&["drill"]);
+    assert_eq!(packs(&site).len(), packs(&site).len());
+}
+
+/// A lock as restic writes it, held by somebody else: made by restic itself, stopped in the middle.
+#[test]
+fn locks_are_respected_and_stale_ones_removed() {
+    let site = Site::new();
+    site.write("a", b"a");
+    site.ok(&["snapshot"]);
+    // restic backs up from a pipe that stays open: it holds a shared lock meanwhile.
+    let mut restic = Command::new("restic")
+        .args(["--no-cache", "backup", "--stdin", "-r"])
+        .arg(site.repository())
+        .env("RESTIC_PASSWORD", PASSWORD)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let locks = || std::fs::read_dir(site.repository().join("locks")).map_or(0, Iterator::count);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while locks() == 0 {
+        assert!(std::time::Instant::now() < deadline, "restic takes no lock");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let text = site.refused(&["prune"], 4);
+    assert!(text.contains("is locked by"), "{text}");
+    site.ok(&["snapshot"]);
+    // Killed: its lock stays, and is respected until it is stale.
+    restic.kill().unwrap();
+    restic.wait().unwrap();
+    assert_eq!(locks(), 1);
+    site.refused(&["prune"], 4);
+    site.ok(&["snapshot"]);
+    site.restic(&["unlock"]);
+    site.ok(&["prune"]);
+    assert_eq!(locks(), 0, "none of ours stays");
+}

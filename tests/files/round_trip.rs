@@ -1,0 +1,126 @@
+//! Written by one, read by the other.
+
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::site::{Site, noise, picture};
+
+/// A tree with everything that file systems have.
+fn odd_tree(site: &Site) {
+    use std::os::unix::ffi::OsStrExt;
+    site.write("a", b"hello");
+    site.write("sub/big", &noise(1, 3_000_000));
+    site.write("sub/deep/er/empty", b"");
+    std::fs::create_dir(site.data("nothing")).unwrap();
+    std::os::unix::fs::symlink("a", site.data("link")).unwrap();
+    std::os::unix::fs::symlink("/not/there", site.data("dangling")).unwrap();
+    std::fs::hard_link(site.data("a"), site.data("sub/hard")).unwrap();
+    std::fs::File::create(site.data("sparse"))
+        .unwrap()
+        .set_len(6 << 20)
+        .unwrap();
+    for name in [
+        &b"new\nline"[..],
+        b"not \xff utf8",
+        b"\"quoted\\",
+        "schön ☃".as_bytes(),
+        b"-rf",
+        b" ",
+    ] {
+        std::fs::write(
+            site.path("data").join(std::ffi::OsStr::from_bytes(name)),
+            name,
+        )
+        .unwrap();
+    }
+    let mode = |name, mode| {
+        std::fs::set_permissions(site.data(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("a", 0o4750);
+    mode("sub", 0o2770);
+    mode("nothing", 0o1777);
+    let old = std::time::UNIX_EPOCH + std::time::Duration::new(978_307_200, 123_456_789);
+    for name in ["a", "sub/deep", "nothing", ""] {
+        std::fs::File::open(site.data(name))
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
+    }
+}
+
+#[test]
+fn restic_reads_ours() {
+    let site = Site::new();
+    odd_tree(&site);
+    let before = picture(&site.path("data"));
+    site.ok(&["snapshot", "uploads", "--label", "v1"]);
+    let check = site.restic(&["check", "--read-data"]);
+    assert!(check.contains("no errors were found"), "{check}");
+    assert!(site.restic(&["snapshots"]).contains("label=v1"));
+    site.restic(&[
+        "restore",
+        "latest",
+        "--target",
+        site.path("theirs").to_str().unwrap(),
+    ]);
+    let theirs = site
+        .path("theirs")
+        .join(site.path("data").strip_prefix("/").unwrap());
+    assert_eq!(before, picture(&theirs));
+    site.ok(&["restore", "uploads", "-o", "ours"]);
+    assert_eq!(before, picture(&site.path("ours")));
+    let blocks = |p: PathBuf| p.metadata().unwrap().blocks();
+    assert!(blocks(site.path("ours/sparse")) < 64, "holes stay holes");
+}
+
+#[test]
+fn ours_reads_restic_and_both_go_on() {
+    let site = Site::new();
+    odd_tree(&site);
+    site.restic(&["init"]);
+    site.restic(&["backup", site.path("data").to_str().unwrap()]);
+    let before = picture(&site.path("data"));
+    site.ok(&["restore", "uploads", "-o", "ours"]);
+    assert_eq!(before, picture(&site.path("ours")));
+    site.write("more", b"later");
+    let second = site.backup();
+    assert!(
+        second["uploaded"].as_u64().unwrap() < 100_000,
+        "deduplicated: {second}"
+    );
+    assert_eq!(second["new"], 1, "{second}");
+    site.restic(&["backup", site.path("data").to_str().unwrap()]);
+    site.restic(&["check", "--read-data"]);
+    assert_eq!(site.points().len(), 3);
+}
+
+#[test]
+fn one_path_labels_ids_and_times() {
+    let site = Site::new();
+    site.write("dir/one", b"1");
+    site.write("two", b"2");
+    site.ok(&["snapshot", "uploads", "--label", "v1"]);
+    site.write("dir/one", b"changed");
+    let newest = site.backup();
+    site.ok(&["restore", "uploads", "--path", "dir", "-o", "new"]);
+    assert_eq!(std::fs::read(site.path("new/one")).unwrap(), b"changed");
+    site.ok(&[
+        "restore", "uploads", "--label", "v1", "--path", "dir/one", "-o", "old",
+    ]);
+    assert_eq!(std::fs::read(site.path("old/one")).unwrap(), b"1");
+    let id = &newest["point"]["id"].as_str().unwrap()[..8];
+    site.ok(&["restore", "uploads", "--snapshot", id, "-o", "by-id"]);
+    assert_eq!(
+        std::fs::read(site.path("by-id/dir/one")).unwrap(),
+        b"changed"
+    );
+    site.refused(&["restore", "uploads", "--label", "nope", "-o", "x"], 3);
+    site.refused(&["restore", "uploads", "--path", "nope", "-o", "x"], 3);
+    site.refused(
+        &["restore", "uploads", "--at", "1990-01-01T00:00", "-o", "x"],
+        3,
+    );
+    let full = site.refused(&["restore", "uploads", "-o", "new"], 4);
+    assert!(full.contains("not empty"), "{full}");
+}
