@@ -17,6 +17,8 @@ use rustix::io::Errno;
 const GO_BITS: [(u32, u32); 3] = [(1 << 23, 0o4000), (1 << 22, 0o2000), (1 << 20, 0o1000)];
 /// What the system of the restore decides, not that of the backup.
 const LOCAL: &str = "security.selinux";
+/// Names of a file with some attributes.
+const XATTR_FEW_BYTES: usize = 1 << 10;
 /// More than Linux allows for the names, and for a value, of one file.
 const XATTR_MAX_BYTES: usize = 1 << 16;
 
@@ -29,16 +31,22 @@ fn mode(node: &Node) -> Option<u32> {
 
 /// Names and values, by name. A file system without them has none.
 pub(super) fn extended(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    // Most files have none, which is found out without a buffer.
-    match llistxattr(path, &mut [0_u8; 0][..]) {
+    // Most files have none, or few.
+    let mut few = [0; XATTR_FEW_BYTES];
+    let names = match llistxattr(path, &mut few[..]) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        other => other?,
+        Ok(length) => few[..length].to_vec(),
+        Err(Errno::RANGE) => {
+            let mut many = vec![0; XATTR_MAX_BYTES];
+            let length = llistxattr(path, &mut many[..])?;
+            many.truncate(length);
+            many
+        }
+        Err(error) => return Err(error.into()),
     };
-    let mut names = vec![0; XATTR_MAX_BYTES];
-    let length = llistxattr(path, &mut names[..])?;
     let mut found = Vec::new();
     let mut value = vec![0; XATTR_MAX_BYTES];
-    for name in names[..length].split(|b| *b == 0).filter(|n| !n.is_empty()) {
+    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
         match lgetxattr(path, name, &mut value[..]) {
             Ok(length) => found.push((name.to_owned(), value[..length].to_owned())),
             // Removed in between.
