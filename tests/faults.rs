@@ -366,7 +366,7 @@ fn heavy_fault_volume_nearly_full() {
     let daemon = scene.site.start();
     let signs = Signs {
         metric: ("lifeboat_volume_min_free_bytes", "", positive),
-        reason: "\"status\"",
+        reason: "retention deletes nothing",
         alert: "LifeboatDiskLow",
         told: "disk-low",
     };
@@ -477,4 +477,98 @@ fn heavy_fault_postgresql_down() {
         (&hook, &prometheus),
         &signs,
     );
+}
+
+/// A clock that runs as the file says, for a process and its children.
+struct FakeClock(std::path::PathBuf);
+
+impl FakeClock {
+    fn of(site: &mut Site) -> Self {
+        let library = ["x86_64", "aarch64"]
+            .map(|cpu| format!("/usr/lib/{cpu}-linux-gnu/faketime/libfaketime.so.1"))
+            .into_iter()
+            .find(|l| Path::new(l).exists())
+            .expect("libfaketime is missing: run bin/install-dev");
+        let file = site.path("clock");
+        let named = file.display().to_string();
+        site.env = vec![
+            ("LD_PRELOAD".into(), library),
+            ("FAKETIME_TIMESTAMP_FILE".into(), named),
+            ("FAKETIME_NO_CACHE".into(), "1".into()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC".into(), "1".into()),
+        ];
+        Self(file)
+    }
+
+    /// Ahead by so many hours and to the 50th second of a minute, so that what runs each minute does so soon.
+    fn set(&self, hours: i64) {
+        let now = jiff::Timestamp::now().as_second();
+        let seconds = hours * 3600 + 50 - now.rem_euclid(60);
+        std::fs::write(&self.0, format!("{seconds:+}")).unwrap();
+    }
+}
+
+/// A day ahead by mistake, and back: it is said, schedules go on at once, and retention deletes nothing while a snapshot is of tomorrow.
+#[test]
+fn heavy_fault_clock_set_and_retention_refused() {
+    let mut scene = Scene::new("");
+    let clock = FakeClock::of(&mut scene.site);
+    let uploads = scene.site.path("uploads");
+    std::fs::create_dir(&uploads).unwrap();
+    std::fs::write(uploads.join("a"), "a").unwrap();
+    scene.site.extra.push_str(&format!(
+        "files:\n  - name: uploads\n    paths: [{}]\n    password: test-only\n    create: true\n    schedule: '* * * * *'\n",
+        uploads.display()
+    ));
+    clock.set(0);
+    let (daemon, prometheus) = scene.green();
+    let runs = || {
+        let text = scene.site.get("/metrics");
+        metric(&text, "lifeboat_files_runs_total", "result=\"complete\"")
+    };
+    let one_more = |daemon: &Daemon, what: &str| {
+        let before = runs();
+        let took = until(what, &|| daemon.log(), || runs() > before);
+        println!("{what}: after {took:.1?}");
+    };
+    until("the first snapshot", &|| daemon.log(), || runs() > 0.0);
+
+    clock.set(25);
+    let signs = Signs {
+        metric: ("lifeboat_clock_step_seconds", "", |s| s > 86_000.0),
+        reason: "it was set ahead by",
+        alert: "LifeboatClockSet",
+        told: "clock",
+    };
+    scene.shows("clock set ahead", &daemon, &prometheus, &signs);
+    one_more(&daemon, "a snapshot of tomorrow");
+
+    clock.set(0);
+    let back = |s: f64| s < -86_000.0;
+    until("set back", &|| daemon.log(), || {
+        let text = scene.site.get("/metrics");
+        back(metric(&text, "lifeboat_clock_step_seconds", ""))
+            && scene.site.get("/readyz").contains("it was set back by")
+    });
+    // By its schedule, and not tomorrow.
+    one_more(&daemon, "a snapshot after the clock was set back");
+    assert_eq!(daemon.stop(), 0);
+
+    // It prunes after its first run.
+    clock.set(0);
+    let daemon = scene.site.start();
+    until("scraped", &|| daemon.log(), || {
+        let zero = "lifeboat_files_retention_refused_total == 0";
+        !prometheus.query(zero).is_empty()
+    });
+    let signs = Signs {
+        metric: ("lifeboat_files_retention_refused_total", "", positive),
+        reason: "\"status\"",
+        alert: "LifeboatRetentionRefused",
+        told: "retention",
+    };
+    scene.shows("retention refused", &daemon, &prometheus, &signs);
+    let kept = scene.site.run(&["list", "uploads", "--json"]);
+    let kept = String::from_utf8_lossy(&kept.stdout).into_owned();
+    assert!(kept.matches("\"id\"").count() >= 3, "{kept}");
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::fleet::{Fleet, state_path, system_now};
 use super::postgres::{Ask, Database, blocking, open};
+use super::wait::{self, Woken};
 use crate::config::{Config, TargetConfig};
 use crate::drills::{self, Drill, DrillError, Options};
 use crate::observe::facts::{Board, DrillFacts, DrillPlan};
@@ -15,9 +16,6 @@ use crate::postgres::{self, Connection, PostgresError, Stop, StopOnDrop};
 use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::types::Millis;
-
-/// Waits are cut into pieces: a suspended host or a clock that was set must not delay a drill.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// How a target is drilled under a configuration.
 pub fn options(config: &Config, target: &TargetConfig) -> Options {
@@ -63,10 +61,8 @@ pub async fn run(config: Arc<Config>, fleet: Arc<Fleet>, board: Arc<Board>) {
             return;
         };
         board.plan_drills(plan(&schedule, due));
-        while let Ok(wait) = Duration::try_from(due.duration_since(Timestamp::now()))
-            && !wait.is_zero()
-        {
-            tokio::time::sleep(wait.min(LOOK_EVERY)).await;
+        if wait::until(due).await == Woken::SetBack {
+            continue;
         }
         last = Some(Timestamp::now());
         of_dumps(&config, &fleet, &board).await;

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::files::open;
+use super::wait::{self, Woken};
 use crate::config::Config;
 use crate::files::{self, Backend, Backup, FilesError, Target};
 use crate::observe::facts::{Board, FilesFacts};
@@ -91,6 +92,12 @@ impl Jobs {
     }
 }
 
+/// For a person: why retention did not work.
+pub(super) fn nothing_deleted(error: &str, hint: Option<&str>) -> String {
+    let hint = hint.map(|h| format!("; hint: {h}")).unwrap_or_default();
+    format!("retention deletes nothing: {error}{hint}")
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -138,8 +145,14 @@ impl Job {
         let mut failures = 0_u32;
         loop {
             self.update(|f| f.next = Some(millis(due)));
-            if self.wait(due).await {
-                return;
+            match self.wait(due).await {
+                None => return,
+                Some(Woken::Due) => {}
+                Some(Woken::SetBack) => {
+                    let next = self.schedule.next_after(Timestamp::now());
+                    due = due.min(next.unwrap_or(due));
+                    continue;
+                }
             }
             let done = self.once().await;
             if *self.stopped.borrow() {
@@ -175,24 +188,18 @@ impl Job {
             f.snapshot = Some(newest.id.clone());
             (f.files, f.bytes) = (newest.files, newest.bytes);
         });
-        self.schedule.next_after(newest.time).map_or(now, |due| due)
+        // A last run in the future means that a clock was wrong once.
+        let last = newest.time.min(now);
+        self.schedule.next_after(last).unwrap_or(now)
     }
 
-    /// `true` if the process ends.
-    async fn wait(&mut self, due: Timestamp) -> bool {
-        loop {
-            let left = due.duration_since(Timestamp::now());
-            let Ok(left) = Duration::try_from(left) else {
-                return *self.stopped.borrow();
-            };
-            if left.is_zero() {
-                return *self.stopped.borrow();
-            }
-            tokio::select! {
-                _ = self.stopped.changed() => return true,
-                () = tokio::time::sleep(left.min(LOOK_EVERY)) => {}
-            }
-        }
+    /// `None` if the process ends.
+    async fn wait(&mut self, due: Timestamp) -> Option<Woken> {
+        let woken = tokio::select! {
+            _ = self.stopped.changed() => return None,
+            woken = wait::until(due) => woken,
+        };
+        (!*self.stopped.borrow()).then_some(woken)
     }
 
     async fn once(&mut self) -> bool {
@@ -291,9 +298,10 @@ impl Job {
 
     async fn prune(&mut self, name: &str) {
         let now = Timestamp::now();
+        // A clock that was set back must not hold it up.
         if self
             .pruned
-            .is_some_and(|at| now.duration_since(at) < PRUNE_EVERY)
+            .is_some_and(|at| now.duration_since(at).abs() < PRUNE_EVERY)
         {
             return;
         }
@@ -309,12 +317,19 @@ impl Job {
                     deleted = pruned.deleted_bytes,
                     "files pruned"
                 );
-                self.update(|f| f.deleted_bytes += pruned.deleted_bytes);
+                self.update(|f| {
+                    f.deleted_bytes += pruned.deleted_bytes;
+                    f.retention_problem = None;
+                });
             }
             Ok(Err(FilesError::Locked { .. })) => self.pruned = None,
             Ok(Err(error)) => {
                 tracing::error!(target_name = name, %error, hint = error.hint(), "files were not pruned; nothing was deleted");
-                self.update(|f| f.refusals += 1);
+                let problem = nothing_deleted(&error.to_string(), error.hint().as_deref());
+                self.update(|f| {
+                    f.refusals += 1;
+                    f.retention_problem = Some(problem);
+                });
             }
             Err(error) => tracing::error!(target_name = name, %error, "pruning broke off"),
         }

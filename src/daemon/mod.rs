@@ -3,6 +3,7 @@
 //! Reading order: [`state`] (local state), [`target`] (one database), [`uploader`] (one store of it), [`fleet`] (all of them),
 //! [`cuts`] and [`snapshot`] (labels), [`control`] (the socket), [`run`] (the process).
 
+mod clock;
 pub mod control;
 pub mod cuts;
 pub mod drills;
@@ -16,6 +17,7 @@ pub mod snapshot;
 pub mod state;
 pub mod target;
 pub mod uploader;
+mod wait;
 mod watchdog;
 
 use std::sync::Arc;
@@ -132,6 +134,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         Arc::clone(&config),
         Arc::clone(&board),
     )));
+    tasks.push(tokio::spawn(clock::run(Arc::clone(&board))));
     tasks.push(tokio::spawn(crate::insight::run(
         Arc::clone(&config),
         Arc::clone(&fleet),

@@ -303,7 +303,13 @@ impl Database {
                 Ok(pruned) => self.pruned(board, store, pruned, damaged),
                 Err(error) => {
                     tracing::error!(target_name = self.name, %error, hint = error.hint(), "dumps were not pruned");
-                    self.update(board, store, |f| f.refusals += 1);
+                    let hint = error.hint();
+                    let problem =
+                        super::files_jobs::nothing_deleted(&error.to_string(), hint.as_deref());
+                    self.update(board, store, |f| {
+                        f.refusals += 1;
+                        f.retention_problem = Some(problem);
+                    });
                 }
             }
         }
@@ -349,6 +355,7 @@ impl Database {
         damaged.retain(|id| left.iter().any(|m| m.id == *id) && !pruned.torn.contains(id));
         damaged.extend(pruned.torn);
         self.update(board, store, |f| {
+            f.retention_problem = None;
             f.deleted += deleted as u64;
             f.dumps = left.len() as u64;
             f.dump_bytes = left.iter().map(Manifest::stored_bytes).sum();

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::postgres::{Ask, Database, objective, open, shown};
+use super::wait::{self, Woken};
 use crate::config::{Config, PostgresConfig};
 use crate::observe::facts::Board;
 use crate::postgres::{self, PostgresError};
@@ -18,9 +19,6 @@ use crate::types::Millis;
 const RETRY_FIRST: Duration = Duration::from_secs(5 * 60);
 /// Doublings of that.
 const RETRY_DOUBLINGS: u32 = 5;
-/// Waits are cut into pieces: a suspended host or a clock that was set must not delay a run.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
-
 /// Between two looks after the dumps that are there, beside those after each dump: reading back saves up its budget meanwhile.
 const MAINTAIN_EVERY: SignedDuration = SignedDuration::from_hours(6);
 
@@ -81,15 +79,16 @@ impl Job {
         loop {
             let at = Millis(due.as_millisecond());
             self.each(|f| f.next = Some(at));
-            if maintain < due {
-                wait(maintain).await;
+            let woken = wait::until(due.min(maintain)).await;
+            let now = Timestamp::now();
+            if woken == Woken::SetBack {
+                due = due.min(self.next_after(now));
+            }
+            if woken == Woken::SetBack || maintain < due {
                 self.maintain().await;
-                maintain = Timestamp::now()
-                    .saturating_add(MAINTAIN_EVERY)
-                    .unwrap_or(due);
+                maintain = now.saturating_add(MAINTAIN_EVERY).unwrap_or(due);
                 continue;
             }
-            wait(due).await;
             let done = self.once().await;
             let now = Timestamp::now();
             let next = self.next_after(now);
@@ -234,16 +233,6 @@ impl Job {
 fn delayed(next: Timestamp, jitter: Duration, share: f64) -> Timestamp {
     let jitter = SignedDuration::try_from(jitter.mul_f64(share)).unwrap_or(SignedDuration::ZERO);
     next.saturating_add(jitter).unwrap_or(next)
-}
-
-/// Until a time, by the clock on the wall.
-async fn wait(due: Timestamp) {
-    while let Ok(left) = Duration::try_from(due.duration_since(Timestamp::now())) {
-        if left.is_zero() {
-            return;
-        }
-        tokio::time::sleep(left.min(LOOK_EVERY)).await;
-    }
 }
 
 #[cfg(test)]

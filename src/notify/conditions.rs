@@ -69,6 +69,8 @@ impl Seen {
         for (facts, verdict) in view.files.iter().zip(files) {
             seen.files(facts, verdict);
         }
+        // It is there, whether or not it was set lately.
+        seen.present.insert("clock".to_owned());
         for service in view.services() {
             seen.service(&service);
         }
@@ -169,11 +171,15 @@ impl Seen {
             let reasons = vec![format!("{}: since {since}: {why}", s.store)];
             self.add(Kind::StoreUnreachable, &f.name, &s.store, reasons, hints);
         }
-        if let Some(problem) = &s.retention_problem {
-            let reasons = vec![format!("{}: {problem}", s.store)];
-            self.add(Kind::Retention, &f.name, &s.store, reasons, Vec::new());
-        }
+        self.retention(&f.name, &s.store, s.retention_problem.as_deref());
         self.drill(&f.name, &s.store, s.drill.as_ref());
+    }
+
+    fn retention(&mut self, name: &str, store: &str, problem: Option<&str>) {
+        if let Some(problem) = problem {
+            let reasons = vec![format!("{store}: {problem}")];
+            self.add(Kind::Retention, name, store, reasons, Vec::new());
+        }
     }
 
     fn drill(&mut self, name: &str, store: &str, drill: Option<&DrillFacts>) {
@@ -205,6 +211,7 @@ impl Seen {
             self.add(Kind::DumpFailed, &f.name, &f.store, reasons, hints);
         }
         self.drill(&f.name, &f.store, f.drill.as_ref());
+        self.retention(&f.name, &f.store, f.retention_problem.as_deref());
         if !f.anomalies.is_empty() {
             let hint = format!(
                 "look at it; if it is right, `lifeboat prune --accept {}` takes it as the new measure",
@@ -240,13 +247,11 @@ impl Seen {
             );
         }
         if !s.warnings.is_empty() {
-            self.add(
-                Kind::Certificate,
-                &s.name,
-                s.kind,
-                say(&s.warnings),
-                s.hints.clone(),
-            );
+            let kind = match s.kind {
+                "clock" => Kind::Clock,
+                _ => Kind::Certificate,
+            };
+            self.add(kind, &s.name, s.kind, say(&s.warnings), s.hints.clone());
         }
     }
 
@@ -266,5 +271,6 @@ impl Seen {
             let reasons = vec![format!("{}: {error}", f.store)];
             self.add(Kind::FilesFailed, &f.name, &f.store, reasons, hints);
         }
+        self.retention(&f.name, &f.store, f.retention_problem.as_deref());
     }
 }

@@ -30,6 +30,8 @@ pub enum Kind {
     AppDown,
     /// A certificate of the app ends soon.
     Certificate,
+    /// The clock of this host was set.
+    Clock,
     /// A labelled snapshot was taken, or failed.
     Snapshot,
     /// A target has its first complete copy.
@@ -40,7 +42,7 @@ pub enum Kind {
 
 impl Kind {
     /// Everything that can be chosen.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 14] = [
         Self::Unsafe,
         Self::DumpFailed,
         Self::FilesFailed,
@@ -52,6 +54,7 @@ impl Kind {
         Self::Retention,
         Self::AppDown,
         Self::Certificate,
+        Self::Clock,
         Self::Snapshot,
         Self::FirstSuccess,
     ];
@@ -70,6 +73,7 @@ impl Kind {
             Self::Retention => "retention",
             Self::AppDown => "app-down",
             Self::Certificate => "certificate",
+            Self::Clock => "clock",
             Self::Snapshot => "snapshot",
             Self::FirstSuccess => "first-success",
             Self::Test => "test",
@@ -115,6 +119,10 @@ impl Kind {
             Self::Certificate => (
                 "the certificate of {} ends soon",
                 "the certificate of {} was renewed",
+            ),
+            Self::Clock => (
+                "the {} of the host was set",
+                "the {} of the host was not set again",
             ),
             Self::Snapshot => ("snapshot {}", "snapshot {}"),
             Self::FirstSuccess => ("{} has its first complete copy", ""),

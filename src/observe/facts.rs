@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::clock::ClockBoard;
 use super::happened::{Happened, Notifications};
 use super::insight::InsightBoard;
 use super::services::ProbeFacts;
@@ -259,6 +260,8 @@ pub struct FilesFacts {
     pub deleted_bytes: u64,
     /// Retention runs that deleted nothing because something was wrong.
     pub refusals: u64,
+    /// Why the last one deleted nothing, and what to do; `None` after one that worked.
+    pub retention_problem: Option<String>,
     /// What was wrong with the last run, in words; `None` after a complete one.
     pub last_error: Option<String>,
     /// What to do about it.
@@ -312,6 +315,8 @@ pub struct PostgresFacts {
     pub deleted: u64,
     /// Retention runs that deleted nothing because something was wrong.
     pub refusals: u64,
+    /// Why the last one deleted nothing, and what to do; `None` after one that worked.
+    pub retention_problem: Option<String>,
     /// When a dump was read back last, in full and rightly.
     pub read_back_at: Option<Millis>,
     /// Dumps that were found damaged.
@@ -338,6 +343,7 @@ pub struct Board(
     Mutex<Option<DrillPlan>>,
     InsightBoard,
     Mutex<BTreeMap<String, ProbeFacts>>,
+    ClockBoard,
 );
 
 impl Board {
@@ -359,6 +365,11 @@ impl Board {
     /// What was read of the app.
     pub fn insight(&self) -> &InsightBoard {
         &self.7
+    }
+
+    /// What was seen of the clock.
+    pub fn clock(&self) -> &ClockBoard {
+        &self.9
     }
 
     /// Notes when drills are due.

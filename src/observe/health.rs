@@ -184,7 +184,7 @@ pub fn files_verdict(f: &FilesFacts, now: Millis) -> Verdict {
         objective_seconds: f.objective.as_secs_f64(),
         captured_txid: None,
         reasons,
-        hints: f.hint.iter().cloned().collect(),
+        hints: f.hint.iter().chain(&f.retention_problem).cloned().collect(),
         stores: vec![StoreVerdict {
             store: f.store.clone(),
             lag_seconds: age.unwrap_or(0) as f64 / 1000.0,
@@ -220,7 +220,7 @@ pub fn postgres_verdict(f: &PostgresFacts, now: Millis) -> Verdict {
     reasons.extend(f.last_error.clone());
     let damaged = f.damaged.iter();
     reasons.extend(damaged.map(|id| format!("{}: dump {id} is damaged", f.store)));
-    let mut hints: Vec<String> = f.hint.iter().cloned().collect();
+    let mut hints: Vec<String> = f.hint.iter().chain(&f.retention_problem).cloned().collect();
     if let Some((reason, hint)) = drill_failure(&f.store, f.drill.as_ref()) {
         reasons.push(reason);
         hints.push(hint);

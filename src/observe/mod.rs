@@ -1,5 +1,6 @@
 //! Facts, verdicts and metrics.
 
+pub mod clock;
 pub mod facts;
 pub mod happened;
 pub mod health;

@@ -62,7 +62,7 @@ impl ProbeFacts {
 /// The verdict on one service.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Service {
-    /// `probe`, `postgres` or `redis`.
+    /// `probe`, `postgres`, `redis` or `clock`.
     pub kind: &'static str,
     /// Unique among those of its kind.
     pub name: String,

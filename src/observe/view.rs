@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use super::clock::ClockFacts;
 use super::facts::{Board, DrillPlan, FilesFacts, PostgresFacts, TargetFacts};
 use super::happened::Told;
 use super::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
@@ -57,6 +58,8 @@ pub struct View {
     pub insight: BTreeMap<String, AppFacts>,
     /// What is asked of the app, by name.
     pub probes: Vec<ProbeFacts>,
+    /// What was seen of the clock.
+    pub clock: ClockFacts,
     /// Volumes that the databases and the local state lie on.
     pub volumes: Vec<Volume>,
     /// When drills are due.
@@ -87,6 +90,7 @@ impl View {
             postgres: board.postgres(),
             insight: board.insight().all(),
             probes: board.probes(),
+            clock: board.clock().get(),
             volumes,
             drill_plan: board.drill_plan(),
             told: board.notifications().all(),
@@ -106,7 +110,8 @@ impl View {
     /// Judges what the copies do not depend on.
     pub fn services(&self) -> Vec<Service> {
         let probes = self.probes.iter();
-        probes.map(|p| probe_verdict(p, self.now)).collect()
+        let probes = probes.map(|p| probe_verdict(p, self.now));
+        probes.chain(self.clock.verdict()).collect()
     }
 }
 

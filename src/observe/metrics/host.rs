@@ -47,6 +47,17 @@ const CPU: Spec = (
     &["mode"],
 );
 
+const CLOCK_STEPS: Spec = (
+    "lifeboat_clock_steps_total",
+    "How often the clock was set by 10 s or more since this process began",
+    &[],
+);
+const CLOCK_STEP: Spec = (
+    "lifeboat_clock_step_seconds",
+    "By how much it was set the last time; negative if back, 0 if never",
+    &[],
+);
+
 impl Scrape {
     pub(super) fn host(&self, view: &View) -> prometheus::Result<()> {
         let paths: Vec<String> = view
@@ -68,6 +79,9 @@ impl Scrape {
         self.gauge(MEMORY, [(vec![], view.host.memory_total as f64)])?;
         self.gauge(AVAILABLE, [(vec![], view.host.memory_available as f64)])?;
         self.gauge(LOAD, [(vec![], view.host.load1)])?;
+        self.counter(CLOCK_STEPS, [(vec![], view.clock.steps)])?;
+        let step = view.clock.last.map_or(0, |s| s.by_ms);
+        self.gauge(CLOCK_STEP, [(vec![], step as f64 / 1000.0)])?;
         let cpu = view.host.cpu.iter();
         self.counter_of_seconds(CPU, cpu.map(|(mode, seconds)| (vec![*mode], *seconds)))
     }

@@ -667,6 +667,7 @@ mod tests {
             files: vec![files],
             postgres: vec![cache, dumps],
             probes: vec![probe],
+            clock: Default::default(),
             volumes: vec![volume],
             host: crate::observe::volume::host(),
             settings: Default::default(),
