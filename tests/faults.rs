@@ -128,7 +128,7 @@ fn shows(
     until(&what, &state, || {
         let now = [
             is(metric(&get("/metrics"), name, labels)),
-            get("/readyz").contains(signs.reason),
+            get("/readyz").contains(signs.reason) || get("/up").contains(signs.reason),
             prometheus.raises(signs.alert),
             hook.phases(signs.told).contains(&"started".to_owned()),
         ];
@@ -177,6 +177,54 @@ fn heavy_fault_store_down() {
     std::fs::remove_file(site.path("store")).unwrap();
     std::fs::rename(site.path("away"), site.path("store")).unwrap();
     scene.recovers(&daemon, "unsafe");
+}
+
+#[test]
+fn heavy_fault_queue_stuck() {
+    let scene = Scene::new("insight: { every: 100ms, max-queue-wait: 2s }\n");
+    let site = &scene.site;
+    common::solid::make(&site.db);
+    common::solid::app(&site.db, "beat('Worker'); beat('Dispatcher')");
+    let (daemon, prometheus) = scene.green();
+    until("a queue that moves", &|| daemon.log(), || {
+        site.get("/up").contains("\"queue\":\"ok\"")
+    });
+    // The worker lives, and takes nothing.
+    common::solid::app(&site.db, "job('default','ready')");
+    let signs = Signs {
+        metric: ("lifeboat_queue_stuck", "app", one),
+        reason: "the oldest ready job has waited since",
+        alert: "LifeboatQueueStuck",
+        told: "queue-stuck",
+    };
+    scene.shows("queue stuck", &daemon, &prometheus, &signs);
+    assert!(site.get("/up").contains("\"queue\":\"stuck\""));
+    assert!(
+        scene.is_safe(),
+        "a queue that is stuck is no matter of backups"
+    );
+    site.write("delete from solid_queue_ready_executions");
+    scene.recovers(&daemon, "queue-stuck");
+    // A dispatcher that is gone: its job is due and never becomes ready.
+    common::solid::app(&site.db, "job('default','scheduled',5)");
+    let signs = Signs {
+        metric: ("lifeboat_queue_overdue_seconds", "app", |v| v > 2.0),
+        reason: "no dispatcher moves it",
+        alert: "LifeboatQueueStuck",
+        told: "queue-stuck",
+    };
+    scene.shows("queue not dispatched", &daemon, &prometheus, &signs);
+    site.write("delete from solid_queue_scheduled_executions");
+    // No worker has had a heartbeat for ten minutes, and a job is ready.
+    site.write("delete from solid_queue_processes");
+    common::solid::app(&site.db, "beat('Worker',600); job('default','ready',90)");
+    let signs = Signs {
+        metric: ("lifeboat_queue_processes", "kind=\"Worker\"", |v| v == 0.0),
+        reason: "no worker has had a heartbeat since",
+        alert: "LifeboatQueueWithoutWorkers",
+        told: "queue-stuck",
+    };
+    scene.shows("workers gone", &daemon, &prometheus, &signs);
 }
 
 /// Ends with the test.

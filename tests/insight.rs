@@ -9,13 +9,18 @@ use common::daemon::{Site, assert_same_pages, wait_for};
 use common::{Sidecar, commits, python, traffic};
 use lifeboat::sqlite::guard::{Barrier, ReadError, Reader, Rows};
 
-const BUDGET: Duration = Duration::from_millis(100);
+/// More than any of these needs on a machine that is busy.
+const BUDGET: Duration = Duration::from_secs(30);
 
 fn rows(s: &mut Sidecar, sql: &str) -> Result<Rows, ReadError> {
+    rows_within(s, sql, BUDGET)
+}
+
+fn rows_within(s: &mut Sidecar, sql: &str, budget: Duration) -> Result<Rows, ReadError> {
     let sql = sql.to_owned();
-    let read = move |reader: Result<&Reader, ReadError>| reader?.rows(&sql, BUDGET);
+    let read = move |reader: Result<&Reader, ReadError>| reader?.rows(&sql, budget);
     let capture = s.capture.as_mut().unwrap();
-    capture.inspect(BUDGET, read).unwrap()
+    capture.inspect(budget, read).unwrap()
 }
 
 /// Between any two steps of the protocol the database is read, beside three writers with checkpoints of every kind: no gap, and page for
@@ -75,7 +80,8 @@ fn a_reading_writes_nothing_and_ends_in_time() {
     let endless =
         "with recursive n(i) as (select 1 union all select i+1 from n) select max(i) from n";
     let begun = Instant::now();
-    assert_eq!(rows(&mut s, endless), Err(ReadError::Budget));
+    let given_up = rows_within(&mut s, endless, Duration::from_millis(100));
+    assert_eq!(given_up, Err(ReadError::Budget));
     assert!(begun.elapsed() < Duration::from_secs(10), "it never ended");
     // All of it left the connection as it was: what comes is captured and sealed without a gap.
     python(
@@ -107,7 +113,7 @@ fn a_daemon_that_reads_all_the_time_captures_without_a_gap() {
     });
     assert_eq!(site.metric("lifeboat_gap_captures_total", "app"), 0.0);
     assert_eq!(site.metric("lifeboat_capture_errors_total", "app"), 0.0);
-    assert_eq!(site.metric("lifeboat_insight_readable", "app"), 1.0);
+    assert_eq!(site.metric("lifeboat_database_up", "app"), 1.0);
     assert!(site.metric("lifeboat_insight_seconds_total", "app") > 0.0);
     let counted = site.metric("lifeboat_sqlite_commits_total", "app") - commits_before;
     // The app counts what it committed by itself; VACUUM and autocommitted statements are commits too.

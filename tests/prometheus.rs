@@ -90,7 +90,11 @@ fn heavy_every_query_returns_data_from_a_real_prometheus() {
         app.port,
         site.path("uploads").display()
     );
-    site.store_extra = "drill: '@monthly'\n".into();
+    site.store_extra = "drill: '@monthly'\ninsight: { every: 1s }\n".into();
+    common::solid::make(&site.db);
+    let jobs = "for state in ('ready','scheduled','claimed','failed','blocked'): job('default',state)
+job('mailers','ready'); pause('mailers'); beat('Worker'); beat('Dispatcher'); entries(10,10); messages(3)";
+    common::solid::app(&site.db, jobs);
     // The daemon reads the record of this drill when it starts.
     site.sync();
     site.ok(&["drill", "app"]);

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/healthz` | 200 while the process works |
 //! | `/readyz` | 200 if every target is safe, else 503; JSON with reasons |
-//! | `/up` | the same JSON, always 200: a red backup must not take an app out of a proxy |
+//! | `/up` | what of app and backup works, always 200: a red backup must not take an app out of a proxy |
 //! | `/metrics` | Prometheus text |
 //! | `/api/v1/status` | the same JSON as `/readyz`, always 200 |
 //! | `/api/v1/targets/NAME/points` | what can be restored |
@@ -18,6 +18,7 @@ mod access;
 mod chart;
 mod page;
 mod points;
+mod up;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -177,7 +178,10 @@ async fn ready(State(app): State<Shared>, headers: HeaderMap) -> Response {
 }
 
 async fn up(State(app): State<Shared>, headers: HeaderMap) -> Json<Value> {
-    Json(health(&app, &headers).await)
+    let all = access::sees(app.config.http_token.as_ref(), &headers).is_some();
+    let take =
+        move |view: &View| up::up_json(&view.verdicts(), &view.apps(), &view.services(), all);
+    Json(look(&app.board, take).await)
 }
 
 async fn status(State(app): State<Shared>) -> Json<Value> {

@@ -7,6 +7,7 @@
 //! - What cannot be read or takes too long has no value; the backup does not depend on anything here.
 //! - Names that the app chose (queues) are bounded in number: a label never grows with the app's data.
 
+pub mod solid;
 mod sqlite;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::solid;
 use crate::config::{Config, InsightConfig};
 use crate::daemon::fleet::{Fleet, system_now};
 use crate::observe::facts::{Board, State, TargetFacts};
@@ -16,6 +17,8 @@ use crate::types::Txid;
 pub(super) const BUDGET: Duration = Duration::from_millis(100);
 /// A database that does not answer is capturing; it is asked again at its next turn.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// One question of a look may take this long.
+const QUESTION: Duration = Duration::from_millis(50);
 /// Between looks at two databases, so that a hundred of them are no burst.
 const GAP: Duration = Duration::from_millis(10);
 /// Between looks for a database whose turn has come.
@@ -68,19 +71,23 @@ async fn one(
     turn.due = Instant::now() + insight.every;
     let captured = target.captured;
     // Nothing was committed since: what was found holds still.
-    if captured.is_some() && captured == turn.captured && target.uncaptured_since.is_none() {
+    let same = captured.is_some() && captured == turn.captured;
+    if same && target.uncaptured_since.is_none() {
         let now = system_now();
         board.insight().update(&target.name, |f| f.at = Some(now));
         return false;
     }
-    let begun = Instant::now();
-    let look = move |reader: Result<&Reader, ReadError>| look(reader?, insight);
-    let Some(found) = fleet.inspect(&target.name, BUDGET, PATIENCE, look).await else {
+    let look = move |reader: Result<&Reader, ReadError>| {
+        // Without the wait for a capture that was at work.
+        let begun = Instant::now();
+        let found = reader.and_then(|reader| look(reader, insight));
+        (found, begun.elapsed().as_secs_f64())
+    };
+    let Some((found, seconds)) = fleet.inspect(&target.name, BUDGET, PATIENCE, look).await else {
         return true;
     };
-    let seconds = begun.elapsed().as_secs_f64();
     let now = system_now();
-    turn.captured = captured.filter(|_| found.is_ok());
+    turn.captured = captured.filter(|_| found.as_ref().is_ok_and(|f| f.given_up == 0));
     board.insight().update(&target.name, |facts| {
         facts.seconds += seconds;
         match found {
@@ -89,6 +96,9 @@ async fn one(
                 facts.failed = None;
                 facts.given_up += new.given_up;
                 facts.sqlite = new.sqlite;
+                facts.queue = new.queue;
+                facts.cache = new.cache;
+                facts.cable = new.cable;
             }
             Err(error) => facts.failed = Some(error.to_string()),
         }
@@ -109,5 +119,26 @@ fn look(reader: &Reader, insight: InsightConfig) -> Result<AppFacts, ReadError> 
             schema_version: number("schema_version")?,
         });
     }
+    if insight.rails {
+        rails(reader, &mut facts)?;
+    }
     Ok(facts)
+}
+
+/// Solid Queue, Cache and Cable, where their tables are.
+fn rails(reader: &Reader, facts: &mut AppFacts) -> Result<(), ReadError> {
+    let names = solid::TABLES.map(|t| format!("'{t}'")).join(",");
+    let there = format!("SELECT name FROM sqlite_schema WHERE type='table' AND name IN ({names})");
+    let there = reader.rows(&there, QUESTION)?;
+    let there = there.into_iter().flatten().flatten().collect();
+    solid::read(facts, &there, |question| {
+        match reader.rows(question.sql(), QUESTION) {
+            Ok(rows) => Ok(Some(rows)),
+            Err(error @ ReadError::Broken(_)) => Err(error),
+            Err(error) => {
+                tracing::debug!(?question, %error, "a question has no answer");
+                Ok(None)
+            }
+        }
+    })
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::event::Kind;
+use crate::observe::app::{AppVerdict, Part};
 use crate::observe::facts::{
     DrillFacts, FilesFacts, PostgresFacts, State, StoreFacts, TargetFacts,
 };
@@ -74,6 +75,9 @@ impl Seen {
         for service in view.services() {
             seen.service(&service);
         }
+        for app in view.apps() {
+            seen.app(&app, view);
+        }
         for volume in &view.volumes {
             let path = volume.path.display().to_string();
             let min_free = view.settings.min_free.bytes_of(volume.total_bytes);
@@ -129,6 +133,19 @@ impl Seen {
         let stage = if patience.is_zero() { "" } else { "first " };
         let key = format!("unsafe {stage}{} {store}", verdict.name);
         self.conditions.insert(key, condition);
+    }
+
+    /// Whether it works; a file that is gone is told as a target that is not safe.
+    fn app(&mut self, app: &AppVerdict, view: &View) {
+        let read = view.insight.get(&app.name);
+        let kind = if read.is_some_and(|f| f.failed.is_some()) {
+            Kind::DatabaseDown
+        } else if app.queue == Part::Stuck {
+            Kind::QueueStuck
+        } else {
+            return;
+        };
+        self.add(kind, &app.name, "", app.reasons.clone(), app.hints.clone());
     }
 
     fn database(&mut self, f: &TargetFacts, verdict: &Verdict, now: Millis) {

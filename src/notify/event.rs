@@ -22,6 +22,10 @@ pub enum Kind {
     DiskLow,
     /// Another instance owns the replica.
     Ownership,
+    /// The app's database cannot be read.
+    DatabaseDown,
+    /// Jobs of the app wait, and nobody takes them.
+    QueueStuck,
     /// A store cannot be reached, or refuses.
     StoreUnreachable,
     /// Retention deletes nothing because something is wrong.
@@ -42,7 +46,7 @@ pub enum Kind {
 
 impl Kind {
     /// Everything that can be chosen.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 16] = [
         Self::Unsafe,
         Self::DumpFailed,
         Self::FilesFailed,
@@ -50,6 +54,8 @@ impl Kind {
         Self::SizeAnomaly,
         Self::DiskLow,
         Self::Ownership,
+        Self::DatabaseDown,
+        Self::QueueStuck,
         Self::StoreUnreachable,
         Self::Retention,
         Self::AppDown,
@@ -69,6 +75,8 @@ impl Kind {
             Self::SizeAnomaly => "size-anomaly",
             Self::DiskLow => "disk-low",
             Self::Ownership => "ownership",
+            Self::DatabaseDown => "database-down",
+            Self::QueueStuck => "queue-stuck",
             Self::StoreUnreachable => "store-unreachable",
             Self::Retention => "retention",
             Self::AppDown => "app-down",
@@ -107,6 +115,11 @@ impl Kind {
                 "{} belongs to another instance: nothing is uploaded",
                 "{} is uploaded again",
             ),
+            Self::DatabaseDown => (
+                "the database {} cannot be read",
+                "the database {} can be read again",
+            ),
+            Self::QueueStuck => ("the queue in {} is stuck", "the queue in {} moves again"),
             Self::StoreUnreachable => ("uploads of {} fail", "uploads of {} work again"),
             Self::Retention => (
                 "retention of {} deletes nothing",

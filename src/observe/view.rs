@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use super::clock::ClockFacts;
+use super::app::{AppVerdict, judge, judge_sqlite};
 use super::facts::{Board, DrillPlan, FilesFacts, PostgresFacts, TargetFacts};
 use super::happened::Told;
 use super::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
 use super::insight::AppFacts;
 use super::services::{ProbeFacts, Service, probe_verdict};
 use super::volume::{Host, Volume, host, volumes};
+use crate::postgres::Kind;
 use crate::types::Millis;
 
 /// What the configuration says about observing.
@@ -112,6 +114,26 @@ impl View {
         let probes = self.probes.iter();
         let probes = probes.map(|p| probe_verdict(p, self.now));
         probes.chain(self.clock.verdict()).collect()
+    }
+
+    /// Judges the app behind every database and server, by name.
+    pub fn apps(&self) -> Vec<AppVerdict> {
+        let (config, now) = (&self.settings.insight, self.now);
+        let read = |name: &str| self.insight.get(name);
+        let targets = self.targets.iter();
+        let databases = targets.map(|(t, _)| judge_sqlite(t, read(&t.name), config, now));
+        let mut apps: Vec<AppVerdict> = databases.collect();
+        for dumped in &self.postgres {
+            // One for all of its stores.
+            if !apps.iter().any(|a| a.name == dumped.name) {
+                let verdict = judge(&dumped.name, read(&dumped.name), config, now);
+                apps.push(match dumped.kind {
+                    Kind::Postgres => verdict,
+                    Kind::Redis => verdict.as_cache(),
+                });
+            }
+        }
+        apps
     }
 }
 

@@ -630,6 +630,7 @@ mod tests {
         };
         let target = TargetFacts {
             name: "app".into(),
+            state: State::Steady,
             stores: vec![store],
             ..TargetFacts::default()
         };
@@ -675,7 +676,7 @@ mod tests {
                 next: Millis(1),
                 objective: Default::default(),
             }),
-            insight: insight::sample(),
+            insight: insight::sample(Millis(1_000)),
             told: [("slack".to_owned(), Default::default())].into(),
         })
     }
