@@ -2,9 +2,11 @@
 #![allow(missing_docs)]
 
 mod common;
+#[allow(dead_code)]
+mod support;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -309,4 +311,181 @@ fn a_database_of_somebody_else() {
         .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out.stderr)));
     assert_eq!(out.status.code(), Some(1));
     one(&answer, "permissions", "failed", "options: { user:");
+}
+
+/// A request up to the end of its body.
+fn request(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 8192];
+    loop {
+        let head = bytes.windows(4).position(|w| w == b"\r\n\r\n");
+        if let Some(end) = head {
+            let text = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+            let length = text.split("\r\ncontent-length: ").nth(1);
+            let length: usize =
+                length.map_or(0, |l| l.lines().next().unwrap().trim().parse().unwrap());
+            if bytes.len() >= end + 4 + length {
+                return bytes;
+            }
+        }
+        match stream.read(&mut buffer).unwrap() {
+            0 => return bytes,
+            n => bytes.extend_from_slice(&buffer[..n]),
+        }
+    }
+}
+
+/// A real S3 server, but for the requests that `rule` answers itself: (method, target) to (status, body). Returns its port.
+fn in_front(server: SocketAddr, rule: fn(&str, &str) -> Option<(u16, &'static str)>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let asked = request(&mut stream);
+            let line = String::from_utf8_lossy(&asked);
+            let mut words = line.split_whitespace();
+            let (Some(method), Some(target)) = (words.next(), words.next()) else {
+                continue;
+            };
+            let answer = match rule(method, target) {
+                Some((status, body)) => format!(
+                    "HTTP/1.1 {status} X\r\ncontent-type: application/xml\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                )
+                .into_bytes(),
+                None => {
+                    let mut real = TcpStream::connect(server).unwrap();
+                    let end = asked.iter().position(|b| *b == b'\n').unwrap() + 1;
+                    real.write_all(&asked[..end]).unwrap();
+                    real.write_all(b"connection: close\r\n").unwrap();
+                    real.write_all(&asked[end..]).unwrap();
+                    let mut answer = Vec::new();
+                    real.read_to_end(&mut answer).unwrap();
+                    answer
+                }
+            };
+            // The client may have hung up.
+            let _ = stream.write_all(&answer);
+        }
+    });
+    port
+}
+
+const DENIED: (u16, &str) = (
+    403,
+    "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
+);
+
+fn on_s3(port: u16) -> Site {
+    let mut site = Site::new();
+    site.store = "s3://bucket/myapp".into();
+    site.store_extra = format!(
+        "  endpoint: http://127.0.0.1:{port}\n  region: us-east-1\n  access-key-id: {}\n  secret-access-key: {}\n",
+        support::S3_ACCESS_KEY,
+        support::S3_SECRET_KEY
+    );
+    site
+}
+
+#[test]
+fn each_right_that_keys_lack_is_named() {
+    let server = support::s3();
+    type Rule = fn(&str, &str) -> Option<(u16, &'static str)>;
+    let rules: [(&str, &str, Rule); 4] = [
+        (
+            "s3:PutObject on arn:aws:s3:::bucket/*",
+            "nothing can be backed up",
+            |m, _| (m == "PUT").then_some(DENIED),
+        ),
+        (
+            "s3:GetObject on arn:aws:s3:::bucket/*",
+            "cannot be restored",
+            |m, t| {
+                (m == "GET" && t.contains("/doctor/") && !t.contains("list-type")).then_some(DENIED)
+            },
+        ),
+        (
+            "s3:ListBucket on arn:aws:s3:::bucket ",
+            "restore points cannot be found",
+            |m, t| (m == "GET" && t.contains("list-type")).then_some(DENIED),
+        ),
+        (
+            "s3:DeleteObject on arn:aws:s3:::bucket/*",
+            "the bill grows",
+            |m, _| (m == "DELETE").then_some(DENIED),
+        ),
+    ];
+    for (right, without, rule) in rules {
+        let site = on_s3(in_front(server.address, rule));
+        let (answer, code) = doctor(&site, &[]);
+        assert_eq!(code, 1, "{right}");
+        let failed = found(&answer, "store", "failed");
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        assert!(
+            failed[0].contains(&format!("allow {right}")) && failed[0].contains(without),
+            "{right}: {failed:?}"
+        );
+    }
+    // With all of them nothing is left behind.
+    let site = on_s3(in_front(server.address, |_, _| None));
+    let (answer, code) = doctor(&site, &[]);
+    assert_eq!(code, 0, "{answer:#}");
+    one(&answer, "store", "ok", "written, read, listed and deleted");
+    one(&answer, "bucket", "ok", "not known");
+}
+
+#[test]
+fn rules_of_the_bucket_that_would_delete_backups() {
+    let server = support::s3();
+    let site = on_s3(in_front(server.address, |_, target| {
+        if target.contains("lifecycle") {
+            Some((
+                200,
+                "<LifecycleConfiguration><Rule><ID>tidy</ID><Status>Enabled</Status><Filter><Prefix></Prefix></Filter><Expiration><Days>30</Days></Expiration>\
+                 <Transition><Days>7</Days><StorageClass>GLACIER</StorageClass></Transition></Rule></LifecycleConfiguration>",
+            ))
+        } else if target.contains("versioning") {
+            Some((
+                200,
+                "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>",
+            ))
+        } else if target.contains("object-lock") {
+            Some((
+                404,
+                "<Error><Code>ObjectLockConfigurationNotFoundError</Code></Error>",
+            ))
+        } else {
+            None
+        }
+    }));
+    let (answer, code) = doctor(&site, &[]);
+    assert_eq!(code, 1);
+    one(&answer, "bucket", "failed", "deletes objects after 30 days");
+    one(&answer, "bucket", "failed", "GLACIER after 7 days");
+    one(&answer, "bucket", "warning", "paid for ever");
+    one(&answer, "store", "ok", "written, read, listed and deleted");
+
+    let site = on_s3(in_front(server.address, |_, target| {
+        let asked = ["lifecycle", "versioning", "object-lock"];
+        asked.iter().any(|a| target.contains(a)).then_some(DENIED)
+    }));
+    let (answer, code) = doctor(&site, &[]);
+    assert_eq!(code, 0, "keys that may not ask are good keys: {answer:#}");
+    one(&answer, "bucket", "ok", "s3:GetLifecycleConfiguration");
+}
+
+#[test]
+fn a_database_in_memory_is_told() {
+    let memory = Path::new("/dev/shm");
+    let folder = tempfile::tempdir_in(memory).expect("a tmpfs at /dev/shm");
+    let path = folder.path().join("fast.sqlite3");
+    python(
+        &path,
+        "c=conn(); c.execute('pragma journal_mode=wal'); c.execute('create table t(a)')",
+    );
+    let mut site = Site::new();
+    site.extra = format!("  - path: {}\n", path.display());
+    let (answer, _) = doctor(&site, &[]);
+    one(&answer, "volume", "warning", "is in memory");
 }

@@ -2,6 +2,8 @@
 #![allow(missing_docs)]
 
 mod common;
+#[allow(dead_code)]
+mod support;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -176,6 +178,97 @@ fn the_file_grows_shrinks_and_changes_its_schema() {
         );
         std::fs::remove_file(site.path("oracle.sqlite3")).unwrap();
     }
+}
+
+/// Bytes of a copy that nobody has open.
+fn bytes(copy: &Path) -> u64 {
+    assert!(!copy.with_extension("sqlite3-wal").exists());
+    std::fs::metadata(copy).unwrap().len()
+}
+
+#[test]
+fn a_vacuum_makes_the_copy_smaller_and_disturbs_no_reader() {
+    let site = Site::new();
+    site.sync();
+    std::fs::create_dir(site.path("other")).unwrap();
+    let copy = site.path("other/copy.sqlite3");
+    once(&site, &copy);
+    let before = bytes(&copy);
+    site.write("delete from t where id > 100");
+    site.write("vacuum");
+    site.sync();
+    // In the middle of a report.
+    let mut reader = Command::new("python3")
+        .args(["-c", "import sqlite3, sys
+c=sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('begin')
+print(c.execute('select count(*) from t').fetchone()[0], flush=True)
+sys.stdin.readline()
+print(c.execute('select count(*), sum(length(a)) from t').fetchone(), c.execute('pragma integrity_check').fetchone()[0])
+c.execute('commit')
+print(c.execute('select count(*) from t').fetchone()[0], c.execute('pragma integrity_check').fetchone()[0])"])
+        .arg(&copy)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(reader.stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "3000");
+    once(&site, &copy);
+    drop(reader.stdin.take());
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut said, &mut rest).unwrap();
+    assert!(reader.wait().unwrap().success());
+    assert_eq!(rest.trim(), "(3000, 1500000) ok\n100 ok");
+    // The last connection, the reader's, has checkpointed.
+    let source: u64 = python(
+        &site.db,
+        "c=conn(); print(c.execute('pragma page_count').fetchone()[0]*c.execute('pragma page_size').fetchone()[0])",
+    )
+    .parse()
+    .unwrap();
+    assert!(source * 10 < before, "{source} of {before}");
+    assert_eq!(bytes(&copy), source);
+    once(&site, &copy);
+    assert_same_pages(&settled(&copy), &site.copy_now("oracle.sqlite3"), "vacuum");
+}
+
+#[test]
+fn from_s3_through_kills_and_a_server_that_is_away() {
+    let server = support::s3();
+    let mut site = Site::new();
+    site.store = "s3://bucket/followed".into();
+    site.store_extra = format!(
+        "  endpoint: http://{}\n  region: us-east-1\n  access-key-id: {}\n  secret-access-key: {}\n",
+        server.address,
+        support::S3_ACCESS_KEY,
+        support::S3_SECRET_KEY
+    );
+    python(&site.db, BANK);
+    let daemon = site.start();
+    site.sync();
+    std::fs::create_dir(site.path("other")).unwrap();
+    let copy = site.path("other/copy.sqlite3");
+    let mut follower = follow(&site, &copy);
+    let app = spawn(&site.db, TRANSFERS, "5");
+    let reader = spawn(&copy, READER, "6");
+    for pause in [1500, 700, 900] {
+        std::thread::sleep(Duration::from_millis(pause));
+        follower.kill().unwrap();
+        follower.wait().unwrap();
+        follower = follow(&site, &copy);
+    }
+    server.pause(Duration::from_secs(2));
+    assert!(said(app)[0] > 100);
+    let reads = said(reader);
+    assert!(reads[0] > 20 && reads[1] > 3, "reads and states: {reads:?}");
+    site.sync();
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    once(&site, &copy);
+    assert_same_pages(&settled(&copy), &site.copy_now("oracle.sqlite3"), "S3");
+    daemon.stop();
 }
 
 #[test]

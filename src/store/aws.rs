@@ -11,6 +11,7 @@ use aws_credential_types::provider::ProvideCredentials;
 use object_store::aws::{AmazonS3Builder, AwsCredential, resolve_bucket_region};
 use object_store::{CredentialProvider, ObjectStore};
 
+use super::bucket::Bucket;
 use super::error::{Class, NoCredentials};
 use super::open::{Env, Problem, allow_http, client_options, endpoint_url, retry_config};
 use super::spec::StoreSpec;
@@ -31,7 +32,7 @@ pub(super) async fn build(
     spec: &StoreSpec,
     env: Env<'_>,
     bucket: &str,
-) -> Result<Arc<dyn ObjectStore>, Problem> {
+) -> Result<(Arc<dyn ObjectStore>, Bucket), Problem> {
     let endpoint = spec
         .endpoint
         .clone()
@@ -49,15 +50,25 @@ pub(super) async fn build(
         .with_virtual_hosted_style_request(!path_style)
         // One plain DELETE each: several S3 servers lack or limit the bulk call, and deletes are free.
         .with_disable_bulk_delete(true)
-        .with_client_options(client_options(allow_http(endpoint.as_ref())))
         .with_retry(retry_config());
+    let options = client_options(allow_http(endpoint.as_ref()));
+    builder = builder.with_client_options(options.clone());
+    let mut url = match &endpoint {
+        Some(endpoint) => endpoint.clone(),
+        None => endpoint_url(&format!("s3.{region}.amazonaws.com"))?,
+    };
+    if path_style {
+        let path = format!("{}/{bucket}", url.path().trim_end_matches('/'));
+        url.set_path(&path);
+    } else {
+        let host = format!("{bucket}.{}", url.host_str().unwrap_or_default());
+        url.set_host(Some(&host))
+            .map_err(|e| Problem::config(format!("endpoint with bucket in host name: {e}")))?;
+    }
     if let Some(mut endpoint) = endpoint {
         if !path_style {
             // The client wants the bucket in the endpoint's host name then.
-            let host = format!("{bucket}.{}", endpoint.host_str().unwrap_or_default());
-            endpoint
-                .set_host(Some(&host))
-                .map_err(|e| Problem::config(format!("endpoint with bucket in host name: {e}")))?;
+            endpoint = url.clone();
         }
         builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
     }
@@ -71,9 +82,19 @@ pub(super) async fn build(
                 None => builder,
             }
         }
-        None => builder.with_credentials(Arc::new(Chain::new(spec.profile.clone(), region))),
+        None => {
+            let chain = Chain::new(spec.profile.clone(), region.clone());
+            builder.with_credentials(Arc::new(chain))
+        }
     };
-    Ok(Arc::new(builder.build()?))
+    let client = builder.build()?;
+    let asked = Bucket {
+        url,
+        region,
+        credentials: Arc::clone(client.credentials()),
+        options,
+    };
+    Ok((Arc::new(client), asked))
 }
 
 /// Keys that are simply given: in the spec, else in the environment unless a profile is asked for.

@@ -9,6 +9,7 @@
 //!   failed write left nothing: after a timeout the object may be there.
 
 mod aws;
+mod bucket;
 mod error;
 mod file;
 mod get;
@@ -34,6 +35,7 @@ use object_store::{
 };
 use url::Url;
 
+pub use bucket::{Answer, BucketRules, Rule};
 pub use error::{Class, Op, StoreError};
 pub use reader::reader;
 pub use spec::StoreSpec;
@@ -121,6 +123,7 @@ pub struct Store {
     display: Arc<str>,
     secrets: Arc<[String]>,
     stats: Arc<Stats>,
+    bucket: Option<Arc<bucket::Bucket>>,
 }
 
 impl Store {
@@ -153,6 +156,7 @@ impl Store {
             display,
             secrets,
             stats: Arc::default(),
+            bucket: opened.bucket.map(Arc::new),
         })
     }
 
@@ -166,7 +170,22 @@ impl Store {
             root,
             secrets: Arc::default(),
             stats: Arc::default(),
+            bucket: None,
         }
+    }
+
+    /// What the bucket does to objects by itself; `None` for all but S3. Reads three settings, once each, and changes nothing.
+    pub async fn bucket_rules(&self) -> Option<BucketRules> {
+        let mut rules = self.bucket.as_ref()?.rules().await;
+        for reason in rules.reasons() {
+            *reason = redact(reason, &self.secrets);
+        }
+        Some(rules)
+    }
+
+    /// Where it begins, below the bucket or folder.
+    pub fn root(&self) -> &str {
+        self.root.as_ref()
     }
 
     /// This store with another client around or instead of its own, for tests and fault injection.

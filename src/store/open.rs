@@ -10,6 +10,7 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
+use super::bucket::Bucket;
 use super::error::{Class, classify};
 use super::file::DirectoryStore;
 use super::spec::StoreSpec;
@@ -68,6 +69,8 @@ impl From<object_store::Error> for Problem {
 pub(super) struct Opened {
     pub(super) inner: Arc<dyn ObjectStore>,
     pub(super) root: Path,
+    /// S3's, to be asked about itself.
+    pub(super) bucket: Option<Bucket>,
 }
 
 /// The kind of store a URL means.
@@ -85,11 +88,13 @@ pub(super) fn kind(url: &Url) -> Option<Kind> {
 /// Makes the client.
 pub(super) async fn open(kind: Kind, spec: &StoreSpec, env: Env<'_>) -> Result<Opened, Problem> {
     let spec = &with_query(spec)?;
+    let mut bucket = None;
     let (inner, root): (Arc<dyn ObjectStore>, Path) = match kind {
-        Kind::S3 => (
-            aws::build(spec, env, host(&spec.url, "bucket")?).await?,
-            url_root(&spec.url)?,
-        ),
+        Kind::S3 => {
+            let (client, asked) = aws::build(spec, env, host(&spec.url, "bucket")?).await?;
+            bucket = Some(asked);
+            (client, url_root(&spec.url)?)
+        }
         Kind::Google => (google(spec, env)?, url_root(&spec.url)?),
         Kind::Azure => (azure(spec, env)?, url_root(&spec.url)?),
         Kind::Memory => (memory(&spec.url), url_root(&spec.url)?),
@@ -102,7 +107,11 @@ pub(super) async fn open(kind: Kind, spec: &StoreSpec, env: Env<'_>) -> Result<O
             (Arc::new(DirectoryStore::new(directory)), root)
         }
     };
-    Ok(Opened { inner, root })
+    Ok(Opened {
+        inner,
+        root,
+        bucket,
+    })
 }
 
 /// Settings may be in the URL's query, as Litestream allows: `s3://bucket/path?endpoint=...`.

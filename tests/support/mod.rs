@@ -35,6 +35,17 @@ impl Drop for Server {
     }
 }
 
+impl Server {
+    /// It answers nobody for so long, as a machine that is swapping.
+    pub(crate) fn pause(&self, time: Duration) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let signal = |s| rustix::process::kill_process(pid, s).expect("signal the server");
+        signal(rustix::process::Signal::STOP);
+        std::thread::sleep(time);
+        signal(rustix::process::Signal::CONT);
+    }
+}
+
 /// A path under `.tools`, where `bin/install-dev` puts everything.
 fn tool(path: &str) -> PathBuf {
     let full = Path::new(env!("CARGO_MANIFEST_DIR"))

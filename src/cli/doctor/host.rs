@@ -195,6 +195,7 @@ fn wal(found: &mut Findings, name: &str, path: &Path, database: u64) {
 }
 
 /// File systems by the numbers of statfs(2).
+#[derive(Clone, Copy)]
 enum Kind {
     Network(&'static str),
     Container,
@@ -204,23 +205,38 @@ enum Kind {
 }
 
 fn kind(folder: &Path) -> Kind {
-    let number = rustix::fs::statfs(folder).map_or(0, |s| s.f_type as u32);
+    // The type of the field differs between platforms; its low 32 bits are the number.
+    kind_of(rustix::fs::statfs(folder).map_or(0, |s| s.f_type as u32))
+}
+
+/// Numbers of <linux/magic.h> and of the file systems' own sources.
+fn kind_of(number: u32) -> Kind {
     match number {
         0x6969 => Kind::Network("NFS"),
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => Kind::Network("SMB"),
-        0x5346_414f => Kind::Network("AFS"),
+        0x5346_414f | 0x6b41_4653 => Kind::Network("AFS"),
         0x00c3_6400 => Kind::Network("Ceph"),
+        0x0bd0_0bd0 => Kind::Network("Lustre"),
+        0x4750_4653 => Kind::Network("GPFS"),
+        0x0116_1970 => Kind::Network("GFS2"),
+        0x7461_636f => Kind::Network("OCFS2"),
         0x794c_7630 => Kind::Container,
         0x0102_1994 => Kind::Memory,
         0x0102_1997 => Kind::Shared("9p"),
+        // virtiofs, sshfs, s3fs, gcsfuse, Docker Desktop's own: all of them say FUSE.
         0x6573_5546 => Kind::Shared("FUSE"),
+        0x786f_4256 => Kind::Shared("a VirtualBox folder"),
         _ => Kind::Other,
     }
 }
 
 fn file_system(found: &mut Findings, name: &str, here: &Path) {
+    on(found, name, here, kind(here));
+}
+
+fn on(found: &mut Findings, name: &str, here: &Path, kind: Kind) {
     let shown = here.display();
-    match kind(here) {
+    match kind {
         Kind::Network(fs) => found.fail(
             "volume",
             name,
@@ -323,5 +339,40 @@ pub(super) fn state(found: &mut Findings, config: &Config) {
             ),
             _ => found.ok("state", &shown, "writable"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    #[test]
+    fn file_systems_that_share_no_memory() {
+        for (number, status, words) in [
+            (0x6969, Some(Status::Failed), "is on NFS"),
+            (0xff53_4d42, Some(Status::Failed), "is on SMB"),
+            (0x0bd0_0bd0, Some(Status::Failed), "is on Lustre"),
+            (0x794c_7630, Some(Status::Warning), "container's own layer"),
+            (0x0102_1994, Some(Status::Warning), "is in memory"),
+            (0x0102_1997, Some(Status::Warning), "is on 9p"),
+            (0x6573_5546, Some(Status::Warning), "is on FUSE"),
+            // ext4, btrfs, XFS, ZFS
+            (0xef53, None, ""),
+            (0x9123_683e, None, ""),
+            (0x5846_5342, None, ""),
+            (0x2fc1_2fc1, None, ""),
+        ] {
+            let mut found = Findings::default();
+            on(&mut found, "app", Path::new("/data"), kind_of(number));
+            assert_eq!(found.checks.first().map(|c| c.status), status, "{number:x}");
+            if let Some(check) = found.checks.first() {
+                assert!(
+                    check.detail.contains(words) && check.fix.is_some(),
+                    "{check:?}"
+                );
+            }
+        }
+        assert!(matches!(kind(Path::new("/proc")), Kind::Other));
     }
 }

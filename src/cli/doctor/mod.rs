@@ -4,6 +4,7 @@
 mod bill;
 mod host;
 mod others;
+mod probe;
 mod stores;
 mod unprotected;
 

@@ -5,18 +5,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::bill::{Bill, Facts};
-use super::{Findings, host};
+use super::{Findings, host, probe};
 use crate::config::{Config, StoreConfig, StoreKind, TargetConfig};
 use crate::daemon::fleet::{open_replica, state_path, system_now};
 use crate::replica::owner;
 use crate::restore::plan::{Catalog, Goal};
 use crate::restore::{RestoreError, planned};
-use crate::store::{PutMode, Store, StoreError};
+use crate::store::{Store, StoreError};
 
-/// Clocks further apart confuse points in time; S3 refuses requests at 15 minutes.
-const SKEW_MAX_MS: i64 = 60_000;
-
-fn fix(error: &StoreError) -> String {
+pub(super) fn fix(error: &StoreError) -> String {
     let hint = error.hint();
     hint.unwrap_or_else(|| "look at the URL, the keys and their rights (docs/stores.md)".into())
 }
@@ -41,13 +38,11 @@ pub(super) async fn open(
         return Some(store);
     }
     in_transit(found, &url, config);
-    match probe(found, &url, &store).await {
-        Ok(()) => Some(store),
-        Err(error) => {
-            found.fail("store", &url, &error, fix(&error));
-            None
-        }
+    if !probe::rights(found, &url, &store).await {
+        return None;
     }
+    probe::bucket(found, config, &store).await;
+    Some(store)
 }
 
 fn in_transit(found: &mut Findings, url: &str, config: &StoreConfig) {
@@ -67,63 +62,6 @@ fn in_transit(found: &mut Findings, url: &str, config: &StoreConfig) {
             "give the certificate authority with AWS_CA_BUNDLE or SSL_CERT_FILE, and take `skip-verify` out",
         );
     }
-}
-
-/// Writes a scratch object, reads, lists and deletes it.
-async fn probe(found: &mut Findings, url: &str, store: &Store) -> Result<(), StoreError> {
-    let now = system_now();
-    let key = format!("lifeboat/doctor/{}-{}", now.0, std::process::id());
-    let body = || bytes::Bytes::from_static(b"lifeboat doctor");
-    store.put(&key, body(), PutMode::Overwrite, None).await?;
-    let tried = async {
-        let read = store.get(&key).await?;
-        let listed = store.list("lifeboat/doctor").await?;
-        let again = store.put(&key, body(), PutMode::Create, None).await;
-        Ok::<_, StoreError>((read, listed, again))
-    };
-    let tried = tried.await;
-    store.delete(&key).await?;
-    let (read, listed, again) = tried?;
-    let Some(object) = listed
-        .iter()
-        .find(|o| o.key == key)
-        .filter(|_| read == body())
-    else {
-        found.fail(
-            "store",
-            url,
-            "what was written is not what is read or listed at once",
-            "use a store with strong consistency",
-        );
-        return Ok(());
-    };
-    found.ok(
-        "store",
-        url,
-        "an object was written, read, listed and deleted",
-    );
-    match again {
-        Err(e) if e.is_exists() => {
-            found.ok("store", url, "conditional creates are honoured");
-        }
-        Ok(()) => found.warn(
-            "store",
-            url,
-            "it ignores conditional creates: two writers are told apart by reading `owner.json`, seconds later",
-            "make sure that only one sidecar writes to each replica",
-        ),
-        Err(e) => return Err(e),
-    }
-    let skew = object.modified.0.saturating_sub(now.0);
-    if skew.abs() > SKEW_MAX_MS {
-        found.warn(
-            "clock",
-            url,
-            format!("this machine's clock is {} s off the store's", -skew / 1000),
-            "let the machine keep its clock by NTP: points in time are by this clock",
-        );
-    }
-    Ok(())
 }
 
 /// A SQLite target in one store.

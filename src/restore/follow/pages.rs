@@ -140,12 +140,16 @@ impl<'a> Pages<'a> {
             return self.truncate();
         };
         self.write(1, Some(&first))?;
-        if first[COOKIE] == self.cookie {
-            return self.truncate();
+        self.schema_changed = first[COOKIE] != self.cookie;
+        // Last: a page that is written after the cut would undo it.
+        match self.truncate() {
+            // SQLite may read the new schema for this statement while it still knows the old one, and refuse. Then nothing is cut: the file
+            // keeps its length, and what is behind the last page that the header counts is of no meaning.
+            Err(error) if self.schema_changed => {
+                tracing::debug!(%error, "the copy keeps its length for now");
+                Ok(())
+            }
+            done => done,
         }
-        // One more statement would make SQLite read the schema through pages that it believes to know. So the file keeps its length; what is
-        // behind the last page that the header counts is of no meaning.
-        self.schema_changed = true;
-        Ok(())
     }
 }
