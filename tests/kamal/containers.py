@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 
 tag = os.environ["TAG"]
 stub = pathlib.Path(os.environ["STUB"])
@@ -17,7 +18,10 @@ def prefix(host):
 
 
 def docker(*args, **options):
-    return subprocess.run(["docker", *args], check=True, text=True, capture_output=True, **options).stdout.strip()
+    done = subprocess.run(["docker", *args], text=True, capture_output=True, **options)
+    if done.returncode:
+        sys.exit(f"docker {' '.join(args)}\n{done.stdout}{done.stderr}")
+    return done.stdout.strip()
 
 
 def exists(name):
