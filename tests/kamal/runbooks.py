@@ -24,8 +24,12 @@ SCENES = {
         lab together
         lab beats
         # The app has made itself an empty database. It does not continue the replica, and the history of the old server stays as it was.
-        if kamal accessory exec lifeboat --reuse "lifeboat sync"; then exit 1; fi
-        kamal accessory exec lifeboat --reuse "lifeboat sync" | grep "lifeboat claim production"
+        for _ in $(seq 60); do
+          if kamal accessory exec lifeboat --reuse "lifeboat sync" > sync.log 2>&1; then exit 1; fi
+          if grep "lifeboat claim production" sync.log; then break; fi
+          sleep 0.5
+        done
+        grep "lifeboat claim production" sync.log
         bin/lifeboat-restore --yes production
         kamal accessory exec lifeboat --reuse "lifeboat claim production"
         lab settle
@@ -34,14 +38,17 @@ SCENES = {
     "An app that starts in the middle of a restore": """
         kamal accessory exec lifeboat --reuse "lifeboat snapshot --label before-v42"
         restored=0 refused=0
-        for wait in 0 0.05 0.1 0.2 0.3 0.4 0.6 0.8; do
+        # Seconds by which the app is later than the restore, or earlier.
+        for order in "restore 0" "restore 0.1" "restore 0.3" "app 0" "app 0.1" "app 0.2" "app 0.3" "app 0.4" "app 0.6" "app 3"; do
+          first=${order% *} wait=${order#* }
           kamal app stop
+          if [ "$first" = app ]; then kamal app start --version v42 & app=$!; sleep "$wait"; fi
           kamal accessory exec -i lifeboat --reuse "lifeboat restore production --label before-v42 --in-place" > restore.log 2>&1 &
           restore=$!
-          sleep "$wait"
-          kamal app start --version v42
+          if [ "$first" = restore ]; then sleep "$wait"; kamal app start --version v42 & app=$!; fi
           code=0
           wait "$restore" || code=$?
+          wait "$app"
           # Restored, or refused because the app was there first.
           case $code in
             0) restored=$((restored + 1)); grep "^lifeboat: ok restore" restore.log ;;
@@ -51,6 +58,8 @@ SCENES = {
           lab beats
           test "$(lab sql 'pragma integrity_check')" = ok
         done
+        test "$restored" -gt 0
+        test "$refused" -gt 0
         echo "restored $restored times, gave way to the app $refused times" > "$STUB/note"
     """,
 }
