@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use common::python;
 
 const PAGES: [&str; 3] = ["docs/transcripts.md", "docs/doctor.md", "docs/init.md"];
+/// Until everything is durable, on a machine that builds something else.
+const PATIENCE: Duration = Duration::from_secs(200);
 const DATABASES: [&str; 4] = [
     "production",
     "production_cable",
@@ -124,9 +126,7 @@ c.executemany('insert into orders(note) values(?)', (('order %d' % i,) for i in 
             .spawn();
         self.sidecar = Some(child.unwrap());
         let begun = Instant::now();
-        while !self.path("state/lifeboat.sock").exists()
-            && begun.elapsed() < Duration::from_secs(60)
-        {
+        while !self.path("state/lifeboat.sock").exists() && begun.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(50));
         }
         loop {
@@ -139,7 +139,7 @@ c.executemany('insert into orders(note) values(?)', (('order %d' % i,) for i in 
                 return;
             }
             assert!(
-                begun.elapsed() < Duration::from_secs(60),
+                begun.elapsed() < PATIENCE,
                 "{synced:?}\n{}",
                 std::fs::read_to_string(self.path("log")).unwrap()
             );

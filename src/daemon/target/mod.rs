@@ -287,7 +287,10 @@ impl Target {
             }
             Ended::Capture(e) => (State::Failed, e.hint()),
             Ended::Store(e) => (State::Stalled, e.hint()),
-            Ended::Refused(e) => (State::NotOwner, Some(e.hint())),
+            Ended::Refused(e) => {
+                let hint = e.hint().replace("TARGET", &self.name);
+                (State::NotOwner, Some(hint))
+            }
             Ended::Rebased => (State::Gap, None),
             Ended::Unusable(_) => (
                 State::Failed,
