@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::clock::ClockBoard;
 use super::happened::{Happened, Notifications};
 use super::insight::InsightBoard;
+use super::servers::ServerFacts;
 use super::services::ProbeFacts;
 use super::view::SettingsCell;
 use crate::postgres::Kind;
@@ -203,7 +204,7 @@ pub struct TargetBoard(Mutex<TargetFacts>);
 impl TargetBoard {
     /// Changes facts. Short: everyone waits for it.
     pub fn update<T>(&self, change: impl FnOnce(&mut TargetFacts) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.targets.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Changes the facts of one store.
@@ -333,65 +334,66 @@ pub struct PostgresFacts {
 
 /// All targets.
 #[derive(Debug, Default)]
-pub struct Board(
-    RwLock<BTreeMap<String, Arc<TargetBoard>>>,
-    Mutex<BTreeMap<(String, String), FilesFacts>>,
-    Mutex<BTreeMap<(String, String), PostgresFacts>>,
-    SettingsCell,
-    Happened,
-    Notifications,
-    Mutex<Option<DrillPlan>>,
-    InsightBoard,
-    Mutex<BTreeMap<String, ProbeFacts>>,
-    ClockBoard,
-);
+pub struct Board {
+    targets: RwLock<BTreeMap<String, Arc<TargetBoard>>>,
+    files: Mutex<BTreeMap<(String, String), FilesFacts>>,
+    postgres: Mutex<BTreeMap<(String, String), PostgresFacts>>,
+    settings: SettingsCell,
+    happened: Happened,
+    notifications: Notifications,
+    drill_plan: Mutex<Option<DrillPlan>>,
+    insight: InsightBoard,
+    probes: Mutex<BTreeMap<String, ProbeFacts>>,
+    clock: ClockBoard,
+    servers: Mutex<BTreeMap<String, ServerFacts>>,
+}
 
 impl Board {
     /// What the configuration says about observing.
     pub fn settings(&self) -> &SettingsCell {
-        &self.3
+        &self.settings
     }
 
     /// Notes what happened once.
     pub fn happen(&self, event: crate::notify::Event) {
-        self.4.add(event);
+        self.happened.add(event);
     }
 
     /// What happened once, numbered, the newest of it.
     pub fn happened(&self) -> Vec<(u64, crate::notify::Event)> {
-        self.4.all()
+        self.happened.all()
     }
 
     /// What was read of the app.
     pub fn insight(&self) -> &InsightBoard {
-        &self.7
+        &self.insight
     }
 
     /// What was seen of the clock.
     pub fn clock(&self) -> &ClockBoard {
-        &self.9
+        &self.clock
     }
 
     /// Notes when drills are due.
     pub fn plan_drills(&self, plan: DrillPlan) {
-        *self.6.lock().unwrap_or_else(PoisonError::into_inner) = Some(plan);
+        *self.drill_plan.lock().unwrap_or_else(PoisonError::into_inner) = Some(plan);
     }
 
     /// When drills are due, if they are planned at all.
     pub fn drill_plan(&self) -> Option<DrillPlan> {
-        *self.6.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.drill_plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How telling goes.
     pub fn notifications(&self) -> &Notifications {
-        &self.5
+        &self.notifications
     }
 
     /// Adds a target.
     pub fn add(&self, facts: TargetFacts) -> Arc<TargetBoard> {
         let name = facts.name.clone();
         let board = Arc::new(TargetBoard(Mutex::new(facts)));
-        self.0
+        self.targets
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name, Arc::clone(&board));
@@ -400,22 +402,22 @@ impl Board {
 
     /// One target.
     pub fn target(&self, name: &str) -> Option<Arc<TargetBoard>> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.targets.read().unwrap_or_else(PoisonError::into_inner);
         all.get(name).cloned()
     }
 
     /// Drops a discovered target that vanished.
     pub fn remove(&self, name: &str) {
-        self.0
+        self.targets
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(name);
-        self.7.remove(name);
+        self.insight.remove(name);
     }
 
     /// Changes the facts of files in one store.
     pub fn update_files(&self, name: &str, store: &str, change: impl FnOnce(&mut FilesFacts)) {
-        let mut all = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let facts = all.entry((name.to_owned(), store.to_owned())).or_default();
         (facts.name, facts.store) = (name.to_owned(), store.to_owned());
         change(facts);
@@ -423,7 +425,7 @@ impl Board {
 
     /// All files, by name and store.
     pub fn files(&self) -> Vec<FilesFacts> {
-        let all = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         all.values().cloned().collect()
     }
 
@@ -434,7 +436,7 @@ impl Board {
         store: &str,
         change: impl FnOnce(&mut PostgresFacts),
     ) {
-        let mut all = self.2.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.postgres.lock().unwrap_or_else(PoisonError::into_inner);
         let facts = all.entry((name.to_owned(), store.to_owned())).or_default();
         (facts.name, facts.store) = (name.to_owned(), store.to_owned());
         change(facts);
@@ -442,31 +444,43 @@ impl Board {
 
     /// Drops the facts of databases that are no targets any more.
     pub fn retain_postgres(&self, keep: impl Fn(&str) -> bool) {
-        let mut all = self.2.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.postgres.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|(name, _), _| keep(name));
     }
 
     /// All PostgreSQL databases, by name and store.
     pub fn postgres(&self) -> Vec<PostgresFacts> {
-        let all = self.2.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.postgres.lock().unwrap_or_else(PoisonError::into_inner);
         all.values().cloned().collect()
     }
 
     /// Sets the facts of a probe.
     pub fn put_probe(&self, facts: ProbeFacts) {
-        let mut all = self.8.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(facts.name.clone(), facts);
     }
 
     /// All probes, by name.
     pub fn probes(&self) -> Vec<ProbeFacts> {
-        let all = self.8.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().cloned().collect()
+    }
+
+    /// Sets the facts of a server.
+    pub fn put_server(&self, facts: ServerFacts) {
+        let mut all = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(facts.name.clone(), facts);
+    }
+
+    /// All servers, by name.
+    pub fn servers(&self) -> Vec<ServerFacts> {
+        let all = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         all.values().cloned().collect()
     }
 
     /// Every target's facts, by name.
     pub fn snapshot(&self) -> Vec<TargetFacts> {
-        self.0
+        self.targets
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .values()

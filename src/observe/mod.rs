@@ -8,6 +8,7 @@ pub mod health;
 pub mod history;
 pub mod insight;
 pub mod metrics;
+pub mod servers;
 pub mod services;
 pub mod view;
 pub mod volume;

@@ -93,7 +93,7 @@ impl Service {
 }
 
 /// Why what was seen last says nothing any more, if so.
-fn stale(at: Millis, every: Duration, limit: Duration, now: Millis) -> Option<String> {
+pub(super) fn stale(at: Millis, every: Duration, limit: Duration, now: Millis) -> Option<String> {
     let allowed = i64::try_from((every + limit).as_millis()).unwrap_or(i64::MAX);
     (now.since(at) > allowed.saturating_add(LATE_MS))
         .then(|| format!("it was looked at last at {at}"))

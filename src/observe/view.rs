@@ -10,6 +10,7 @@ use super::facts::{Board, DrillPlan, FilesFacts, PostgresFacts, TargetFacts};
 use super::happened::Told;
 use super::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
 use super::insight::AppFacts;
+use super::servers::{ServerFacts, server_verdict};
 use super::services::{ProbeFacts, Service, probe_verdict};
 use super::volume::{Host, Volume, host, volumes};
 use crate::postgres::Kind;
@@ -62,6 +63,8 @@ pub struct View {
     pub probes: Vec<ProbeFacts>,
     /// What was seen of the clock.
     pub clock: ClockFacts,
+    /// Servers that are dumped, by name.
+    pub servers: Vec<ServerFacts>,
     /// Volumes that the databases and the local state lie on.
     pub volumes: Vec<Volume>,
     /// When drills are due.
@@ -93,6 +96,7 @@ impl View {
             insight: board.insight().all(),
             probes: board.probes(),
             clock: board.clock().get(),
+            servers: board.servers(),
             volumes,
             drill_plan: board.drill_plan(),
             told: board.notifications().all(),
@@ -113,7 +117,9 @@ impl View {
     pub fn services(&self) -> Vec<Service> {
         let probes = self.probes.iter();
         let probes = probes.map(|p| probe_verdict(p, self.now));
-        probes.chain(self.clock.verdict()).collect()
+        let servers = self.servers.iter();
+        let servers = servers.map(|s| server_verdict(s, self.now));
+        probes.chain(servers).chain(self.clock.verdict()).collect()
     }
 
     /// Judges the app behind every database and server, by name.

@@ -28,6 +28,7 @@ mod preflight;
 mod prune;
 mod restore;
 mod roles;
+mod stats;
 mod stream;
 mod swap;
 
@@ -49,5 +50,6 @@ pub use preflight::preflight;
 pub use prune::{Pruned, prune};
 pub use restore::{RestoreOptions, Source, globals, read_back, to_file};
 pub use roles::apply_globals;
+pub use stats::{Activity, DatabaseStats, ServerStats, Slot, stats};
 pub(crate) use stream::{Compressor, Fan, commit_all, upload};
 pub use swap::{Swapped, in_place, undo};

@@ -110,13 +110,30 @@ fn read(out: &mut Option<std::process::ChildStdout>) -> Result<String, PostgresE
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn info(clients: &Clients, connection: &Connection) -> Result<Info, PostgresError> {
+/// The text of INFO.
+pub(super) fn say_info(
+    clients: &Clients,
+    connection: &Connection,
+) -> Result<String, PostgresError> {
     let mut running = clients.spawn(PROGRAM, |command| {
         connection.apply(command);
         command.arg("INFO");
     })?;
     let text = read(&mut running.child.stdout)?;
     running.finish()?;
+    Ok(text)
+}
+
+/// `redis-cli` ends well although the server refused.
+pub(super) fn failed(text: &str) -> PostgresError {
+    PostgresError::Failed {
+        program: PROGRAM,
+        why: text.trim().lines().next().unwrap_or("no answer").to_owned(),
+    }
+}
+
+fn info(clients: &Clients, connection: &Connection) -> Result<Info, PostgresError> {
+    let text = say_info(clients, connection)?;
     let mut found = Info::default();
     let mut loading = false;
     for (key, value) in text.lines().filter_map(|line| line.trim().split_once(':')) {
@@ -136,11 +153,7 @@ fn info(clients: &Clients, connection: &Connection) -> Result<Info, PostgresErro
         }
     }
     if found.version.is_empty() {
-        // redis-cli ends well although the server refused.
-        return Err(PostgresError::Failed {
-            program: PROGRAM,
-            why: text.trim().lines().next().unwrap_or("no answer").to_owned(),
-        });
+        return Err(failed(&text));
     }
     if loading {
         return Err(PostgresError::Cannot {

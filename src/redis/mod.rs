@@ -9,7 +9,9 @@
 mod connection;
 mod dump;
 mod rdb;
+mod stats;
 
 pub use connection::{Connection, UrlError};
 pub use dump::{dump, preflight};
 pub use rdb::{Rdb, RdbError};
+pub use stats::{ServerStats, stats};

@@ -11,6 +11,7 @@ pub mod kamal;
 pub mod mount;
 pub mod prometheus;
 pub mod receiver;
+pub mod redis;
 pub mod solid;
 pub mod tls;
 

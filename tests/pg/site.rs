@@ -34,6 +34,12 @@ impl Drop for Daemon {
     }
 }
 
+impl Daemon {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
 impl Site {
     pub fn new(extra: &str) -> Self {
         Self::on(Server::start(), extra)
