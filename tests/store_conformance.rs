@@ -1,5 +1,6 @@
 //! One suite over every kind of store: memory, file, a client with faults, and servers.
 
+#[allow(dead_code)] // of its servers, some are for other tests
 mod support;
 
 use std::io;

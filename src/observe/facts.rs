@@ -204,7 +204,7 @@ pub struct TargetBoard(Mutex<TargetFacts>);
 impl TargetBoard {
     /// Changes facts. Short: everyone waits for it.
     pub fn update<T>(&self, change: impl FnOnce(&mut TargetFacts) -> T) -> T {
-        change(&mut self.targets.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Changes the facts of one store.
@@ -376,12 +376,18 @@ impl Board {
 
     /// Notes when drills are due.
     pub fn plan_drills(&self, plan: DrillPlan) {
-        *self.drill_plan.lock().unwrap_or_else(PoisonError::into_inner) = Some(plan);
+        *self
+            .drill_plan
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(plan);
     }
 
     /// When drills are due, if they are planned at all.
     pub fn drill_plan(&self) -> Option<DrillPlan> {
-        *self.drill_plan.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .drill_plan
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How telling goes.

@@ -1,7 +1,7 @@
 //! Facts, verdicts and metrics.
 
-pub mod clock;
 pub mod app;
+pub mod clock;
 pub mod facts;
 pub mod happened;
 pub mod health;

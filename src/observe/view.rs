@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use super::clock::ClockFacts;
 use super::app::{AppVerdict, judge, judge_sqlite};
+use super::clock::ClockFacts;
 use super::facts::{Board, DrillPlan, FilesFacts, PostgresFacts, TargetFacts};
 use super::happened::Told;
 use super::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
