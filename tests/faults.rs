@@ -199,6 +199,8 @@ fn heavy_fault_queue_stuck() {
     };
     scene.shows("queue stuck", &daemon, &prometheus, &signs);
     assert!(site.get("/up").contains("\"queue\":\"stuck\""));
+    let services = site.get("/readyz");
+    assert!(services.contains("the oldest ready job"), "{services}");
     assert!(
         scene.is_safe(),
         "a queue that is stuck is no matter of backups"

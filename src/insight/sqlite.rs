@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const QUESTION: Duration = Duration::from_millis(50);
 /// Between looks at two databases, so that a hundred of them are no burst.
 const GAP: Duration = Duration::from_millis(10);
-/// Between looks for a database whose turn has come.
-const TICK: Duration = Duration::from_secs(1);
+/// Between looks for a database whose turn has come: a part of `every`, within these.
+const TICK: (u32, Duration, Duration) = (10, Duration::from_millis(100), Duration::from_secs(5));
 
 /// What the last look at one database showed.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(super) async fn run(config: &Config, fleet: &Fleet, board: &Board) {
                 tokio::time::sleep(GAP).await;
             }
         }
-        tokio::time::sleep(TICK.min(insight.every)).await;
+        tokio::time::sleep((insight.every / TICK.0).clamp(TICK.1, TICK.2)).await;
     }
 }
 

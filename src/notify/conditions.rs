@@ -72,8 +72,10 @@ impl Seen {
         }
         // It is there, whether or not it was set lately.
         seen.present.insert("clock".to_owned());
-        for service in view.services() {
-            seen.service(&service);
+        // A queue that is stuck is told as such, below.
+        let services = view.services();
+        for service in services.iter().filter(|s| s.kind != "queue") {
+            seen.service(service);
         }
         for app in view.apps() {
             seen.app(&app, view);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::app::{AppVerdict, Part};
 use crate::config::ProbeConfig;
 use crate::probe::Answer;
 use crate::types::Millis;
@@ -62,7 +63,7 @@ impl ProbeFacts {
 /// The verdict on one service.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Service {
-    /// `probe`, `postgres`, `redis` or `clock`.
+    /// `probe`, `postgres`, `redis`, `clock` or `queue`.
     pub kind: &'static str,
     /// Unique among those of its kind.
     pub name: String,
@@ -90,6 +91,27 @@ impl Service {
     pub fn is_bad(&self) -> bool {
         !self.reasons.is_empty()
     }
+}
+
+/// A queue of the app, where there is one. What of it is behind a database that cannot be read is that database's fault.
+pub fn queue_service(app: &AppVerdict) -> Option<Service> {
+    let (state, is_stuck) = match app.queue {
+        Part::Ok => ("up", false),
+        Part::Stuck => ("down", true),
+        Part::Unknown | Part::Failed => ("unknown", false),
+        Part::None => return None,
+    };
+    let when_stuck = |words: &[String]| if is_stuck { words.to_vec() } else { Vec::new() };
+    Some(Service {
+        kind: "queue",
+        name: app.name.clone(),
+        address: "Solid Queue".into(),
+        state,
+        since: None,
+        reasons: when_stuck(&app.reasons),
+        warnings: Vec::new(),
+        hints: when_stuck(&app.hints),
+    })
 }
 
 /// Why what was seen last says nothing any more, if so.

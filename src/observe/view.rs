@@ -11,7 +11,7 @@ use super::happened::Told;
 use super::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
 use super::insight::AppFacts;
 use super::servers::{ServerFacts, server_verdict};
-use super::services::{ProbeFacts, Service, probe_verdict};
+use super::services::{ProbeFacts, Service, probe_verdict, queue_service};
 use super::volume::{Host, Volume, host, volumes};
 use crate::postgres::Kind;
 use crate::types::Millis;
@@ -119,7 +119,12 @@ impl View {
         let probes = probes.map(|p| probe_verdict(p, self.now));
         let servers = self.servers.iter();
         let servers = servers.map(|s| server_verdict(s, self.now));
-        probes.chain(servers).chain(self.clock.verdict()).collect()
+        let queues = self.apps().into_iter();
+        probes
+            .chain(servers)
+            .chain(self.clock.verdict())
+            .chain(queues.filter_map(|app| queue_service(&app)))
+            .collect()
     }
 
     /// Judges the app behind every database and server, by name.
