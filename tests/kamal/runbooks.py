@@ -24,12 +24,13 @@ SCENES = {
         lab together
         lab beats
         # The app has made itself an empty database. It does not continue the replica, and the history of the old server stays as it was.
-        for _ in $(seq 60); do
-          if kamal accessory exec lifeboat --reuse "lifeboat sync" > sync.log 2>&1; then exit 1; fi
-          if grep "lifeboat claim production" sync.log; then break; fi
+        if kamal accessory exec lifeboat --reuse "lifeboat sync"; then exit 1; fi
+        for _ in $(seq 40); do
+          if kamal accessory exec lifeboat --reuse "lifeboat status" > status.log 2>&1; then exit 1; fi
+          if grep "lifeboat claim production" status.log; then break; fi
           sleep 0.5
         done
-        grep "lifeboat claim production" sync.log
+        grep "lifeboat claim production" status.log || { cat status.log; exit 1; }
         bin/lifeboat-restore --yes production
         kamal accessory exec lifeboat --reuse "lifeboat claim production"
         lab settle
