@@ -82,7 +82,7 @@ impl Scene {
             python(
                 &scene.path(&format!("storage/{name}.sqlite3")),
                 "c=conn(); c.execute('pragma journal_mode=wal'); c.execute('create table orders(id integer primary key, note)')
-c.executemany('insert into orders(note) values(?)', (('order %d' % i,) for i in range(2000)))",
+c.execute('begin'); c.executemany('insert into orders(note) values(?)', (('order %d' % i,) for i in range(2000))); c.execute('commit')",
             );
         }
         std::fs::write(
