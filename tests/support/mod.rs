@@ -37,6 +37,7 @@ impl Drop for Server {
 
 impl Server {
     /// It answers nobody for so long, as a machine that is swapping.
+    #[allow(dead_code, reason = "not every test binary uses it")]
     pub(crate) fn pause(&self, time: Duration) {
         let pid = rustix::process::Pid::from_child(&self.child);
         let signal = |s| rustix::process::kill_process(pid, s).expect("signal the server");
