@@ -7,42 +7,16 @@ mod pg;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::daemon::{Daemon, Site, free_port, tool};
+use common::faults::{Signs, metric, one, positive, shows, until};
 use common::prometheus::Prometheus;
 use common::receiver::{Manner, Receiver};
-
-/// Longer than anything takes on a machine that is busy.
-const DEADLINE: Duration = Duration::from_secs(90);
-
-/// What says so.
-struct Signs {
-    /// Name, labels, and the value that it takes.
-    metric: (&'static str, &'static str, fn(f64) -> bool),
-    /// Words of a reason in the verdict.
-    reason: &'static str,
-    alert: &'static str,
-    /// Kind of the notification.
-    told: &'static str,
-}
 
 struct Scene {
     site: Site,
     hook: Receiver,
-}
-
-fn until(what: &str, log: &dyn Fn() -> String, mut done: impl FnMut() -> bool) -> Duration {
-    let begun = Instant::now();
-    while !done() {
-        assert!(
-            begun.elapsed() < DEADLINE,
-            "waited in vain for {what}\n{}",
-            log()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    begun.elapsed()
 }
 
 impl Scene {
@@ -95,68 +69,6 @@ impl Scene {
             || self.is_safe() && self.hook.phases(told).last().is_some_and(|p| p == "ended"),
         );
     }
-}
-
-/// Sum of a metric over its series whose labels contain `labels`.
-fn metric(text: &str, name: &str, labels: &str) -> f64 {
-    let mine = text.lines().filter(|l| {
-        l.strip_prefix(name)
-            .is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels))
-    });
-    mine.filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
-        .sum()
-}
-
-/// How a page of the daemon is fetched, and its log.
-type Reads<'a> = (&'a dyn Fn(&str) -> String, &'a dyn Fn() -> String);
-
-/// Every sign appears; prints after how long.
-fn shows(
-    fault: &str,
-    (get, log): Reads,
-    (hook, prometheus): (&Receiver, &Prometheus),
-    signs: &Signs,
-) {
-    let (name, labels, is) = signs.metric;
-    let begun = Instant::now();
-    let mut took = [None; 4];
-    let what = format!(
-        "{fault}: {name}, \"{}\", {}, {}",
-        signs.reason, signs.alert, signs.told
-    );
-    let state = || format!("{}\n{:?}\n{}", get("/readyz"), hook.events(), log());
-    until(&what, &state, || {
-        let now = [
-            is(metric(&get("/metrics"), name, labels)),
-            get("/readyz").contains(signs.reason) || get("/up").contains(signs.reason),
-            prometheus.raises(signs.alert),
-            hook.phases(signs.told).contains(&"started".to_owned()),
-        ];
-        for (took, now) in took.iter_mut().zip(now) {
-            if now && took.is_none() {
-                *took = Some(begun.elapsed());
-            }
-        }
-        took.iter().all(Option::is_some)
-    });
-    let took = took.map(|t| format!("{:.1} s", t.unwrap_or_default().as_secs_f64()));
-    println!(
-        "{fault}: metric {}, verdict {}, alert {}, told {}",
-        took[0], took[1], took[2], took[3]
-    );
-    let up = get("/up");
-    assert!(
-        up.contains("\"status\""),
-        "a red backup takes no app out of a proxy: {up}"
-    );
-}
-
-fn positive(value: f64) -> bool {
-    value > 0.0
-}
-
-fn one(value: f64) -> bool {
-    value == 1.0
 }
 
 #[test]

@@ -72,9 +72,12 @@ impl Seen {
         }
         // It is there, whether or not it was set lately.
         seen.present.insert("clock".to_owned());
-        // A queue that is stuck is told as such, below.
+        // Queues that are stuck and servers that are down are told as such, below.
         let services = view.services();
-        for service in services.iter().filter(|s| s.kind != "queue") {
+        for service in services
+            .iter()
+            .filter(|s| !["queue", "postgres", "redis"].contains(&s.kind))
+        {
             seen.service(service);
         }
         for app in view.apps() {

@@ -29,7 +29,7 @@ pub struct ServerFacts {
     pub every: Duration,
     /// Limit of one.
     pub limit: Duration,
-    /// When the last look ended.
+    /// When the last look ended that says something of the server.
     pub at: Option<Millis>,
     /// What it said then; `None` if it was not reached.
     pub said: Option<Said>,
@@ -39,8 +39,6 @@ pub struct ServerFacts {
     pub hint: Option<String>,
     /// Since when it is as it is.
     pub since: Option<Millis>,
-    /// Time of all looks together, in seconds.
-    pub seconds: f64,
 }
 
 impl ServerFacts {
@@ -62,7 +60,12 @@ pub fn server_verdict(f: &ServerFacts, now: Millis) -> Service {
         warnings: Vec::new(),
         hints: Vec::new(),
     };
-    let Some(at) = f.at else { return service };
+    let Some(at) = f.at else {
+        // Its client program is missing, for example: nobody knows.
+        service.reasons.extend(f.failure.clone());
+        service.hints.extend(f.hint.clone());
+        return service;
+    };
     if let Some(late) = stale(at, f.every, f.limit, now) {
         service.reasons.push(late);
         let hint = "restart lifeboat, and report it with its log";

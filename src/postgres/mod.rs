@@ -12,6 +12,7 @@
 //! holds for `pg_dump` too: both are libpq.
 
 mod anomaly;
+mod ask;
 mod budget;
 mod catalog;
 mod check;
@@ -33,6 +34,7 @@ mod stream;
 mod swap;
 
 pub use anomaly::compare;
+pub use ask::{Answers, Asked, look};
 pub use budget::ReadBacks;
 pub use catalog::databases;
 pub use check::{Checked, check};
@@ -50,6 +52,6 @@ pub use preflight::preflight;
 pub use prune::{Pruned, prune};
 pub use restore::{RestoreOptions, Source, globals, read_back, to_file};
 pub use roles::apply_globals;
-pub use stats::{Activity, DatabaseStats, ServerStats, Slot, stats};
+pub use stats::{Activity, DatabaseStats, ServerStats, Slot};
 pub(crate) use stream::{Compressor, Fan, commit_all, upload};
 pub use swap::{Swapped, in_place, undo};

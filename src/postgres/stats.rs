@@ -3,8 +3,6 @@
 
 use serde::Deserialize;
 
-use super::{Clients, Connection, PostgresError};
-
 /// Statistics of a server. What the role may not read is `None` or missing.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct ServerStats {
@@ -80,7 +78,7 @@ pub struct Slot {
 }
 
 /// Sessions of this program, dumps among them, are left out of ages, not of counts. Every right is asked for before it is used: a missing one is no error.
-const STATS: &str = r"SET statement_timeout = '5s'; SET lock_timeout = '1s'; SET default_transaction_read_only = on;
+pub(super) const STATS: &str = r"SET statement_timeout = '5s'; SET lock_timeout = '1s'; SET default_transaction_read_only = on;
 WITH seen AS (
   SELECT d.oid, s.*, d.datname AS name FROM pg_database d JOIN pg_stat_database s ON s.datid = d.oid
   WHERE d.datallowconn AND NOT d.datistemplate
@@ -111,12 +109,3 @@ SELECT json_build_object(
      'behind', pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END, restart_lsn))), '[]')
    FROM (SELECT * FROM pg_replication_slots ORDER BY active, slot_name LIMIT 50) s))::text;
 ";
-
-/// Asks. Blocks.
-///
-/// # Errors
-/// [`PostgresError::Failed`] if the server does not answer; [`PostgresError::Client`] without `psql`.
-pub fn stats(clients: &Clients, connection: &Connection) -> Result<ServerStats, PostgresError> {
-    let text = clients.sql(connection, STATS, &[])?;
-    serde_json::from_str(&text).map_err(|e| PostgresError::Io("reading the statistics", e.into()))
-}

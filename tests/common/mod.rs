@@ -7,6 +7,7 @@
 )]
 
 pub mod daemon;
+pub mod faults;
 pub mod kamal;
 pub mod mount;
 pub mod prometheus;

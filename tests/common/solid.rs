@@ -110,6 +110,22 @@ pub fn make(db: &Path) {
     );
 }
 
+/// The same tables as PostgreSQL has them.
+pub fn postgres() -> String {
+    let sql = format!("{QUEUE}{CACHE_AND_CABLE}");
+    [
+        ("integer primary key autoincrement", "bigserial primary key"),
+        ("datetime(6)", "timestamp(6)"),
+        ("blob(1024)", "bytea"),
+        ("blob(536870912)", "bytea"),
+        ("integer(8)", "bigint"),
+        ("integer(4)", "integer"),
+        ("boolean default 1", "boolean default true"),
+    ]
+    .iter()
+    .fold(sql, |sql, (from, to)| sql.replace(from, to))
+}
+
 /// Runs calls of the functions above as one commit.
 pub fn app(db: &Path, calls: &str) {
     python(

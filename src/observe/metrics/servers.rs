@@ -11,11 +11,6 @@ const ACTIVITY: &[&str] = &["target", "datname", "state"];
 const SLOT: &[&str] = &["target", "slot_name", "database"];
 const REDIS_DATABASE: &[&str] = &["target", "db"];
 
-const SECONDS: Spec = (
-    "lifeboat_insight_server_seconds_total",
-    "How long looks at the server took",
-    TARGET,
-);
 const LEFT_OUT: Spec = (
     "lifeboat_insight_databases_left_out",
     "Databases of the server beyond the 50 that are reported",
@@ -240,8 +235,6 @@ impl Scrape {
     /// No series of what was not read: 0 would be a value.
     pub(super) fn servers(&self, view: &View) -> prometheus::Result<()> {
         let all = &view.servers;
-        let seconds = all.iter().map(|f| (vec![f.name.as_str()], f.seconds));
-        self.counter_of_seconds(SECONDS, seconds)?;
         for (spec, kind) in [(PG_UP, Kind::Postgres), (REDIS_UP, Kind::Redis)] {
             let mine = all.iter().filter(|f| f.kind == kind && f.at.is_some());
             let up = |f: &ServerFacts| f64::from(u8::from(server_verdict(f, view.now).is_up()));
