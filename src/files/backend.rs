@@ -121,6 +121,13 @@ impl Backend {
         self.ask(|| self.store.get_range(&key, start..start + u64::from(length)))
     }
 
+    /// Whether a pack is known to end before `end`.
+    pub(super) fn is_shorter(&self, pack: &Id, end: u32) -> bool {
+        let key = key(FileType::Pack, pack);
+        let found = self.finally(|| self.store.head(&key));
+        found.is_ok_and(|info| info.size < u64::from(end))
+    }
+
     /// [`Backend::ask`] for rustic_core: the failure is kept.
     fn serve<T, F>(&self, request: impl Fn() -> F) -> RusticResult<T>
     where

@@ -22,8 +22,8 @@ use super::repository::{hex, unseal};
 pub(super) const PIECES_MAX: usize = 1 << 15;
 /// Readers at a time; each holds one run and one piece of it. Enough for a store that answers within 50 ms to fill a Gbit line.
 const READERS: usize = 4;
-/// Bytes of one run: a pack of ours. Only a longer piece makes a longer one.
-const RUN_MAX_BYTES: u32 = 4 << 20;
+/// Bytes of one run: half a pack of ours. Only a longer piece makes a longer one.
+const RUN_MAX_BYTES: u32 = 2 << 20;
 /// Bytes between two pieces that are cheaper to read than to ask again.
 const GAP_MAX_BYTES: u32 = 128 << 10;
 
@@ -181,6 +181,14 @@ impl Work<'_> {
             Ok(_) => return Err(self.damaged(last, "is cut short")),
             Err(Asked::Store(e)) if e.is_not_found() => {
                 return Err(self.damaged(first, "is missing with it"));
+            }
+            // Not every store answers with what there is of a range.
+            Err(Asked::Store(_))
+                if self
+                    .backend
+                    .is_shorter(&first.pack, last.offset + last.length) =>
+            {
+                return Err(self.damaged(last, "is cut short"));
             }
             Err(error) => return Err(error.into()),
         };

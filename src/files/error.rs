@@ -177,6 +177,15 @@ impl FilesError {
             return Self::Stopped;
         }
         let reason = error.display_log();
+        // What follows is for its developers.
+        let reason = reason.split("Some additional details").next();
+        let reason = reason.unwrap_or_default().trim();
+        if reason.contains("MAC check failed") || reason.contains("cannot decrypt") {
+            return Self::Damaged {
+                store: backend.store().display(),
+                what: format!("{doing} it, something could not be decrypted"),
+            };
+        }
         let reason = reason.trim_start_matches("Error: ");
         Self::Repository {
             doing,

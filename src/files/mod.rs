@@ -17,6 +17,8 @@ mod lock;
 mod place;
 mod points;
 mod prune;
+mod reader;
+mod record;
 mod repository;
 mod restore;
 mod source;

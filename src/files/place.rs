@@ -213,7 +213,7 @@ pub(super) fn exchange(
     Ok(std::fs::remove_dir(&kept).is_err().then_some(kept))
 }
 
-/// Takes back or finishes what a killed run left. `true` if something was taken back.
+/// Takes back or finishes what a killed run left. `true` if a restore was taken back.
 pub(super) fn mend(folder: &Locked) -> io::Result<bool> {
     let base = &folder.base;
     let mut taken_back = false;
@@ -226,16 +226,14 @@ pub(super) fn mend(folder: &Locked) -> io::Result<bool> {
             if stamp.ends_with(MOVING) {
                 tracing::info!(folder = %base.display(), "an exchange of files was interrupted before it was decided; taking it back");
                 bring(&kept, base, &met)?;
-                taken_back = true;
+                taken_back |= word == OLD;
             } else if incoming.is_dir() {
                 tracing::info!(folder = %base.display(), "an exchange of files was interrupted; finishing it");
                 bring(&incoming, base, &met)?;
             }
         }
     }
-    if taken_back {
-        folder.sync()?;
-    }
+    folder.sync()?;
     Ok(taken_back)
 }
 
@@ -245,6 +243,8 @@ fn set_aside(filter: &Filter, from: &Path, was: &Metadata, to: &Path) -> io::Res
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         other => other?,
     }
+    // Now, too: a run that is killed in between is taken back from here.
+    attributes::copy(from, was, to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         let (path, to) = (entry.path(), to.join(entry.file_name()));

@@ -1,7 +1,8 @@
 //! Snapshots as restore points.
 
 use jiff::Timestamp;
-use rustic_core::repofile::SnapshotFile;
+use rustic_core::RusticError;
+use rustic_core::repofile::{SnapshotFile, SnapshotId};
 
 use super::error::FilesError;
 use super::repository::{self, Repo};
@@ -88,12 +89,57 @@ pub fn list(target: &Target) -> Result<Vec<Point>, FilesError> {
     Ok(snapshots(&backend, &repo)?.iter().map(Point::of).collect())
 }
 
+/// Snapshots that can be read, by time. One that cannot does not keep anybody from the others; [`all_snapshots`] is for who must not do
+/// without it.
 pub(super) fn snapshots(backend: &Backend, repo: &Repo) -> Result<Vec<SnapshotFile>, FilesError> {
-    let mut all = repo
-        .get_all_snapshots()
-        .map_err(|e| FilesError::of("listing the snapshots of", backend, &e))?;
-    all.sort_by_key(|s| (s.time.timestamp(), s.id));
+    let (all, damaged) = read(backend, repo)?;
+    for id in damaged {
+        tracing::warn!(
+            store = backend.store().display(),
+            snapshot = id,
+            "this snapshot is damaged; the others are there"
+        );
+    }
     Ok(all)
+}
+
+/// All snapshots, by time.
+///
+/// # Errors
+/// [`FilesError::Damaged`] if one cannot be read.
+pub(super) fn all_snapshots(
+    backend: &Backend,
+    repo: &Repo,
+) -> Result<Vec<SnapshotFile>, FilesError> {
+    let (all, damaged) = read(backend, repo)?;
+    match damaged.first() {
+        None => Ok(all),
+        Some(first) => Err(FilesError::Damaged {
+            store: backend.store().display(),
+            what: format!(
+                "{} snapshots cannot be read, the first is {first}",
+                damaged.len()
+            ),
+        }),
+    }
+}
+
+/// What can be read, and the ids of what cannot.
+fn read(backend: &Backend, repo: &Repo) -> Result<(Vec<SnapshotFile>, Vec<String>), FilesError> {
+    let failed = |e: Box<RusticError>| FilesError::of("listing the snapshots of", backend, &e);
+    let (mut all, mut damaged) = (Vec::new(), Vec::new());
+    for id in repo.list::<SnapshotId>().map_err(failed)? {
+        match repo.get_file::<SnapshotFile>(&id) {
+            Ok(mut snapshot) => {
+                snapshot.id = id;
+                all.push(snapshot);
+            }
+            Err(error) if backend.is_over() => return Err(failed(error)),
+            Err(_) => damaged.push(id.to_hex().to_string()),
+        }
+    }
+    all.sort_by_key(|s| (s.time.timestamp(), s.id));
+    Ok((all, damaged))
 }
 
 /// The position of the snapshot that is meant. `points` are by time.

@@ -12,7 +12,7 @@ use rustic_core::{CheckOptions, PruneOptions};
 
 use super::error::FilesError;
 use super::lock::{Lock, Mode};
-use super::points::{Point, snapshots};
+use super::points::{Point, all_snapshots};
 use super::repository::Repo;
 use super::{Backend, PATIENCE_BACKUP, Target, drill, repository, verify};
 use crate::retention::copies::{Candidate, Decision, decide};
@@ -56,7 +56,7 @@ pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, 
         true => None,
         false => Some(Lock::take(&backend, &target.runtime, &repo, Mode::Alone)?),
     };
-    let all = snapshots(&backend, &repo)?;
+    let all = all_snapshots(&backend, &repo)?;
     let points: Vec<Point> = all.iter().map(Point::of).collect();
     let now = Timestamp::now();
     if let Some(ahead) = points

@@ -66,21 +66,25 @@ fn unopened(backend: &Backend) -> Result<Repository<()>, FilesError> {
     Repository::new(&options, &backends).map_err(|e| FilesError::of("opening", backend, &e))
 }
 
-/// The key goes first, so that no repository is ever without one.
+/// The key goes first, so that no repository is ever without one; a run that was killed before the second step has left it, and it is used.
 fn create(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
-    let master = MasterKey::new();
-    let key = key_file(&master, password).map_err(|reason| FilesError::Repository {
-        doing: "making",
-        store: backend.store().display(),
-        reason,
-    })?;
-    let name = format!("keys/{}", hex(&Sha256::digest(&key)));
-    let key = Bytes::from(key);
-    backend.ask(|| {
-        backend
-            .store()
-            .put(&name, key.clone(), PutMode::Overwrite, None)
-    })?;
+    let store = backend.store();
+    for folder in ["snapshots", "index", "data"] {
+        if !backend.ask(|| store.list(folder))?.is_empty() {
+            return Err(FilesError::Damaged {
+                store: store.display(),
+                what: "its file `config` is missing, and there is data beside it".into(),
+            });
+        }
+    }
+    let keys = backend.ask(|| store.list("keys"))?;
+    let master = match keys.first() {
+        Some(key) => {
+            let file = backend.ask(|| store.get(&key.key))?;
+            master_of(&file, password).ok_or_else(|| FilesError::Password(store.display()))?
+        }
+        None => first_key(backend, password)?,
+    };
     let mut options = ConfigOptions::default();
     options.set_datapack_size = DATA_PACK.parse().ok();
     options.set_datapack_growfactor = Some(0);
@@ -101,6 +105,34 @@ fn create(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
         }),
         Err(e) => Err(FilesError::of("making", backend, &e)),
     }
+}
+
+/// A new key, written.
+fn first_key(backend: &Backend, password: &Secret) -> Result<MasterKey, FilesError> {
+    let master = MasterKey::new();
+    let key = key_file(&master, password).map_err(|reason| FilesError::Repository {
+        doing: "making",
+        store: backend.store().display(),
+        reason,
+    })?;
+    let name = format!("keys/{}", hex(&Sha256::digest(&key)));
+    let key = Bytes::from(key);
+    backend.ask(|| {
+        backend
+            .store()
+            .put(&name, key.clone(), PutMode::Overwrite, None)
+    })?;
+    Ok(master)
+}
+
+/// The master key in a key file; `None` if the password does not open it.
+fn master_of(file: &[u8], password: &Secret) -> Option<MasterKey> {
+    let file: KeyFile = serde_json::from_slice(file).ok()?;
+    let log_n = u8::try_from(file.n.checked_ilog2()?).ok()?;
+    let params = scrypt::Params::new(log_n, file.r, file.p).ok()?;
+    let mut user = [0; 64];
+    scrypt::scrypt(password.reveal().as_bytes(), &file.salt, &params, &mut user).ok()?;
+    serde_json::from_slice(&unseal(&user, &file.data)?).ok()
 }
 
 /// restic's key file: the master key, encrypted with a key that scrypt makes of the password.

@@ -3,27 +3,25 @@
 //! rustic_core drops what it cannot read and says so only in its log. Here every such file is kept by name, and the number of entries that
 //! were handed over is compared with the number that arrived, so that no run is called complete that is not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use ignore::{DirEntry, Walk, WalkBuilder};
-use rustic_core::{
-    ErrorKind, LocalSourceSaveOptions, ReadSource, ReadSourceEntry, ReadSourceOpen, RusticError,
-    RusticResult,
-};
+use rustic_core::repofile::Node;
+use rustic_core::{LocalSourceSaveOptions, ReadSource, ReadSourceEntry, RusticResult};
 
 use crate::sqlite::files::{PlainFile, is_attached};
 
+use super::attributes::extended;
 use super::backend::Backend;
+use super::reader::{Open, Root};
+use super::record::{Record, hold};
 
-/// Names kept of files that could not be read; more are only counted.
-const NAMES_KEPT: usize = 1000;
 /// First bytes of every SQLite database.
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// File names that databases go by. An upload without such a name is an upload, whatever it holds.
@@ -38,69 +36,6 @@ pub struct LeftOut {
     pub databases: BTreeSet<PathBuf>,
     /// Local state and local stores: a backup of the backup grows for ever.
     pub folders: Vec<PathBuf>,
-}
-
-/// What a run could not take, or took with a remark.
-#[derive(Debug, Default)]
-pub(super) struct Record {
-    entries: AtomicU64,
-    lost: AtomicU64,
-    unreadable: AtomicU64,
-    vanished: AtomicU64,
-    names: Mutex<BTreeMap<PathBuf, String>>,
-    databases: Mutex<BTreeSet<PathBuf>>,
-}
-
-impl Record {
-    /// Files that could not be read or changed meanwhile, with the reason: the first of them.
-    pub(super) fn names(&self) -> BTreeMap<PathBuf, String> {
-        hold(&self.names).clone()
-    }
-
-    /// How many of them there are.
-    pub(super) fn unreadable(&self) -> u64 {
-        self.unreadable.load(Ordering::Relaxed)
-    }
-
-    /// Files that were deleted between listing and reading.
-    pub(super) fn vanished(&self) -> u64 {
-        self.vanished.load(Ordering::Relaxed)
-    }
-
-    /// Databases that were left out.
-    pub(super) fn databases(&self) -> BTreeSet<PathBuf> {
-        hold(&self.databases).clone()
-    }
-
-    /// Entries other than folders that the snapshot must hold.
-    pub(super) fn expected(&self) -> u64 {
-        let lost = self.lost.load(Ordering::Relaxed);
-        self.entries.load(Ordering::Relaxed).saturating_sub(lost)
-    }
-
-    /// One that could not be read.
-    pub(super) fn fail(&self, path: &Path, reason: impl ToString) {
-        self.unreadable.fetch_add(1, Ordering::Relaxed);
-        let mut names = hold(&self.names);
-        if names.len() < NAMES_KEPT {
-            names.insert(path.to_owned(), reason.to_string());
-        }
-    }
-
-    /// One that was handed over and is dropped by rustic_core.
-    fn lose(&self, path: &Path, error: &io::Error) {
-        self.lost.fetch_add(1, Ordering::Relaxed);
-        if error.kind() == io::ErrorKind::NotFound {
-            self.vanished.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.fail(path, error);
-        }
-    }
-}
-
-fn hold<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing in here is left half-changed by a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The configured paths as a [`ReadSource`].
@@ -239,14 +174,16 @@ impl ReadSource for Source {
     }
 
     fn entries(&self) -> Entries {
-        let walks: Vec<Walk> = self
-            .paths
-            .iter()
-            .rev()
-            .map(|root| self.walk(root))
-            .collect();
+        let mut walks = Vec::new();
+        for path in self.paths.iter().rev() {
+            match Root::open(path) {
+                Ok(root) => walks.push((Arc::new(root), self.walk(path))),
+                Err(error) => self.record.fail(path, error),
+            }
+        }
         Entries {
             walks,
+            without: None,
             record: Arc::clone(&self.record),
             backend: self.backend.clone(),
         }
@@ -255,7 +192,9 @@ impl ReadSource for Source {
 
 /// Everything below the paths, by path.
 pub(super) struct Entries {
-    walks: Vec<Walk>,
+    walks: Vec<(Arc<Root>, Walk)>,
+    /// A folder that was not handed over: nothing below it is.
+    without: Option<PathBuf>,
     record: Arc<Record>,
     backend: Backend,
 }
@@ -269,16 +208,31 @@ impl Iterator for Entries {
             if self.backend.is_over() {
                 return None;
             }
-            let Some(found) = self.walks.last_mut()?.next() else {
+            let (root, walk) = self.walks.last_mut()?;
+            let Some(found) = walk.next() else {
                 self.walks.pop();
                 continue;
             };
+            let root = Arc::clone(root);
             match found {
                 Err(error) => self.refused(&error),
                 Ok(entry) => {
                     let path = entry.path().to_owned();
-                    if let Some(item) = self.item(entry, &path) {
-                        return Some(Ok(item));
+                    if self.without.as_ref().is_some_and(|w| path.starts_with(w)) {
+                        continue;
+                    }
+                    let was_folder = entry.file_type().is_some_and(|t| t.is_dir());
+                    if let Some(item) = self.item(&root, entry, &path) {
+                        if item.node.is_dir() == was_folder {
+                            self.record
+                                .entries
+                                .fetch_add(u64::from(!was_folder), Ordering::Relaxed);
+                            return Some(Ok(item));
+                        }
+                        self.record.fail(&path, "was replaced while it was listed");
+                    }
+                    if was_folder {
+                        self.without = Some(path);
                     }
                 }
             }
@@ -289,7 +243,7 @@ impl Iterator for Entries {
 impl Entries {
     fn refused(&self, error: &ignore::Error) {
         if error.io_error().map(io::Error::kind) == Some(io::ErrorKind::NotFound) {
-            self.record.vanished.fetch_add(1, Ordering::Relaxed);
+            self.vanished();
             return;
         }
         let path = path_of(error).unwrap_or_default();
@@ -300,26 +254,39 @@ impl Entries {
         self.record.fail(&path, reason);
     }
 
-    fn item(&self, entry: DirEntry, path: &Path) -> Option<ReadSourceEntry<Open>> {
+    fn item(
+        &self,
+        root: &Arc<Root>,
+        entry: DirEntry,
+        path: &Path,
+    ) -> Option<ReadSourceEntry<Open>> {
         let mapped = match LocalSourceSaveOptions::default().map_entry(entry) {
             Ok(mapped) => mapped,
             Err(error) => {
                 match path.symlink_metadata() {
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                        self.record.vanished.fetch_add(1, Ordering::Relaxed);
-                    }
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => self.vanished(),
                     _ => self.record.fail(path, error),
                 }
                 return None;
             }
         };
         let node = mapped.node;
-        if !node.is_dir() {
-            self.record.entries.fetch_add(1, Ordering::Relaxed);
+        match root.holds(path, &node) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.vanished();
+                return None;
+            }
+            Err(error) => {
+                self.record.fail(path, error);
+                return None;
+            }
+            Ok(()) => self.look_at_attributes(path, &node),
         }
         let open = Some(Open {
+            root: Arc::clone(root),
             path: mapped.path.clone(),
             size: node.meta.size,
+            inode: node.meta.inode,
             modified: node.meta.mtime,
             record: Arc::clone(&self.record),
         });
@@ -328,6 +295,24 @@ impl Entries {
             node,
             open,
         })
+    }
+
+    fn vanished(&self) {
+        self.record.vanished.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// rustic_core leaves all extended attributes out if one cannot be read, with a line in its log.
+    fn look_at_attributes(&self, path: &Path, node: &Node) {
+        if !node.meta.extended_attributes.is_empty() {
+            return;
+        }
+        match extended(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                let what = format!("its extended attributes cannot be read: {e}");
+                self.record.fail(path, what);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -338,100 +323,5 @@ fn path_of(error: &ignore::Error) -> Option<PathBuf> {
             path_of(err)
         }
         _ => None,
-    }
-}
-
-/// A file that is about to be read.
-pub(super) struct Open {
-    path: PathBuf,
-    size: u64,
-    modified: Option<jiff::Timestamp>,
-    record: Arc<Record>,
-}
-
-impl ReadSourceOpen for Open {
-    type Reader = Reader;
-
-    fn open(self) -> RusticResult<Reader> {
-        // A pipe that took the place of the file must not block the run, a link must not lead it elsewhere.
-        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
-        let opened = File::options()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(&self.path)
-            .map(PlainFile::new);
-        let opened = opened.and_then(|file| match file.metadata()?.is_file() {
-            true => Ok(file),
-            false => Err(io::Error::other("is no file any more")),
-        });
-        match opened {
-            Ok(file) => Ok(Reader {
-                file,
-                left: self.size,
-                of: self,
-            }),
-            Err(error) => {
-                self.record.lose(&self.path, &error);
-                Err(RusticError::with_source(
-                    ErrorKind::InputOutput,
-                    "cannot open",
-                    error,
-                ))
-            }
-        }
-    }
-}
-
-/// Reads exactly as many bytes as the file had when it was listed: what is appended meanwhile belongs to the next run, and a file that
-/// became shorter is an error.
-pub(super) struct Reader {
-    file: PlainFile,
-    left: u64,
-    of: Open,
-}
-
-impl Read for Reader {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 {
-            return Ok(0);
-        }
-        let want = usize::try_from(self.left).map_or(buf.len(), |left| left.min(buf.len()));
-        let result = match (&*self.file).read(&mut buf[..want]) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
-            Ok(0) if want > 0 => Err(io::Error::other("became shorter while it was read")),
-            other => other,
-        };
-        match result {
-            Ok(n) => {
-                self.left -= n as u64;
-                if self.left == 0 {
-                    self.look_again();
-                }
-                Ok(n)
-            }
-            Err(error) => {
-                self.of.record.lose(&self.of.path, &error);
-                Err(error)
-            }
-        }
-    }
-}
-
-impl Reader {
-    /// A file that was written to in the middle may be half old and half new.
-    fn look_again(&self) {
-        let Ok(now) = self.file.metadata() else {
-            return;
-        };
-        let modified = now
-            .modified()
-            .ok()
-            .and_then(|t| jiff::Timestamp::try_from(t).ok());
-        if now.size() == self.of.size && modified != self.of.modified {
-            self.of.record.fail(
-                &self.of.path,
-                "changed while it was read; the next run reads it again",
-            );
-        }
     }
 }

@@ -4,7 +4,7 @@ use rustic_core::{CheckOptions, CheckResults};
 
 use super::error::FilesError;
 use super::lock::{Lock, Mode};
-use super::points::{Goal, Point, find, snapshots};
+use super::points::{Goal, Point, all_snapshots, find};
 use super::{Backend, PATIENCE_BACKUP, Target, repository};
 
 /// Findings in words.
@@ -19,7 +19,7 @@ pub fn verify(target: &Target) -> Result<Point, FilesError> {
     let failed = |e: Box<rustic_core::RusticError>| FilesError::of("checking", &backend, &e);
     let repo = repository::open(&backend, &target.config.password)?;
     let _lock = Lock::take(&backend, &target.runtime, &repo, Mode::Shared)?;
-    let all = snapshots(&backend, &repo)?;
+    let all = all_snapshots(&backend, &repo)?;
     let mut points: Vec<Point> = all.iter().map(Point::of).collect();
     let newest = find(&points, &Goal::Newest)?;
     let trees = all.iter().map(|s| s.tree).collect();

@@ -17,8 +17,8 @@ use super::backend::Backend;
 use super::contents::{Located, PIECES_MAX, Pieces};
 use super::error::FilesError;
 
-/// Entries of one part: about half a kilobyte each.
-const ENTRIES_MAX: usize = 1 << 14;
+/// Entries of one part: about a kilobyte each.
+const ENTRIES_MAX: usize = 1 << 13;
 /// Differences that are named; more are only counted.
 const NAMED: usize = 100;
 

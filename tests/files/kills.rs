@@ -82,3 +82,81 @@ fn heavy_kills_at_random_moments_never_damage_what_was_there() {
         std::fs::remove_dir_all(site.path(&to)).unwrap();
     }
 }
+
+/// Runs a command, killed before the `turn`-th rename of a thread. `false`: it came to its end without it.
+fn killed(site: &Site, args: &[&str], turn: u32) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    let plain = site.prepared(args);
+    let out = std::process::Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=rename", "-e"])
+        .arg(format!("inject=rename:signal=KILL:when={turn}"))
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .current_dir(site.dir.path())
+        .output()
+        .expect("strace is missing: run bin/install-dev");
+    let killed = out.status.signal() == Some(9) || out.status.code() == Some(137);
+    assert!(killed || out.status.success(), "{args:?} {turn}: {out:?}");
+    killed
+}
+
+/// Without folders of ours, and without the times of folders, which a kill in the middle may change.
+fn content(site: &Site) -> Vec<String> {
+    let all = picture(&site.path("data")).into_iter();
+    let all = all.filter(|line| !line.contains(".lifeboat-"));
+    all.map(|line| match line.split_once(" 40755 ") {
+        Some((name, _)) => format!("{name} is a folder of mode 40755"),
+        None => line,
+    })
+    .collect()
+}
+
+/// Undone as often as there is something to undo.
+fn undo_all(site: &Site) {
+    loop {
+        let out = site.run(&["restore", "uploads", "--undo"]);
+        match out.status.code() {
+            Some(0) => {}
+            Some(4) => return,
+            _ => panic!("{out:?}"),
+        }
+    }
+}
+
+#[test]
+fn heavy_an_exchange_killed_before_any_rename_is_taken_back_or_finished() {
+    let site = Site::new();
+    site.write("a", b"first");
+    site.write("dir/b", b"first");
+    site.write("dir/live.sqlite3", b"SQLite format 3\0live");
+    site.backup();
+    let first = content(&site);
+    site.write("a", b"second");
+    site.write("dir/b", b"second");
+    site.write("new", b"second");
+    let second = content(&site);
+    let restore = ["restore", "uploads", "--in-place"];
+    let undo = ["restore", "uploads", "--undo"];
+    let mut kills = 0;
+    for turn in 1..50 {
+        let was_killed = killed(&site, &restore, turn);
+        kills += u32::from(was_killed);
+        undo_all(&site);
+        assert_eq!(
+            content(&site),
+            second,
+            "restore killed before rename {turn}"
+        );
+        killed(&site, &restore, turn);
+        site.ok(&restore);
+        assert_eq!(content(&site), first, "restored after rename {turn}");
+        let undo_killed = killed(&site, &undo, turn);
+        kills += u32::from(undo_killed);
+        undo_all(&site);
+        assert_eq!(content(&site), second, "undo killed before rename {turn}");
+        if !was_killed && !undo_killed {
+            break;
+        }
+    }
+    assert!(kills > 8, "{kills} kills");
+}

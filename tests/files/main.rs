@@ -2,9 +2,18 @@
 #![allow(missing_docs)]
 
 mod care;
+mod churn;
 mod daemon;
+mod faults;
 mod in_place;
 mod kills;
+mod lab;
+mod memory;
+mod odd;
 mod refusals;
 mod round_trip;
 mod site;
+mod stores;
+#[allow(dead_code, reason = "this binary needs a part of it")]
+#[path = "../support/mod.rs"]
+mod support;

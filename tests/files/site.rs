@@ -14,6 +14,8 @@ pub(crate) struct Site {
     pub(crate) extra: String,
     /// More keys of the file.
     pub(crate) top: String,
+    /// Instead of the folder `store`: lines of YAML.
+    pub(crate) stores: Option<String>,
     pub(crate) password: String,
     pub(crate) http: String,
     pub(crate) command: Vec<String>,
@@ -27,6 +29,7 @@ impl Site {
             dir,
             extra: "    create: true\n".into(),
             top: String::new(),
+            stores: None,
             password: PASSWORD.into(),
             http: "off".into(),
             command: Vec::new(),
@@ -53,9 +56,10 @@ impl Site {
     }
 
     pub(crate) fn prepared(&self, args: &[&str]) -> Command {
+        let store = format!("store: file://{}\n", self.path("store").display());
         let text = format!(
-            "store: file://{}\nstate-dir: {}\nhttp: {}\n{}files:\n  - name: uploads\n    paths: [{}]\n    password: {}\n{}",
-            self.path("store").display(),
+            "{}state-dir: {}\nhttp: {}\n{}files:\n  - name: uploads\n    paths: [{}]\n    password: {}\n{}",
+            self.stores.as_ref().unwrap_or(&store),
             self.path("state").display(),
             self.http,
             self.top,
@@ -128,13 +132,18 @@ impl Site {
     }
 
     pub(crate) fn restic_output(&self, args: &[&str]) -> Output {
-        Command::new("restic")
-            .args(["--no-cache", "-r"])
+        self.restic_command()
+            .arg("-r")
             .arg(self.repository())
             .args(args)
-            .env("RESTIC_PASSWORD", PASSWORD)
             .output()
             .expect("restic is missing: apt-get install restic")
+    }
+
+    pub(crate) fn restic_command(&self) -> Command {
+        let mut command = Command::new("restic");
+        command.arg("--no-cache").env("RESTIC_PASSWORD", PASSWORD);
+        command
     }
 }
 
