@@ -1,7 +1,7 @@
 //! Asks an address of the app as its users' browsers would, once.
 //!
 //! Nothing is taken from elsewhere: no proxy of the environment, no redirect is followed, no connection is used again. Names, connections,
-//! TLS and the answer are thus all tried each time, within one limit. Of the body at most [`BODY_LIMIT`] is read, and none is kept.
+//! TLS and the answer are thus all tried each time, within one limit. Of the body at most `BODY_LIMIT` is read, and none is kept.
 
 use std::time::{Duration, Instant};
 

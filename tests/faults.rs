@@ -328,7 +328,7 @@ fn heavy_fault_volume_nearly_full() {
     let daemon = scene.site.start();
     let signs = Signs {
         metric: ("lifeboat_volume_min_free_bytes", "", positive),
-        reason: "retention deletes nothing",
+        reason: "\"status\"",
         alert: "LifeboatDiskLow",
         told: "disk-low",
     };
@@ -525,7 +525,7 @@ fn heavy_fault_clock_set_and_retention_refused() {
     });
     let signs = Signs {
         metric: ("lifeboat_files_retention_refused_total", "", positive),
-        reason: "\"status\"",
+        reason: "retention deletes nothing",
         alert: "LifeboatRetentionRefused",
         told: "retention",
     };
