@@ -126,6 +126,7 @@ fn every_dumped_database_is_looked_into() {
         text.contains("lifeboat_database_up{target=\"app/shop_cache\"} 0")
     });
     assert_eq!(sum(&site, "lifeboat_database_up", &["app/shop_queue"]), 1.0);
+    assert_eq!(sum(&site, "pg_up", &["app"]), 1.0);
     let before = sum(
         &site,
         "lifeboat_insight_timestamp_seconds",

@@ -46,19 +46,23 @@ pub fn look(
     let names: Vec<String> = (0..databases.len()).map(|n| format!("db{n}")).collect();
     let values = names.iter().zip(databases);
     let values: Vec<(&str, &str)> = values.map(|(n, d)| (n.as_str(), d.as_str())).collect();
-    let text = clients.sql(connection, &script, &values)?;
+    let (text, ended) = clients.sql_said(connection, &script, &values)?;
+    if text.is_empty() {
+        ended?;
+    }
     let unread = |e: serde_json::Error| PostgresError::Io("reading the statistics", e.into());
     // One JSON document after the other; PostgreSQL breaks lines within them.
     let mut documents = serde_json::Deserializer::from_str(&text);
     let stats = ServerStats::deserialize(&mut documents).map_err(unread)?;
     let mut all = vec![Answers::default(); databases.len()];
-    while documents.end().is_err() {
+    // What came before psql was cut off holds.
+    while let (Err(_), Ok(line)) = (documents.end(), Line::deserialize(&mut documents)) {
         let Line {
             db,
             tables,
             q,
             rows,
-        } = Line::deserialize(&mut documents).map_err(unread)?;
+        } = line;
         let Some(answers) = all.get_mut(db) else {
             continue;
         };
@@ -84,8 +88,13 @@ fn script(connection: &Connection, databases: &[String], questions: &[Asked]) ->
         return text;
     }
     for (db, database) in databases.iter().enumerate() {
-        if database != connection.database() {
-            let _ = writeln!(text, "\\connect :\"db{db}\"");
+        // A connection that fails would end psql; the rights are asked for before it.
+        let other = database != connection.database();
+        if other {
+            let _ = writeln!(
+                text,
+                "\\set there false\nSELECT EXISTS (SELECT FROM pg_database WHERE datname = :'db{db}' AND datallowconn AND has_database_privilege(oid, 'CONNECT')) AS there \\gset\n\\if :there\n\\connect :\"db{db}\""
+            );
         }
         // A question waits for no lock, and takes the server's time for a second at most.
         text += "SET statement_timeout = '1s'; SET lock_timeout = '200ms'; SET default_transaction_read_only = on;\n";
@@ -108,6 +117,9 @@ fn script(connection: &Connection, databases: &[String], questions: &[Asked]) ->
                 "\\if :t{n}\nSELECT json_build_object('db', {db}, 'q', {q}, 'rows', coalesce((SELECT json_agg(row_to_json(a)) FROM ({}) a), '[]'))::text;\n\\endif",
                 asked.sql
             );
+        }
+        if other {
+            text += "\\endif\n";
         }
     }
     text

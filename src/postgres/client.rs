@@ -207,6 +207,18 @@ impl Clients {
         sql: &str,
         values: &[(&str, &str)],
     ) -> Result<String, PostgresError> {
+        let (out, ended) = self.sql_said(connection, sql, values)?;
+        ended?;
+        Ok(out)
+    }
+
+    /// The same, with what came before a failure. Blocks.
+    pub(super) fn sql_said(
+        &self,
+        connection: &Connection,
+        sql: &str,
+        values: &[(&str, &str)],
+    ) -> Result<(String, Result<(), PostgresError>), PostgresError> {
         let values: Vec<String> = values.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let mut arguments = vec!["-XAtqw", "-v", "ON_ERROR_STOP=1", "-f", "-"];
         for value in &values {
@@ -223,8 +235,8 @@ impl Clients {
                 .read_to_string(&mut out)
                 .map_err(|e| PostgresError::Io("reading from psql", e))?;
         }
-        running.finish()?;
-        Ok(out)
+        let ended = running.finish();
+        Ok((out, ended))
     }
 }
 
