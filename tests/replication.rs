@@ -307,6 +307,13 @@ fn in_place_with_the_daemon_and_undo() {
         &site.restore("r.db", &[]),
         "the restore is history too",
     );
+    let out = site.run(&["restore", "app", "--undo", "--dry-run"]);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(
+        out.status.success() && said.contains("would be put back"),
+        "{said}"
+    );
+    assert_eq!(count(), "3000", "a dry run changes nothing");
     site.ok(&["restore", "app", "--undo"]);
     assert_eq!(count(), "0");
     site.sync();

@@ -43,7 +43,7 @@ impl Job {
         } = self;
         let Some((manifest, stores, place)) = dump else {
             let live = live.map_or_else(|| database.connection().cloned(), Ok)?;
-            undo(global, &database, live).await?;
+            undo(global, &database, live, args.dry_run).await?;
             return Ok(format!("target={} undone", database.name));
         };
         say(global, &database, &manifest, &place, args.dry_run);

@@ -325,9 +325,26 @@ pub(super) async fn undo(
     global: &Global,
     database: &Database,
     live: Connection,
+    dry_run: bool,
 ) -> Result<(), Failure> {
     let clients = database.clients(&aside_of(database, &live).await?).await?;
     let connection = live.clone();
+    if dry_run {
+        let back = blocking(move || postgres::kept_for_undo(&connection, &clients)).await?;
+        if global.json {
+            println!(
+                "{}",
+                json!({ "target": database.name, "kind": "postgres", "dry-run": true, "back": back })
+            );
+        } else {
+            println!(
+                "{}: {back} would be {} again; nothing was changed",
+                database.name,
+                live.database()
+            );
+        }
+        return Ok(());
+    }
     let (back, away) =
         blocking(move || postgres::undo(&connection, &clients, Timestamp::now())).await?;
     if global.json {

@@ -16,7 +16,7 @@ use crate::daemon::snapshot::Wanted;
 use crate::labels;
 use crate::restore::edit::Edit;
 use crate::restore::plan::{Goal, PlanError};
-use crate::restore::swap::{SwapError, undo};
+use crate::restore::swap::{SwapError, kept_for_undo, undo};
 use crate::restore::{Output, Planned, Report, RestoreError, Tried, Verify, planned};
 use crate::store::{Store, StoreSpec};
 use crate::types::Txid;
@@ -360,12 +360,21 @@ async fn one(
     edit: &Edit,
 ) -> Result<bool, Failure> {
     let path = job.output.path().to_owned();
+    if args.undo && args.dry_run {
+        let back = kept_for_undo(&path).map_err(RestoreError::from)?;
+        println!(
+            "{}: {} would be put back; nothing was changed",
+            job.name,
+            back.display()
+        );
+        return Ok(true);
+    }
     if let (Some(config), Output::InPlace(_), false) = (config, &job.output, args.dry_run) {
         pin_present(config, &job.name, &path).await;
     }
     // The daemon lets go of the database until this ends.
     let _released = match (config, &job.output) {
-        (Some(config), Output::InPlace(_)) => release(config, &job.name).await?,
+        (Some(config), Output::InPlace(_)) if !args.dry_run => release(config, &job.name).await?,
         _ => None,
     };
     if args.undo {

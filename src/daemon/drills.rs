@@ -57,11 +57,12 @@ pub async fn run(config: Arc<Config>, fleet: Arc<Fleet>, board: Arc<Board>) {
     };
     let mut last = remembered(&config, &fleet, &board).await;
     loop {
-        let Some(due) = schedule.next_run(last, Timestamp::now()) else {
+        let planned = Timestamp::now();
+        let Some(due) = schedule.next_run(last, planned) else {
             return;
         };
         board.plan_drills(plan(&schedule, due));
-        if wait::until(due).await == Woken::SetBack {
+        if wait::until(planned, due).await == Woken::SetBack {
             continue;
         }
         last = Some(Timestamp::now());

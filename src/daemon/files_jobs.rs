@@ -141,15 +141,17 @@ impl Job {
             f.objective = period * 2;
             f.path = path;
         });
+        let mut planned = Timestamp::now();
         let mut due = self.first_due().await;
         let mut failures = 0_u32;
         loop {
             self.update(|f| f.next = Some(millis(due)));
-            match self.wait(due).await {
+            match self.wait(planned, due).await {
                 None => return,
                 Some(Woken::Due) => {}
                 Some(Woken::SetBack) => {
-                    let next = self.schedule.next_after(Timestamp::now());
+                    planned = Timestamp::now();
+                    let next = self.schedule.next_after(planned);
                     due = due.min(next.unwrap_or(due));
                     continue;
                 }
@@ -159,6 +161,7 @@ impl Job {
                 return;
             }
             let now = Timestamp::now();
+            planned = now;
             let next = self.schedule.next_after(now).unwrap_or(Timestamp::MAX);
             failures = if done { 0 } else { failures + 1 };
             due = next;
@@ -194,10 +197,10 @@ impl Job {
     }
 
     /// `None` if the process ends.
-    async fn wait(&mut self, due: Timestamp) -> Option<Woken> {
+    async fn wait(&mut self, planned: Timestamp, due: Timestamp) -> Option<Woken> {
         let woken = tokio::select! {
             _ = self.stopped.changed() => return None,
-            woken = wait::until(due) => woken,
+            woken = wait::until(planned, due) => woken,
         };
         (!*self.stopped.borrow()).then_some(woken)
     }

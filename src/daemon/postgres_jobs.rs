@@ -73,17 +73,19 @@ struct Job {
 
 impl Job {
     async fn run(self) {
+        let mut planned = Timestamp::now();
         let mut due = self.first_due().await;
         let mut failures = 0_u32;
         let mut maintain = Timestamp::now();
         loop {
             let at = Millis(due.as_millisecond());
             self.each(|f| f.next = Some(at));
-            let woken = wait::until(due.min(maintain)).await;
+            let woken = wait::until(planned, due.min(maintain)).await;
             let now = Timestamp::now();
             if woken == Woken::SetBack {
                 due = due.min(self.next_after(now));
             }
+            planned = now;
             if woken == Woken::SetBack || maintain < due {
                 self.maintain().await;
                 maintain = now.saturating_add(MAINTAIN_EVERY).unwrap_or(due);
@@ -91,6 +93,7 @@ impl Job {
             }
             let done = self.once().await;
             let now = Timestamp::now();
+            planned = now;
             let next = self.next_after(now);
             failures = if done { 0 } else { failures + 1 };
             due = next;

@@ -20,9 +20,9 @@ pub(super) enum Woken {
     SetBack,
 }
 
-/// Until `due`, or until the clock was set back.
-pub(super) async fn until(due: Timestamp) -> Woken {
-    let mut last = Timestamp::now();
+/// Until `due`, or until the clock was set back since `planned`, when that was reckoned.
+pub(super) async fn until(planned: Timestamp, due: Timestamp) -> Woken {
+    let mut last = planned;
     loop {
         let now = Timestamp::now();
         if let Some(woken) = look(last, now, due) {

@@ -11,6 +11,7 @@ use rustic_core::{
 
 use super::error::FilesError;
 use super::lock::{Lock, Mode};
+use super::place::exchanges;
 use super::points::{LABEL, OURS, PARTIAL, Point, snapshots};
 use super::repository::{self, Repo};
 use super::source::Source;
@@ -83,6 +84,7 @@ pub fn backup(
     {
         roots.refuse_emptied(&repo, latest)?;
     }
+    let exchanged = roots.exchanges()?;
     let source = Source::new(
         roots.present(),
         config.exclude.clone(),
@@ -95,6 +97,11 @@ pub fn backup(
     }
     let mut snapshot = archive(target, &backend, &repo, &source, latest, label)?;
     roots.still_there()?;
+    if roots.exchanges()? != exchanged {
+        return Err(FilesError::Refused(
+            "the folder was restored in the middle of the backup; nothing was recorded".into(),
+        ));
+    }
     let arrived = snapshot
         .summary
         .as_ref()
@@ -289,6 +296,23 @@ impl Roots {
             }
         }
         Ok(())
+    }
+
+    /// Restores in place so far. A folder in which one was interrupted lacks files that are not lost: it is not recorded.
+    fn exchanges(&self) -> Result<Vec<PathBuf>, FilesError> {
+        let mut all = Vec::new();
+        for path in self.present().iter().filter(|p| p.is_dir()) {
+            match exchanges(path).map_err(|e| FilesError::io(path, e))? {
+                Some(done) => all.extend(done),
+                None => {
+                    return Err(FilesError::Refused(format!(
+                        "a restore of {} was interrupted, or is running; nothing was recorded (run the restore again, or `lifeboat restore --undo`)",
+                        path.display()
+                    )));
+                }
+            }
+        }
+        Ok(all)
     }
 
     fn still_there(&self) -> Result<(), FilesError> {

@@ -5,7 +5,8 @@
 //! - `.lifeboat-old-S.moving` fills with the old content. While it is there the exchange is not decided: [`mend`] takes it back.
 //! - `.lifeboat-old-S` holds all of the old content. From this rename on the exchange is decided: [`mend`] finishes it.
 //! - `.lifeboat-undone-S` is for an undo what `.lifeboat-old-S` is for a restore; what comes in is then `.lifeboat-old-S`.
-//! - `.lifeboat-met-S` holds what the app made in the middle, under names that the incoming content needs.
+//! - `.lifeboat-met-S` holds what the app made in the middle, under names that the incoming content needs; and what comes in under names that
+//!   backups leave out: a database, its WAL, what is excluded. Those stay as they are.
 //!
 //! Nothing but `.lifeboat-restored-*` and empty folders of ours is ever deleted. One exchange at a time: P is locked meanwhile.
 //! What a backup leaves out is not moved: a folder that contains such things is gone through, not renamed.
@@ -86,12 +87,12 @@ impl Aside {
     ///
     /// # Errors
     /// [`FilesError::Io`], [`FilesError::Running`].
-    pub(super) fn begin(path: &Path, is_dir: bool) -> Result<Self, FilesError> {
+    pub(super) fn begin(path: &Path, is_dir: bool, filter: &Filter) -> Result<Self, FilesError> {
         let (base, only) = base_of(path, is_dir);
         std::fs::create_dir_all(&base).map_err(|e| FilesError::io(&base, e))?;
         let folder = Locked::take(&base)?;
         let io = |source| FilesError::io(&folder.base, source);
-        mend(&folder).map_err(io)?;
+        mend(&folder, filter).map_err(io)?;
         for dead in named(&folder.base, RESTORED).map_err(io)? {
             std::fs::remove_dir_all(dead).map_err(io)?;
         }
@@ -169,6 +170,22 @@ pub(super) fn named(base: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Exchanges in a folder that were decided or are under way, by name; `None` if one of them is not finished.
+pub(super) fn exchanges(base: &Path) -> io::Result<Option<Vec<PathBuf>>> {
+    let mut all = Vec::new();
+    for (word, incoming) in [(OLD, RESTORED), (UNDONE, OLD)] {
+        for kept in named(base, word)? {
+            let name = kept.file_name().unwrap_or_default().to_string_lossy();
+            let stamp = name.trim_start_matches(word);
+            if stamp.ends_with(MOVING) || base.join(format!("{incoming}{stamp}")).is_dir() {
+                return Ok(None);
+            }
+            all.push(kept);
+        }
+    }
+    Ok(Some(all))
+}
+
 /// Puts `file` in the place of another, which is kept. At no moment is the old one without a name.
 pub(super) fn replace(file: &Path, place: &Path, kept: &Path) -> io::Result<Option<PathBuf>> {
     let was = place.symlink_metadata().ok();
@@ -203,18 +220,18 @@ pub(super) fn exchange(
     let done = set_aside(filter, base, &folder.was, &moving)
         .and_then(|_| folder.sync())
         .and_then(|()| std::fs::rename(&moving, &kept))
-        .and_then(|()| bring(incoming, base, &base.join(format!("{MET}{stamp}"))))
+        .and_then(|()| bring(filter, incoming, base, &base.join(format!("{MET}{stamp}"))))
         .and_then(|()| folder.sync());
     if let Err(error) = done {
         // What was not decided is taken back, what was is finished: here if that is possible, or by the next run.
-        mend(folder)?;
+        mend(folder, filter)?;
         return Err(error);
     }
     Ok(std::fs::remove_dir(&kept).is_err().then_some(kept))
 }
 
 /// Takes back or finishes what a killed run left. `true` if a restore was taken back.
-pub(super) fn mend(folder: &Locked) -> io::Result<bool> {
+pub(super) fn mend(folder: &Locked, filter: &Filter) -> io::Result<bool> {
     let base = &folder.base;
     let mut taken_back = false;
     for (word, incoming) in [(OLD, RESTORED), (UNDONE, OLD)] {
@@ -225,11 +242,11 @@ pub(super) fn mend(folder: &Locked) -> io::Result<bool> {
             let incoming = base.join(format!("{incoming}{stamp}"));
             if stamp.ends_with(MOVING) {
                 tracing::info!(folder = %base.display(), "an exchange of files was interrupted before it was decided; taking it back");
-                bring(&kept, base, &met)?;
+                bring(filter, &kept, base, &met)?;
                 taken_back |= word == OLD;
             } else if incoming.is_dir() {
                 tracing::info!(folder = %base.display(), "an exchange of files was interrupted; finishing it");
-                bring(&incoming, base, &met)?;
+                bring(filter, &incoming, base, &met)?;
             }
         }
     }
@@ -275,8 +292,8 @@ fn holds_left_out(filter: &Filter, folder: &Path) -> io::Result<bool> {
 }
 
 /// Moves everything in `from` to `to`, whose attributes become those of `from`; folders that are there are filled. What else is in the way
-/// moves to `met`.
-fn bring(from: &Path, to: &Path, met: &Path) -> io::Result<()> {
+/// moves to `met`; what a backup leaves out stays, and what would take its place moves to `met`.
+fn bring(filter: &Filter, from: &Path, to: &Path, met: &Path) -> io::Result<()> {
     let was = from.metadata()?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
@@ -284,8 +301,14 @@ fn bring(from: &Path, to: &Path, met: &Path) -> io::Result<()> {
         let place = to.join(&name);
         let there = place.symlink_metadata().ok();
         match there {
+            there if filter.keeps(&place, there.as_ref()) => {
+                tracing::warn!(file = %place.display(), restored = %met.display(), "a backup leaves it out, so a restore leaves it as it is; what was in the snapshot is kept aside");
+                std::fs::create_dir_all(met)?;
+                std::fs::rename(entry.path(), met.join(&name))?;
+                continue;
+            }
             Some(there) if there.is_dir() && entry.file_type()?.is_dir() => {
-                bring(&entry.path(), &place, &met.join(&name))?;
+                bring(filter, &entry.path(), &place, &met.join(&name))?;
                 continue;
             }
             Some(_) => {

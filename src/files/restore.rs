@@ -227,9 +227,26 @@ impl<S: IndexedFull> Run<'_, S> {
 
     /// Everything is restored before the first thing is exchanged.
     fn in_place(&mut self, target: &Target, nodes: &[(PathBuf, Node)]) -> Result<(), FilesError> {
+        let configured = &target.config.paths;
+        let elsewhere = |p: &PathBuf| !configured.iter().any(|c| p.starts_with(c));
+        if let Some((path, _)) = nodes.iter().find(|(p, _)| elsewhere(p)) {
+            return Err(FilesError::Refused(format!(
+                "the snapshot holds {}, which is not among the paths of {}; nothing was changed (give a folder with -o)",
+                path.display(),
+                target.config.name
+            )));
+        }
         let mut places = Vec::new();
         for (path, node) in nodes {
-            let aside = Aside::begin(path, node.is_dir())?;
+            let filter = Filter::of(path, &target.config.exclude, &target.left_out);
+            if !node.is_dir() && filter.keeps(path, path.symlink_metadata().ok().as_ref()) {
+                places.iter().for_each(Aside::forget);
+                return Err(FilesError::Refused(format!(
+                    "{} is a database, or belongs to one, or is excluded; nothing was changed (give a folder with -o)",
+                    path.display()
+                )));
+            }
+            let aside = Aside::begin(path, node.is_dir(), &filter)?;
             let placed = self.place(node, &aside.restored);
             places.push(aside);
             if let Err(error) = placed {

@@ -136,6 +136,14 @@ impl Filter {
         }
     }
 
+    /// Whether a restore must leave this path as it is: a backup would not take what is there, or it is or belongs to a database.
+    pub(super) fn keeps(&self, path: &Path, there: Option<&std::fs::Metadata>) -> bool {
+        match there {
+            Some(there) => !self.takes_path(path, there.is_dir()),
+            None => self.database_of(path).is_some(),
+        }
+    }
+
     /// The database that a file is or belongs to.
     fn database_of(&self, path: &Path) -> Option<PathBuf> {
         let name = path.file_name()?.to_str()?;

@@ -129,14 +129,14 @@ fn one(config: &FilesConfig, left_out: &LeftOut, path: &Path) -> Result<Option<U
         std::fs::remove_dir(from)?;
         return Ok(Some(of(replaced)));
     }
-    if mend(&folder)? {
+    let filter = Filter::of(&base, &config.exclude, left_out);
+    if mend(&folder, &filter)? {
         return Ok(Some(of(None)));
     }
     let Some(kept) = named(&base, OLD)?.pop() else {
         return Ok(None);
     };
     let (kept, stamp) = stamp_of(&kept, OLD);
-    let filter = Filter::of(&base, &config.exclude, left_out);
     Ok(Some(of(exchange(&folder, &filter, &stamp, &kept, UNDONE)?)))
 }
 

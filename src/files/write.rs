@@ -97,6 +97,13 @@ impl<'a, S: IndexedFull> Writer<'a, S> {
             }
             let path = to.join(relative);
             self.leave(&path);
+            // Below what was made here as a folder, and nowhere else: a link leads out, too.
+            let parent = path.parent();
+            let made = self.open.last().map_or(to, |(folder, _)| folder);
+            let without = |w: &PathBuf| path.starts_with(w);
+            if parent != Some(made) && !self.without.as_ref().is_some_and(without) {
+                return Err(self.damaged(format!("{} is in no folder", path.display())));
+            }
             self.entry(path, node)?;
             if self.waiting.len() >= ENTRIES_MAX || self.pieces.len() >= PIECES_MAX {
                 self.settle()?;

@@ -104,19 +104,7 @@ pub fn undo(
 ) -> Result<(String, Option<String>), PostgresError> {
     let name = live.database();
     let aside = aside(clients, live, name);
-    let mut kept: Vec<(String, String, Option<String>)> = marked(clients, &aside)?
-        .into_iter()
-        .filter_map(|(database, mark, _)| match mark {
-            Mark::Kept { of, at, comment } if of == name => Some((at, database, comment)),
-            _ => None,
-        })
-        .collect();
-    kept.sort();
-    let Some((_, back, comment)) = kept.pop() else {
-        return Err(PostgresError::Nothing(format!(
-            "no database that a restore of {name} replaced is there; nothing was changed"
-        )));
-    };
+    let (back, comment) = newest_kept(clients, &aside, name)?;
     let there = exists(clients, &aside, name)?;
     may_swap(clients, &aside, name, there)?;
     let away = there.then(|| dated(name, "undone", now));
@@ -134,6 +122,38 @@ pub fn undo(
     };
     change.run_with(clients, &aside, comment.as_deref())?;
     Ok((back, away))
+}
+
+/// The database that [`undo`] would put back. Blocks.
+///
+/// # Errors
+/// [`PostgresError::Nothing`]; the server's.
+pub fn kept_for_undo(live: &Connection, clients: &Clients) -> Result<String, PostgresError> {
+    let name = live.database();
+    newest_kept(clients, &aside(clients, live, name), name).map(|(database, _)| database)
+}
+
+/// The newest database that a restore of `name` replaced, and the comment that it had.
+fn newest_kept(
+    clients: &Clients,
+    aside: &Connection,
+    name: &str,
+) -> Result<(String, Option<String>), PostgresError> {
+    let mut kept: Vec<(String, String, Option<String>)> = marked(clients, aside)?
+        .into_iter()
+        .filter_map(|(database, mark, _)| match mark {
+            Mark::Kept { of, at, comment } if of == name => Some((at, database, comment)),
+            _ => None,
+        })
+        .collect();
+    kept.sort();
+    let newest = kept.pop();
+    let newest = newest.map(|(_, database, comment)| (database, comment));
+    newest.ok_or_else(|| {
+        PostgresError::Nothing(format!(
+            "no database that a restore of {name} replaced is there; nothing was changed"
+        ))
+    })
 }
 
 /// Whether this role may rename; found out before a restore of hours.

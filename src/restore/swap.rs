@@ -245,6 +245,24 @@ pub fn put_in_place(
 
 /// Swaps the newest kept copy back; the present database is kept in turn.
 pub fn undo(path: &Path, now: Millis) -> Result<(PathBuf, PathBuf), SwapError> {
+    let copy = kept_for_undo(path)?;
+    let proof = if path.exists() {
+        Some(Proof::take(path)?)
+    } else {
+        None
+    };
+    let kept = keep(path, KEPT_BY_UNDO, now)?;
+    fs::rename(&copy, path).map_err(at(path))?;
+    sync_folder(path)?;
+    drop(proof);
+    Ok((copy, kept))
+}
+
+/// What [`undo`] would put back: the newest database that a restore in place replaced.
+///
+/// # Errors
+/// [`SwapError::NothingKept`].
+pub fn kept_for_undo(path: &Path) -> Result<PathBuf, SwapError> {
     let name = path
         .file_name()
         .unwrap_or_default()
@@ -260,19 +278,8 @@ pub fn undo(path: &Path, now: Millis) -> Result<(PathBuf, PathBuf), SwapError> {
         })
         .collect();
     copies.sort();
-    let Some(copy) = copies.pop() else {
-        return Err(SwapError::NothingKept(path.to_owned()));
-    };
-    let proof = if path.exists() {
-        Some(Proof::take(path)?)
-    } else {
-        None
-    };
-    let kept = keep(path, KEPT_BY_UNDO, now)?;
-    fs::rename(&copy, path).map_err(at(path))?;
-    sync_folder(path)?;
-    drop(proof);
-    Ok((copy, kept))
+    let newest = copies.pop();
+    newest.ok_or_else(|| SwapError::NothingKept(path.to_owned()))
 }
 
 /// Moves a checkpointed database and what lies beside it to a dated name.

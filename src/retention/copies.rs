@@ -88,10 +88,11 @@ pub fn decide(
 ) -> Vec<Decision> {
     let mut reasons: Vec<Vec<Reason>> = vec![Vec::new(); copies.len()];
     let mut keep = |index: usize, reason| reasons[index].push(reason);
-    if let Some(last) = copies.len().checked_sub(1) {
+    // What is not ours is kept anyway, and must take the place of nothing that is.
+    if let Some(last) = copies.iter().rposition(|c| c.ours) {
         keep(last, Reason::Newest);
     }
-    if let Some(good) = copies.iter().rposition(|c| c.good) {
+    if let Some(good) = copies.iter().rposition(|c| c.good && c.ours) {
         keep(good, Reason::NewestGood);
     }
     if let Some(index) = copies.iter().rposition(|c| proven.contains(&c.id)) {
@@ -112,7 +113,7 @@ pub fn decide(
     for good in [true, false] {
         let all = copies.iter().enumerate();
         let these = all
-            .filter(|(_, c)| c.good == good)
+            .filter(|(_, c)| c.good == good && c.ours)
             .map(|(i, c)| (c.began, i));
         tiers::each(these, policy, zone, |tier, period, i| {
             keep(i, Reason::Tier(tier, period));
@@ -194,6 +195,27 @@ mod tests {
             .collect();
         assert_eq!(kept, [1, 2, 3, 4, 5]);
         assert!(decide(&[], &policy(), &proven, now, &TimeZone::UTC).is_empty());
+    }
+
+    #[test]
+    fn what_others_made_takes_no_place_of_ours() {
+        let days = |n: i64| at("2026-01-01T00:00:00Z") + SignedDuration::from_hours(24 * n);
+        let hour = SignedDuration::from_hours(23);
+        let ours = (0..9).map(|n| point(days(n)));
+        let theirs = (0..9).map(|n| Candidate {
+            ours: false,
+            ..point(days(n) + hour)
+        });
+        let mut points: Vec<Candidate> = ours.chain(theirs).collect();
+        points.sort_by_key(|p| p.began);
+        let daily = RetentionConfig {
+            daily: 4,
+            ..policy()
+        };
+        let kept = kept(&points, &daily, days(10));
+        let (mine, others): (Vec<usize>, Vec<_>) = kept.iter().partition(|i| points[**i].ours);
+        assert_eq!(mine, [10, 12, 14, 16], "four days of ours");
+        assert_eq!(others.len(), 9, "and everything of theirs");
     }
 
     #[test]

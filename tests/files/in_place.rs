@@ -114,3 +114,76 @@ fn undo_swaps_back_what_a_restore_replaced() {
     assert_eq!(std::fs::read(site.data("dir/file")).unwrap(), b"newer");
     site.refused(&["restore", "uploads", "--undo"], 4);
 }
+
+/// A tenant's database that was an empty file when it was backed up, as SQLite makes them, and is alive now.
+#[test]
+fn a_database_stays_even_if_the_snapshot_has_a_file_of_its_name() {
+    let site = Site::new();
+    site.write("tenant.sqlite3", b"");
+    site.write("photo", b"photo");
+    site.backup();
+    let live = b"SQLite format 3\0alive";
+    site.write("tenant.sqlite3", live);
+    site.write("tenant.sqlite3-wal", b"frames");
+    site.write("photo", b"other");
+    let alive = || {
+        assert_eq!(std::fs::read(site.data("tenant.sqlite3")).unwrap(), live);
+        let wal = std::fs::read(site.data("tenant.sqlite3-wal")).unwrap();
+        assert_eq!(wal, b"frames");
+    };
+    site.ok(&["restore", "uploads", "--in-place"]);
+    alive();
+    assert_eq!(std::fs::read(site.data("photo")).unwrap(), b"photo");
+    site.ok(&["restore", "uploads", "--undo"]);
+    alive();
+    assert_eq!(std::fs::read(site.data("photo")).unwrap(), b"other");
+    let one = [
+        "restore",
+        "uploads",
+        "--in-place",
+        "--path",
+        "tenant.sqlite3",
+    ];
+    let text = site.refused(&one, 4);
+    assert!(text.contains("is a database"), "{text}");
+    alive();
+}
+
+/// Half of the files are in a folder of ours then, which backups leave out: such a folder is not what it seems.
+#[test]
+fn a_folder_in_the_middle_of_a_restore_is_not_recorded() {
+    let site = Site::new();
+    site.write("a", b"a");
+    site.write("b", b"b");
+    site.backup();
+    let moving = site.data(".lifeboat-old-20261121T120000000000000Z.moving");
+    std::fs::create_dir(&moving).unwrap();
+    std::fs::rename(site.data("b"), moving.join("b")).unwrap();
+    let text = site.refused(&["snapshot", "uploads"], 1);
+    assert!(
+        text.contains("interrupted") && text.contains("nothing was recorded"),
+        "{text}"
+    );
+    assert_eq!(site.points().len(), 1);
+    // An undo takes back what was not decided.
+    site.ok(&["restore", "uploads", "--undo"]);
+    assert_eq!(std::fs::read(site.data("b")).unwrap(), b"b");
+    site.backup();
+    assert_eq!(site.points().len(), 2);
+}
+
+/// A repository that is shared with other tools holds snapshots of other folders.
+#[test]
+fn in_place_is_the_configured_place() {
+    let site = Site::new();
+    site.write("a", b"a");
+    site.backup();
+    let other = site.path("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("passwd"), "theirs").unwrap();
+    site.restic(&["backup", other.to_str().unwrap()]);
+    std::fs::write(other.join("passwd"), "changed").unwrap();
+    let text = site.refused(&["restore", "uploads", "--in-place"], 4);
+    assert!(text.contains("not among the paths"), "{text}");
+    assert_eq!(std::fs::read(other.join("passwd")).unwrap(), b"changed");
+}

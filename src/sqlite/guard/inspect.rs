@@ -20,8 +20,8 @@ use thiserror::Error;
 
 use super::{Guard, GuardError};
 
-/// Steps of SQLite's machine between two looks at the clock: some 20 microseconds.
-const STEPS: std::os::raw::c_int = 2_000;
+/// Steps of SQLite's machine between two looks at the clock: some microseconds, or a few pages of a disk that is slow.
+const STEPS: std::os::raw::c_int = 200;
 /// More rows than any question here has answers; each is text in memory.
 const ROWS_MAX: usize = 10_000;
 
