@@ -159,7 +159,7 @@ fn a_folder_in_the_middle_of_a_restore_is_not_recorded() {
     let moving = site.data(".lifeboat-old-20261121T120000000000000Z.moving");
     std::fs::create_dir(&moving).unwrap();
     std::fs::rename(site.data("b"), moving.join("b")).unwrap();
-    let text = site.refused(&["snapshot", "uploads"], 1);
+    let text = site.refused(&["snapshot", "uploads"], 4);
     assert!(
         text.contains("interrupted") && text.contains("nothing was recorded"),
         "{text}"
