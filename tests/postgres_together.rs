@@ -132,15 +132,15 @@ fn all_kinds_to_one_label_and_back() {
     assert!(text.contains("pending=3"), "{text}");
     assert_eq!(app.holds(), ["third"; 3]);
 
-    // In place, and back; files have no way back but what was kept.
+    // In place, and back.
     site.ok(&["restore", "--all", "--label", "v1", "--in-place"]);
     assert_eq!(app.holds(), ["first"; 3]);
     let text = site.ok(&["restore", "--all", "--undo"]);
     assert!(
-        text.contains("restored=2") && text.contains("absent=1"),
+        text.contains("restored=3") && text.contains("absent=0"),
         "{text}"
     );
-    assert_eq!(app.holds(), ["third", "third", "first"]);
+    assert_eq!(app.holds(), ["third"; 3]);
 
     // A lost host.
     std::fs::remove_file(app.path("main.sqlite3")).unwrap();
