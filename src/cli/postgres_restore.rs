@@ -14,6 +14,7 @@ use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, Database, blocking};
 use crate::labels::{self, Pin};
 use crate::postgres::{self, Connection, Manifest};
+use crate::retention::copies::newest;
 use crate::store::Store;
 
 /// A restore whose dump was found.
@@ -305,8 +306,8 @@ async fn choose(
             .into_iter()
             .rfind(|m| m.began <= time)
             .ok_or_else(|| nothing(format!("no dump is as old as {time}"))),
-        None => all
-            .pop()
+        None => newest(all.iter().map(|m| m.began), Timestamp::now())
+            .map(|at| all.swap_remove(at))
             .ok_or_else(|| nothing(format!("there is no dump in {}", store.display()))),
     }
 }

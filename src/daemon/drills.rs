@@ -13,6 +13,7 @@ use crate::config::{Config, TargetConfig};
 use crate::drills::{self, Drill, DrillError, Options};
 use crate::observe::facts::{Board, DrillFacts, DrillPlan};
 use crate::postgres::{self, Connection, PostgresError, Stop, StopOnDrop};
+use crate::retention::copies::newest;
 use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::types::Millis;
@@ -125,7 +126,9 @@ async fn one_dump(
     scratch: &Connection,
     board: &Board,
 ) -> Result<(), PostgresError> {
-    let Some(manifest) = postgres::list(store).await?.pop() else {
+    let mut all = postgres::list(store).await?;
+    let at = newest(all.iter().map(|m| m.began), Timestamp::now());
+    let Some(manifest) = at.map(|at| all.swap_remove(at)) else {
         tracing::info!(target_name = database.name, "nothing to drill yet");
         return Ok(());
     };

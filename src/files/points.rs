@@ -7,6 +7,7 @@ use rustic_core::repofile::{SnapshotFile, SnapshotId};
 use super::error::FilesError;
 use super::repository::{self, Repo};
 use super::{Backend, PATIENCE_PERSON, Target};
+use crate::retention::copies::newest;
 
 /// A tag on what could not be read in full.
 pub(super) const PARTIAL: &str = "partial";
@@ -149,11 +150,14 @@ fn read(backend: &Backend, repo: &Repo) -> Result<(Vec<SnapshotFile>, Vec<String
 pub fn find(points: &[Point], goal: &Goal) -> Result<usize, FilesError> {
     let none = |what: String| FilesError::NoPoint(what);
     match goal {
-        Goal::Newest => points
-            .iter()
-            .rposition(|p| !p.partial)
-            .or(points.len().checked_sub(1))
-            .ok_or_else(|| none("the repository holds no snapshot".into())),
+        Goal::Newest => {
+            let complete: Vec<usize> = (0..points.len()).filter(|i| !points[*i].partial).collect();
+            let all: Vec<usize> = (0..points.len()).collect();
+            let of = if complete.is_empty() { &all } else { &complete };
+            let at = newest(of.iter().map(|i| points[*i].time), Timestamp::now());
+            at.map(|at| of[at])
+                .ok_or_else(|| none("the repository holds no snapshot".into()))
+        }
         Goal::At(at) => points
             .iter()
             .rposition(|p| p.time <= *at)

@@ -78,6 +78,21 @@ impl Decision {
     }
 }
 
+/// A clock that is off by more than this dated a copy wrongly.
+const CLOCK_LIMIT: SignedDuration = SignedDuration::from_mins(5);
+
+/// The position of the newest copy, as people mean it: one that a clock which was wrong dated into the future is newer than nothing, unless there is no
+/// other. `began` are by time. Pure.
+pub fn newest(
+    began: impl DoubleEndedIterator<Item = Timestamp> + ExactSizeIterator,
+    now: Timestamp,
+) -> Option<usize> {
+    let mut began = began;
+    let all = began.len();
+    let sensible = |t: Timestamp| t.duration_since(now) <= CLOCK_LIMIT;
+    began.rposition(sensible).or(all.checked_sub(1))
+}
+
 /// Decides on every copy. `copies` are by time; `proven` are the ids that drills have restored; periods are those of `zone`.
 pub fn decide(
     copies: &[Candidate],
@@ -195,6 +210,22 @@ mod tests {
             .collect();
         assert_eq!(kept, [1, 2, 3, 4, 5]);
         assert!(decide(&[], &policy(), &proven, now, &TimeZone::UTC).is_empty());
+    }
+
+    #[test]
+    fn a_copy_of_the_future_is_not_the_newest() {
+        let now = at("2026-01-02T00:00:00Z");
+        let times = |all: &[i64]| {
+            let all: Vec<_> = all
+                .iter()
+                .map(|m| now + SignedDuration::from_mins(*m))
+                .collect();
+            newest(all.into_iter(), now)
+        };
+        assert_eq!(times(&[]), None);
+        assert_eq!(times(&[-9, -1, 4]), Some(2), "clocks differ a little");
+        assert_eq!(times(&[-9, -1, 6, 60]), Some(1));
+        assert_eq!(times(&[6, 60]), Some(1), "better than none");
     }
 
     #[test]
