@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::backend::{Asked, Backend};
 use super::error::FilesError;
-use super::repository::{hex, unseal};
+use super::repository::unseal;
 
 /// Pieces of one part: a hundred bytes each. More of them find more neighbours in the same pack.
 pub(super) const PIECES_MAX: usize = 1 << 15;
@@ -217,7 +217,7 @@ impl Work<'_> {
         if let Some(length) = piece.plain {
             plain = zstd::bulk::decompress(&plain, length.get() as usize).ok()?;
         }
-        (*piece.id.to_hex() == *hex(&Sha256::digest(&plain))).then_some(plain)
+        (*piece.id.to_hex() == *hex::encode(Sha256::digest(&plain))).then_some(plain)
     }
 
     fn put(&self, piece: &Piece, content: &[u8]) -> Result<(), FilesError> {

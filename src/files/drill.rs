@@ -167,7 +167,7 @@ fn one<S: IndexedFull>(repo: &Repository<S>, node: &Node, copy: &Path) -> Result
             .take(length)
             .read_to_end(&mut piece)
             .map_err(|e| text(&e))?;
-        if *id.to_hex() != *super::repository::hex(&Sha256::digest(&piece)) {
+        if *id.to_hex() != *hex::encode(Sha256::digest(&piece)) {
             return Err(format!(
                 "the piece at byte {total} has another hash than its name"
             ));

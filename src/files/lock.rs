@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::backend::Backend;
 use super::error::FilesError;
-use super::repository::{Repo, hex, key, seal, unseal};
+use super::repository::{Repo, key, seal, unseal};
 use crate::store::PutMode;
 
 /// As in restic.
@@ -154,7 +154,7 @@ fn sealed(key: &[u8; 64], lock: &LockFile) -> Option<(String, Bytes)> {
     let text = serde_json::to_vec(lock).ok()?;
     let body = seal(key, &text).ok()?;
     Some((
-        format!("locks/{}", hex(&Sha256::digest(&body))),
+        format!("locks/{}", hex::encode(Sha256::digest(&body))),
         body.into(),
     ))
 }

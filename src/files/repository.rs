@@ -115,7 +115,7 @@ fn first_key(backend: &Backend, password: &Secret) -> Result<MasterKey, FilesErr
         store: backend.store().display(),
         reason,
     })?;
-    let name = format!("keys/{}", hex(&Sha256::digest(&key)));
+    let name = format!("keys/{}", hex::encode(Sha256::digest(&key)));
     let key = Bytes::from(key);
     backend.ask(|| {
         backend
@@ -187,14 +187,5 @@ pub(super) fn key(backend: &Backend, repo: &Repo) -> Result<[u8; 64], FilesError
     whole.try_into().map_err(|_| FilesError::Damaged {
         store: backend.store().display(),
         what: "its key has another length than restic's".into(),
-    })
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut out, b| {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "{b:02x}");
-        out
     })
 }

@@ -189,8 +189,7 @@ pub fn sign(secret: &Secret, seconds: &str, body: &str) -> String {
     mac.update(seconds.as_bytes());
     mac.update(b".");
     mac.update(body.as_bytes());
-    let bytes = mac.finalize().into_bytes();
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(mac.finalize().into_bytes())
 }
 
 /// The whole chain of causes, without the address.

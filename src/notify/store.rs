@@ -12,7 +12,7 @@ use crate::config::NotifyConfig;
 /// The file of a channel: by where it sends to, which is not readable from it.
 pub(super) fn file(folder: &Path, channel: &NotifyConfig) -> PathBuf {
     let digest = Sha256::digest(channel.channel.identity());
-    let name: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let name = hex::encode(&digest[..8]);
     folder.join(format!("{}-{name}.json", channel.channel.word()))
 }
 

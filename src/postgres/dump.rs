@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::catalog::{About, about};
 use super::client::{Running, StopOnDrop};
 use super::manifest::Kind;
-use super::stream::{Compressor, Fan, commit_all, hex, upload};
+use super::stream::{Compressor, Fan, commit_all, upload};
 use super::{Clients, Connection, Manifest, Part, PostgresError, Stop, count};
 use crate::store::Store;
 
@@ -261,9 +261,9 @@ fn globals(
     let bytes = zstd::encode_all(raw.as_slice(), options.level).map_err(failed)?;
     let part = Part {
         size: bytes.len() as u64,
-        sha256: hex(&Sha256::digest(&bytes)),
+        sha256: hex::encode(Sha256::digest(&bytes)),
         raw_size: raw.len() as u64,
-        raw_sha256: hex(&Sha256::digest(&raw)),
+        raw_sha256: hex::encode(Sha256::digest(&raw)),
     };
     Ok((part, bytes.into()))
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::stream::hex;
 use super::{Clients, Connection, Manifest, Part, PostgresError, Stop};
 use crate::store::{Store, StoreError, reader};
 
@@ -218,12 +217,12 @@ fn copy_part(
         kept.clear();
         kept.extend_from_slice(&buffer[..n]);
     }
-    if bytes != part.raw_size || hex(&raw.finalize()) != part.raw_sha256 {
+    if bytes != part.raw_size || hex::encode(raw.finalize()) != part.raw_sha256 {
         return Err(damaged("its content is not what was dumped".into()));
     }
     let mut rest = decoder.finish();
     io::copy(&mut rest, &mut io::sink()).map_err(|e| unread(source, e))?;
-    if hex(&rest.into_inner().sha256.finalize()) != part.sha256 {
+    if hex::encode(rest.into_inner().sha256.finalize()) != part.sha256 {
         return Err(damaged("its bytes are not what was stored".into()));
     }
     out.write_all(&kept).map_err(writing)

@@ -140,10 +140,6 @@ async fn doubt(store: &Store, manifest: &Manifest) -> Result<(), PostgresError> 
     Ok(())
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// One stream to several uploaders. One that has given up is left out; without any the stream is broken.
 pub(crate) struct Fan(Vec<Option<mpsc::Sender<Piece>>>);
 
@@ -210,9 +206,9 @@ impl<'a> Compressor<'a> {
         sink.flush().map_err(sending)?;
         Ok(Part {
             size: sink.bytes,
-            sha256: hex(&sink.sha256.finalize()),
+            sha256: hex::encode(sink.sha256.finalize()),
             raw_size: self.raw_size,
-            raw_sha256: hex(&self.raw.finalize()),
+            raw_sha256: hex::encode(self.raw.finalize()),
         })
     }
 }

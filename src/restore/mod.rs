@@ -6,10 +6,12 @@
 pub mod apply;
 pub mod check;
 pub mod edit;
+mod error;
 pub mod follow;
 mod last_good;
 pub mod plan;
 mod proof;
+mod sound;
 pub mod swap;
 pub mod v03;
 
@@ -18,17 +20,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
-use thiserror::Error;
-
 use crate::ltx;
 use crate::replica::layout::Layout;
 use crate::replica::upload::Replica;
-use crate::store::{Class, Store, StoreError};
+use crate::store::{Class, Store};
 use crate::types::{DbChecksum, Entry, Millis, PageSize, Txid};
-use edit::{Edit, EditError, Edited, Queue};
+use edit::{Edit, Edited, Queue};
+pub use error::RestoreError;
 pub use last_good::{Tried, last_good};
 use plan::{Catalog, Goal, Plan, PlanError, Point};
+pub use sound::sqlite_check;
 use swap::SwapError;
 
 /// How much is checked beyond checksums.
@@ -129,123 +130,6 @@ impl Planned {
                 .map(|f| (f.span.to_string(), f.size))
                 .collect(),
             Self::V03(plan) => plan.objects().map(|o| (o.key.clone(), o.size)).collect(),
-        }
-    }
-}
-
-/// Why a restore failed. Nothing was changed unless the message says so.
-#[derive(Debug, Error)]
-pub enum RestoreError {
-    /// The store.
-    #[error("{0}; nothing was changed")]
-    Store(#[from] StoreError),
-    /// No such point.
-    #[error("{0}")]
-    Plan(#[from] PlanError),
-    /// A damaged file.
-    #[error("{file}: {source}; nothing was changed")]
-    Corrupt {
-        /// Which object.
-        file: String,
-        /// What is wrong with it.
-        source: apply::Fault,
-        /// The newest point that does without it.
-        instead: Option<Point>,
-    },
-    /// The restored file is not what the replica says.
-    #[error(
-        "the restored database has checksum {found:016x}, but the replica recorded {expected:016x}; nothing was changed"
-    )]
-    Checksum {
-        /// Of the restored file.
-        found: u64,
-        /// In the last LTX file.
-        expected: u64,
-    },
-    /// SQLite's own check.
-    #[error("SQLite's {check} of the restored database says: {message}; nothing was changed")]
-    Damaged {
-        /// Which check.
-        check: &'static str,
-        /// Its first words.
-        message: String,
-    },
-    /// A file is missing in the middle: what is restorable is older than what was asked for.
-    #[error(
-        "the chain ends at TXID {} of {}: TXID {} is missing, and {} later files up to TXID {} cannot be applied without it; nothing was changed",
-        .0.reaches.txid, .0.reaches.at, .0.missing, .0.files, .0.newest
-    )]
-    Hole(plan::Hole),
-    /// A replica of Litestream 0.3.
-    #[error("{0}; nothing was changed")]
-    V03(#[from] v03::Error),
-    /// Changing the restored copy.
-    #[error("{0}; nothing was changed")]
-    Edit(#[from] EditError),
-    /// No point is sound.
-    #[error(
-        "none of {points} restore points was found sound: {tried} were restored and checked, from the newest to the oldest; nothing was changed"
-    )]
-    NoneSound {
-        /// Points that were restored.
-        tried: usize,
-        /// Points that there are.
-        points: usize,
-    },
-    /// Putting it in place.
-    #[error(transparent)]
-    Swap(#[from] SwapError),
-    /// The local file system.
-    #[error("writing the restored database: {0}; nothing was changed")]
-    Local(#[from] std::io::Error),
-}
-
-impl RestoreError {
-    /// The next step for a person.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Store(e) => e.hint(),
-            Self::Plan(e) => Some(e.hint()),
-            Self::Corrupt {
-                instead: Some(point),
-                ..
-            } => Some(format!(
-                "the newest point without this file is {} of {}: --txid {}",
-                point.txid, point.at, point.txid
-            )),
-            Self::Corrupt { instead: None, .. } => {
-                Some("no point can be restored without this file".into())
-            }
-            Self::Checksum { .. } | Self::Damaged { .. } => {
-                Some("try an earlier point; `lifeboat list` shows them".into())
-            }
-            Self::V03(e) => e.hint(),
-            Self::Hole(hole) => Some(format!(
-                "to have the last point before it: --txid {}; a bucket with versioning or another store may still hold the missing file",
-                hole.reaches.txid
-            )),
-            Self::Edit(e) => e.hint(),
-            Self::NoneSound { .. } => Some(
-                "`--verify none -o PATH` restores the newest point as it is; `sqlite3 PATH .recover` may save rows of it"
-                    .into(),
-            ),
-            Self::Swap(e) => e.hint(),
-            Self::Local(_) => None,
-        }
-    }
-
-    /// Exit code (see the design: 3 nothing to restore, 4 refusal, 5 verification failed).
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Plan(_) | Self::V03(v03::Error::NoSnapshot(_) | v03::Error::NoTxids) => 3,
-            Self::V03(e) if e.is_corrupt() => 5,
-            Self::Swap(e) if e.is_refusal() => 4,
-            Self::Corrupt { .. }
-            | Self::Hole(_)
-            | Self::Checksum { .. }
-            | Self::Damaged { .. }
-            | Self::NoneSound { .. } => 5,
-            Self::Store(_) | Self::V03(_) | Self::Edit(_) | Self::Swap(_) | Self::Local(_) => 1,
         }
     }
 }
@@ -535,63 +419,4 @@ fn without(catalog: &Catalog, entry: Entry) -> Option<Point> {
         .points()
         .last()
         .copied()
-}
-
-/// SQLite's own checks, on a file that nobody else knows of yet: not a byte is changed in the end, and no `-wal` or `-shm` appears.
-pub fn sqlite_check(path: &Path, verify: Verify) -> Result<(), RestoreError> {
-    let (check, result) = match verify {
-        Verify::None => return Ok(()),
-        Verify::Quick => ("quick_check", quick_check(path)),
-        // Read-only, SQLite would leave out CHECK constraints.
-        Verify::Integrity | Verify::Full => (
-            "integrity_check",
-            edit::in_rollback_mode(path, |conn| integrity_check(conn, verify)),
-        ),
-    };
-    match result {
-        Ok(None) => Ok(()),
-        Ok(Some(message)) => Err(RestoreError::Damaged { check, message }),
-        Err(CheckError::Io(e)) => Err(e.into()),
-        Err(CheckError::Sqlite(e)) => Err(RestoreError::Damaged {
-            check,
-            message: e.to_string(),
-        }),
-    }
-}
-
-#[derive(Debug, Error)]
-enum CheckError {
-    #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-}
-
-fn ask(conn: &Connection, check: &str) -> rusqlite::Result<Option<String>> {
-    let answer: String = conn.query_row(&format!("PRAGMA {check}(1)"), [], |r| r.get(0))?;
-    Ok((answer != "ok").then_some(answer))
-}
-
-fn quick_check(path: &Path) -> Result<Option<String>, CheckError> {
-    let mut uri = url::Url::from_file_path(path)
-        .map_err(|()| rusqlite::Error::InvalidPath(path.to_owned()))?;
-    uri.set_query(Some("immutable=1"));
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    Ok(ask(
-        &Connection::open_with_flags(uri.as_str(), flags)?,
-        "quick_check",
-    )?)
-}
-
-fn integrity_check(conn: &Connection, verify: Verify) -> Result<Option<String>, CheckError> {
-    let answer = ask(conn, "integrity_check")?;
-    if answer.is_some() || verify != Verify::Full {
-        return Ok(answer);
-    }
-    let broken = conn
-        .prepare("PRAGMA foreign_key_check")?
-        .query_map([], |r| r.get::<_, String>(0))?
-        .next()
-        .transpose()?;
-    Ok(broken.map(|table| format!("a row of table {table} breaks a foreign key")))
 }

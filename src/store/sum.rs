@@ -42,14 +42,14 @@ impl Sum {
 
     fn single(&self) -> Option<String> {
         match self.parts.as_slice() {
-            [only] => Some(hex(only)),
+            [only] => Some(hex::encode(only)),
             _ => None,
         }
     }
 
     fn of_parts(&self) -> String {
         let all = Md5::digest(self.parts.concat());
-        format!("{}-{}", hex(&all), self.parts.len())
+        format!("{}-{}", hex::encode(&all), self.parts.len())
     }
 
     /// Judges the ETag of the answer. Pure.
@@ -84,10 +84,6 @@ impl Store {
         self.delete(scratch_key).await?;
         Ok(sum.judge(self.kind(), e_tag.as_deref()) == StoreSum::Equal)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ pub(super) fn digest(path: &Path) -> rusqlite::Result<String> {
         }
     }
     let sum = sum.finalize();
-    Ok(sum.iter().take(8).map(|b| format!("{b:02x}")).collect())
+    Ok(hex::encode(&sum[..8]))
 }
 
 #[derive(Default)]
