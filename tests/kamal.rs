@@ -383,15 +383,17 @@ fn restore_from_the_laptop() {
         .read("calls")
         .lines()
         .rev()
-        .take(5)
+        .take(7)
         .map(str::to_owned)
         .collect();
     assert_eq!(
         calls,
         [
+            "lock release",
             "app start --version v42",
             "accessory exec lifeboat --reuse lifeboat restore 'production' '--label' 'before-v42' --in-place",
             "app stop",
+            "lock acquire -m lifeboat-restore",
             "accessory exec lifeboat --reuse lifeboat restore 'production' '--label' 'before-v42' --in-place --dry-run",
             "app version",
         ]
@@ -458,6 +460,63 @@ fn a_restore_that_fails_starts_the_app_with_the_data_that_it_had() {
     );
     assert_eq!(project.read("running"), "v42");
     assert_eq!(project.rows("web1"), "first,later");
+}
+
+/// The restore went on in the sidecar, and nobody heard how it ended.
+#[test]
+fn a_connection_that_breaks_leaves_the_app_stopped_and_the_lock_held() {
+    let project = Project::new();
+    project.deploys(&["deploy", "--version", "v42"]);
+    project.insert("web1", "later");
+    // Not the rehearsal, which ends with --dry-run.
+    std::fs::write(project.host("web1", "cut"), "--in-place").unwrap();
+    let out = project.restore(&["--yes", "production", "--label", "before-v42"]);
+    let said = text(&out);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("not certain what was restored") && said.contains("kamal lock release"),
+        "{said}"
+    );
+    assert!(!project.path("stub/running").exists(), "{said}");
+    // Nobody deploys onto it.
+    let out = project.kamal(&["deploy", "--version", "v43"]);
+    assert!(
+        !out.status.success() && text(&out).contains("Deploy lock found"),
+        "{}",
+        text(&out)
+    );
+    assert_eq!(project.rows("web1"), "first");
+}
+
+#[test]
+fn no_restore_while_a_deploy_runs() {
+    let project = Project::new();
+    project.deploys(&["deploy", "--version", "v42"]);
+    std::fs::create_dir(project.path("stub/lock")).unwrap();
+    let out = project.restore(&["--yes", "production", "--label", "before-v42"]);
+    let said = text(&out);
+    assert!(
+        !out.status.success() && said.contains("nothing was changed"),
+        "{said}"
+    );
+    assert_eq!(project.read("running"), "v42");
+    assert!(project.path("stub/lock").exists());
+}
+
+#[test]
+fn an_older_kamal_restores_without_the_lock() {
+    let project = Project::new();
+    project.write("old-kamal", "");
+    project.deploys(&["deploy", "--version", "v42"]);
+    project.insert("web1", "later");
+    let out = project.restore(&["--yes", "production", "--label", "before-v42"]);
+    let said = text(&out);
+    assert!(
+        out.status.success() && said.contains("do not deploy"),
+        "{said}"
+    );
+    assert_eq!(project.rows("web1"), "first");
+    assert_eq!(project.read("running"), "v42");
 }
 
 /// Keys that Kamal takes in an accessory; others are errors there.

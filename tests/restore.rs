@@ -294,3 +294,144 @@ fn verify_reads_what_older_points_need() {
     std::fs::write(site.path("store"), b"").unwrap();
     assert!(!site.fails(1, &["verify"]).contains("ok verify"));
 }
+
+/// The times of a listing tell when an object arrived there; the store that lags got its last one late.
+#[test]
+fn a_store_that_lags_is_not_taken_because_its_objects_arrived_later() {
+    let site = two_stores();
+    for value in 0..4 {
+        site.write(&format!("update t set a={value} where id=1"));
+        site.sync();
+    }
+    let now = site.copy_now("now.db");
+    let first = objects(&site, "store", 0);
+    std::fs::remove_file(&first[first.len() - 1]).unwrap();
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    for level in [0, 9] {
+        for file in objects(&site, "store", level).iter().filter(|f| f.exists()) {
+            let file = std::fs::File::options().write(true).open(file).unwrap();
+            file.set_modified(later).unwrap();
+        }
+    }
+    let restored = site.restore("out.db", &[]);
+    assert_same_pages(&now, &restored, "the first store lags");
+}
+
+/// Two databases and their copies as they were, and what they are now.
+fn two_databases() -> (Site, [std::path::PathBuf; 2]) {
+    let mut site = Site::new();
+    let other = site.path("other.sqlite3");
+    std::fs::copy(&site.db, &other).unwrap();
+    python(&other, "conn().execute('pragma journal_mode=wal')");
+    site.extra += &format!("  - path: {}\n", other.display());
+    site.sync();
+    let both = [site.db.clone(), other];
+    (site, both)
+}
+
+fn set(db: &std::path::Path, value: &str) {
+    python(
+        db,
+        &format!(
+            "c=conn(); c.execute('delete from t'); c.execute(\"insert into t(a) values('{value}')\")"
+        ),
+    );
+}
+
+fn value(db: &std::path::Path) -> String {
+    python(db, "print(conn().execute('select a from t').fetchone()[0])")
+        .trim()
+        .to_owned()
+}
+
+fn in_place(site: &Site, args: &[&str]) -> (bool, String) {
+    let out = site.run(&[&["restore", "--in-place"], args].concat());
+    let said =
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    (out.status.success(), said)
+}
+
+#[test]
+fn all_in_place_or_none() {
+    let (site, [app, other]) = two_databases();
+    set(&app, "saved");
+    set(&other, "saved");
+    site.sync();
+    set(&app, "now");
+    set(&other, "now");
+    let both = || [value(&app), value(&other)];
+    // The second is in use: the first stays, too, although it was ready.
+    let mut reader = std::process::Command::new("python3")
+        .args(["-c", "import sqlite3,sys; c=sqlite3.connect(sys.argv[1]); c.execute('select * from t').fetchall(); print('open',flush=True); sys.stdin.read()"])
+        .arg(&other)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(reader.stdout.take().unwrap()),
+        &mut String::new(),
+    )
+    .unwrap();
+    let (done, said) = in_place(&site, &["--all"]);
+    drop(reader.stdin.take());
+    reader.wait().unwrap();
+    assert!(!done && said.contains("is in use"), "{said}");
+    assert!(
+        said.contains("lifeboat: failed restore changed=no"),
+        "{said}"
+    );
+    assert_eq!(both(), ["now", "now"], "{said}");
+    // So if its file in the store is damaged.
+    let mut files: Vec<_> = std::fs::read_dir(site.path("store/other/ltx/0"))
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .collect();
+    files.sort();
+    let newest = files.last().unwrap();
+    let kept = std::fs::read(newest).unwrap();
+    let mut damaged = kept.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(newest, &damaged).unwrap();
+    let (done, said) = in_place(&site, &["--all"]);
+    assert!(!done && said.contains("changed=no"), "{said}");
+    assert_eq!(both(), ["now", "now"], "{said}");
+    std::fs::write(newest, &kept).unwrap();
+    let (done, said) = in_place(&site, &["--all", "--at", "1s"]);
+    assert!(done, "{said}");
+}
+
+#[test]
+fn an_undo_takes_back_the_last_restore_and_nothing_before_it() {
+    let (site, [app, other]) = two_databases();
+    let both = || [value(&app), value(&other)];
+    set(&app, "january");
+    set(&other, "january");
+    site.sync();
+    let (done, said) = in_place(&site, &["--all"]);
+    assert!(done, "{said}");
+    set(&app, "june");
+    set(&other, "june");
+    site.sync();
+    let june = format!("{:016x}", site.points().last().unwrap());
+    set(&app, "lost");
+    let (done, said) = in_place(&site, &["app", "--txid", &june]);
+    assert!(done, "{said}");
+    assert_eq!(both(), ["june", "june"]);
+    // Only the last restore: the other database was replaced by an earlier one.
+    let out = site.run(&["restore", "--all", "--undo"]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(
+        out.status.success() && said.contains("an earlier restore"),
+        "{said}"
+    );
+    assert_eq!(both(), ["lost", "june"]);
+    // Asked again, because the answer was lost on the way: not January.
+    let said = site.fails(4, &["restore", "app", "--undo"]);
+    assert!(
+        said.contains("undone already") && said.contains("hint:"),
+        "{said}"
+    );
+    assert_eq!(both(), ["lost", "june"]);
+}

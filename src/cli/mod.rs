@@ -20,6 +20,7 @@ mod postgres_restore;
 mod postgres_work;
 mod restore;
 mod restore_all;
+mod restore_one;
 mod restore_options;
 mod run;
 mod snapshot;

@@ -1,46 +1,51 @@
-use std::io::IsTerminal;
-use std::path::Path;
-use std::time::Duration;
-
-use serde_json::json;
+//! `lifeboat restore`: which databases, to where, from which store. Everything is planned before the first is read.
 
 use super::absent::with_absent;
 use super::args::{Global, RestoreArgs};
 use super::restore_all::Others;
+use super::restore_one::{blocking, prepared, undoable};
 use super::restore_options as options;
 use super::{Failure, load_for, ok};
 use crate::config::{Config, TargetConfig, parse_time};
-use crate::daemon::control::{Client, Request};
-use crate::daemon::fleet::{open_replica, socket_path, system_now};
-use crate::daemon::snapshot::Wanted;
-use crate::labels;
-use crate::restore::edit::Edit;
-use crate::restore::plan::{Goal, PlanError};
-use crate::restore::swap::{SwapError, kept_for_undo, undo};
-use crate::restore::{Output, Planned, Report, RestoreError, Tried, Verify, planned};
+use crate::daemon::fleet::{open_replica, system_now};
+use crate::restore::plan::Goal;
+use crate::restore::swap::SwapError;
+use crate::restore::{Output, Planned, RestoreError, Tried, planned};
 use crate::store::{Store, StoreSpec};
 use crate::types::Txid;
 
-/// The bound on pinning the present state before a restore in place.
-const PIN_TIMEOUT_MS: u64 = 30_000;
-
-struct Job {
-    name: String,
+pub(super) struct Job {
+    pub(super) name: String,
     /// Those that could be opened.
-    stores: Vec<Store>,
-    output: Output,
+    pub(super) stores: Vec<Store>,
+    pub(super) output: Output,
     /// What was looked at for the last good point.
-    tried: Vec<Tried>,
+    pub(super) tried: Vec<Tried>,
 }
 
 /// What a job reads, the best first: the newest point, and of equal ones the first store.
-struct Source {
-    store: Store,
-    goal: Goal,
-    plan: Planned,
+pub(super) struct Source {
+    pub(super) store: Store,
+    pub(super) goal: Goal,
+    pub(super) plan: Planned,
 }
 
+/// Ends with a line for programs: `lifeboat: ok restore`, or `lifeboat: failed restore changed=no`: only then it is sure that everything is as
+/// it was.
 pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Failure> {
+    let mut changed = Changed(false);
+    let result = run(global, args, &mut changed).await;
+    if result.is_err() {
+        let word = if changed.0 { "maybe" } else { "no" };
+        println!("lifeboat: failed restore changed={word}");
+    }
+    result
+}
+
+/// Whether something may be in place that was not there before.
+pub(super) struct Changed(pub(super) bool);
+
+async fn run(global: &Global, args: RestoreArgs, changed: &mut Changed) -> Result<(), Failure> {
     let is_url = args.source.as_deref().is_some_and(is_url);
     let config = if is_url || args.source.is_none() && args.from.is_some() {
         None
@@ -55,6 +60,7 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
         && let Some(files) = config.files.iter().find(|f| f.name == *source)
     {
         options::refuse_of_sqlite(&args)?;
+        changed.0 = !args.dry_run;
         return super::files::restore(global, config, files, &args).await;
     }
     if let (Some(config), Some(source)) = (&config, &args.source)
@@ -118,15 +124,33 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
             Err(failure) => return Err(failure),
         }
     }
-    let mut done = 0;
+    if args.undo {
+        planned = undoable(planned, args.source.is_none() && others.count.targets == 0)?;
+    }
+    let config = config.as_ref();
+    // All are read, proven and locked before the first is put in place: what stops one stops all while nothing has changed.
+    let mut ready = Vec::new();
     for (job, sources) in planned {
-        if one(global, &args, config.as_ref(), job, sources, &edit).await? {
-            done += 1;
-        } else {
-            absent += 1;
+        match prepared(global, &args, config, job, sources, &edit).await? {
+            Some(one) => ready.push(one),
+            None => absent += 1,
         }
     }
-    let count = others.run(global, &args).await?;
+    let now = system_now();
+    let mut done = 0;
+    let ready = blocking(move || {
+        for one in &mut ready {
+            one.claim()?;
+        }
+        Ok(ready)
+    })
+    .await?;
+    for one in ready {
+        changed.0 |= !args.dry_run;
+        one.finish(global, &args, now).await?;
+        done += 1;
+    }
+    let count = others.run(global, &args, changed).await?;
     done += count.done;
     existing += count.existing;
     absent += count.absent;
@@ -348,250 +372,4 @@ async fn job(target: &TargetConfig, args: &RestoreArgs, all: bool) -> Result<Job
         output,
         tried: Vec::new(),
     })
-}
-
-/// Whether it was restored; not, with --if-replica-exists, if the replica vanished meanwhile.
-async fn one(
-    global: &Global,
-    args: &RestoreArgs,
-    config: Option<&Config>,
-    job: Job,
-    sources: Vec<Source>,
-    edit: &Edit,
-) -> Result<bool, Failure> {
-    let path = job.output.path().to_owned();
-    if args.undo && args.dry_run {
-        let back = kept_for_undo(&path).map_err(RestoreError::from)?;
-        println!(
-            "{}: {} would be put back; nothing was changed",
-            job.name,
-            back.display()
-        );
-        return Ok(true);
-    }
-    if let (Some(config), Output::InPlace(_), false) = (config, &job.output, args.dry_run) {
-        pin_present(config, &job.name, &path).await;
-    }
-    // The daemon lets go of the database until this ends.
-    let _released = match (config, &job.output) {
-        (Some(config), Output::InPlace(_)) if !args.dry_run => release(config, &job.name).await?,
-        _ => None,
-    };
-    if args.undo {
-        let (back, kept) = undo(&path, system_now()).map_err(RestoreError::from)?;
-        println!(
-            "{}: {} is back; the database that it replaced is {}",
-            job.name,
-            back.display(),
-            kept.display()
-        );
-        return Ok(true);
-    }
-    if args.dry_run {
-        dry_run(global, &job, &sources)?;
-        if !global.json {
-            options::announce(&job.name, edit);
-        }
-        return Ok(true);
-    }
-    if let Some(folder) = path
-        .parent()
-        .filter(|p| args.all && !p.as_os_str().is_empty())
-    {
-        std::fs::create_dir_all(folder)
-            .map_err(|e| Failure::new(1, format!("{}: {e}", folder.display()), None))?;
-    }
-    let report = match from_any(&job, sources, options::verify(args), edit).await {
-        Err(RestoreError::Plan(e)) if args.if_replica_exists => {
-            println!("{}: {e}; nothing to do", job.name);
-            return Ok(false);
-        }
-        result => result?,
-    };
-    if global.json {
-        let value = json!({
-            "target": job.name, "path": path, "txid": report.plan.txid().map(|t| t.to_string()), "as_of": report.plan.as_of().to_string(),
-            "bytes": report.bytes, "files": report.plan.objects().len(), "checksum": format!("{:016x}", report.checksum.get()),
-            "checksum_recorded": report.checksum_known, "edited": report.edited, "tried": tried(&job), "kept": report.kept, "seconds": report.took.as_secs_f64(),
-        });
-        println!("{value}");
-        return Ok(true);
-    }
-    println!(
-        "{}: {} is the database at {} ({} bytes from {} files in {:.1} s; checksum {})",
-        job.name,
-        path.display(),
-        report.plan.point(),
-        report.bytes,
-        report.plan.objects().len(),
-        report.took.as_secs_f64(),
-        if report.checksum_known {
-            "equals the recorded one"
-        } else {
-            "not recorded by the replica"
-        },
-    );
-    if let (Some(newest), true) = (job.tried.first(), args.last_good) {
-        match newest.wrong {
-            None => println!("{}: this is the newest point, and it is sound", job.name),
-            Some(_) => println!(
-                "{}: the newest sound point of {} that were tried; what was committed later is not in it",
-                job.name,
-                job.tried.len()
-            ),
-        }
-    }
-    options::tell(&job.name, &report.edited, args);
-    if let Some(kept) = report.kept {
-        println!(
-            "{}: the old database is kept as {}; `lifeboat restore {} --undo` swaps it back",
-            job.name,
-            kept.display(),
-            job.name
-        );
-    }
-    Ok(true)
-}
-
-fn tried(job: &Job) -> Vec<serde_json::Value> {
-    let one = |t: &Tried| json!({ "txid": t.point.txid.to_string(), "at": t.point.at.to_string(), "wrong": t.wrong });
-    job.tried.iter().map(one).collect()
-}
-
-/// What is there now stays restorable from the store, too. At 3 a.m. a store or database that does not allow it must not stop a restore: the
-/// old files are kept beside the database in any case.
-async fn pin_present(config: &Config, name: &str, path: &Path) {
-    if !path.exists() {
-        return;
-    }
-    let wanted = Wanted {
-        targets: vec![name.to_owned()],
-        label: labels::auto("before-restore", system_now()),
-        version: None,
-        timeout_ms: PIN_TIMEOUT_MS,
-    };
-    let timeout = Duration::from_millis(PIN_TIMEOUT_MS);
-    let why = match super::snapshot::anywhere(config.clone(), wanted, timeout).await {
-        Ok(done) => match (done.label, done.targets.into_iter().find_map(|t| t.error)) {
-            (Some(label), None) => {
-                eprintln!("{name}: what is there now is pinned as {label}");
-                return;
-            }
-            (_, Some(error)) => error,
-            (None, None) => done.error.unwrap_or_else(|| "no answer".into()),
-        },
-        Err(failure) => failure.message,
-    };
-    eprintln!(
-        "{name}: what is there now could not be pinned in the store ({why}); the old files are kept beside the database"
-    );
-}
-
-async fn release(config: &Config, name: &str) -> Result<Option<Client>, Failure> {
-    let failed = |why: String| {
-        Failure::new(
-            4,
-            format!("the daemon did not let go of {name}: {why}; nothing was changed"),
-            Some("stop it, then restore again".into()),
-        )
-    };
-    let Some(mut client) = Client::connect(&socket_path(config))
-        .await
-        .map_err(|e| failed(e.to_string()))?
-    else {
-        return Ok(None);
-    };
-    let answer = client
-        .ask(&Request::Release {
-            target: name.to_owned(),
-        })
-        .await
-        .map_err(|e| failed(e.to_string()))?;
-    match answer.targets.into_iter().find_map(|t| t.error) {
-        Some(error) => Err(failed(error)),
-        None => Ok(Some(client)),
-    }
-}
-
-/// From the best store; where it fails, from another one that holds the same point. An older point is for a person to choose.
-async fn from_any(
-    job: &Job,
-    sources: Vec<Source>,
-    verify: Verify,
-    edit: &Edit,
-) -> Result<Report, RestoreError> {
-    let mut sources = sources.into_iter().peekable();
-    loop {
-        let source = sources.next().ok_or(PlanError::Empty)?;
-        let (bar, output) = (progress(), job.output.clone());
-        let ticks = bar.clone();
-        let count = move |n| ticks.inc(n);
-        let (store, goal, now) = (&source.store, source.goal, system_now());
-        let edit = edit.clone();
-        let result =
-            crate::restore::restore_edited(store, goal, output, verify, edit, now, count).await;
-        bar.finish_and_clear();
-        let is_stores_fault = matches!(
-            result,
-            Err(RestoreError::Store(_)
-                | RestoreError::Corrupt { .. }
-                | RestoreError::Hole(_)
-                | RestoreError::Checksum { .. })
-        );
-        let same = |other: &Source| {
-            source.plan.txid().is_some() && other.plan.txid() == source.plan.txid()
-        };
-        match result {
-            Err(error) if is_stores_fault && sources.peek().is_some_and(same) => {
-                eprintln!(
-                    "{}: {}: {error}; trying the next store, which holds the same point",
-                    job.name,
-                    store.display()
-                );
-            }
-            result => return result,
-        }
-    }
-}
-
-fn dry_run(global: &Global, job: &Job, sources: &[Source]) -> Result<(), Failure> {
-    let Some(Source { store, plan, .. }) = sources.first() else {
-        return Ok(());
-    };
-    let objects = plan.objects();
-    let bytes: u64 = objects.iter().map(|o| o.1).sum();
-    let path = job.output.path();
-    if matches!(job.output, Output::New(_)) && path.exists() {
-        return Err(RestoreError::from(SwapError::Exists(path.to_owned())).into());
-    }
-    if global.json {
-        let files: Vec<_> = objects
-            .iter()
-            .map(|(name, bytes)| json!({ "file": name, "bytes": bytes }))
-            .collect();
-        println!(
-            "{}",
-            json!({ "target": job.name, "store": store.display(), "txid": plan.txid().map(|t| t.to_string()), "as_of": plan.as_of().to_string(), "bytes": bytes, "files": files })
-        );
-        return Ok(());
-    }
-    println!(
-        "{}: {} to {}: {bytes} bytes to read from {}",
-        job.name,
-        plan.point(),
-        path.display(),
-        store.display(),
-    );
-    for (name, bytes) in &objects {
-        println!("  {name} {bytes} bytes");
-    }
-    Ok(())
-}
-
-fn progress() -> indicatif::ProgressBar {
-    if std::io::stderr().is_terminal() {
-        indicatif::ProgressBar::new_spinner()
-    } else {
-        indicatif::ProgressBar::hidden()
-    }
 }

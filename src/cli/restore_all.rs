@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Failure;
 use super::args::{Global, RestoreArgs};
+use super::restore::Changed;
 use super::{files, postgres_restore};
 use crate::config::Config;
 
@@ -85,13 +86,21 @@ impl Others {
     }
 
     /// Restores, databases first.
-    pub(super) async fn run(self, global: &Global, args: &RestoreArgs) -> Result<Counts, Failure> {
+    pub(super) async fn run(
+        self,
+        global: &Global,
+        args: &RestoreArgs,
+        changed: &mut Changed,
+    ) -> Result<Counts, Failure> {
         let mut count = self.count;
         for job in self.dumps {
+            // One that fails leaves the live database as it was.
             job.run(global, args).await?;
+            changed.0 |= !args.dry_run;
             count.done += 1;
         }
         for job in self.files {
+            changed.0 |= !args.dry_run;
             job.run(global, args).await?;
             count.done += 1;
         }

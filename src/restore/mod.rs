@@ -30,7 +30,8 @@ pub use error::RestoreError;
 pub use last_good::{Tried, last_good};
 use plan::{Catalog, Goal, Plan, PlanError, Point};
 pub use sound::sqlite_check;
-use swap::SwapError;
+use swap::{Claim, SwapError};
+use tempfile::NamedTempFile;
 
 /// How much is checked beyond checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +216,24 @@ pub async fn restore_edited(
     now: Millis,
     progress: impl Fn(u64) + Send + Sync + 'static,
 ) -> Result<Report, RestoreError> {
+    let ready = prepare(store, goal, output, verify, edit, progress).await?;
+    tokio::task::spawn_blocking(move || ready.put(now))
+        .await
+        .map_err(std::io::Error::other)?
+}
+
+/// Everything but the swap: the restored database lies beside its place, read, proven and edited. Dropping it changes nothing.
+///
+/// Several databases that belong together are all made ready before the first is put in place: what is damaged, too large or in use then
+/// stops all of them while nothing has changed.
+pub async fn prepare(
+    store: &Store,
+    goal: Goal,
+    output: Output,
+    verify: Verify,
+    edit: Edit,
+    progress: impl Fn(u64) + Send + Sync + 'static,
+) -> Result<Ready, RestoreError> {
     let begun = Instant::now();
     let path = output.path().to_owned();
     if matches!(output, Output::New(_)) && path.exists() {
@@ -224,9 +243,9 @@ pub async fn restore_edited(
     let (mut planned, mut catalog) = planned(store, goal).await?;
     for _ in 1..PLANS_MAX {
         let how = (&output, verify, &edit);
-        let result = attempt(store, &planned, catalog, how, now, &progress).await;
+        let result = attempt(store, &planned, catalog, how, &progress).await;
         let Err(RestoreError::Store(error)) = result else {
-            return Ok(result?.report(planned, begun));
+            return Ok(Ready::new(result?, output, planned, begun));
         };
         if error.class() != Class::NotFound {
             return Err(error.into());
@@ -240,8 +259,8 @@ pub async fn restore_edited(
         (planned, catalog) = again;
     }
     let how = (&output, verify, &edit);
-    let done = attempt(store, &planned, catalog, how, now, &progress).await?;
-    Ok(done.report(planned, begun))
+    let draft = attempt(store, &planned, catalog, how, &progress).await?;
+    Ok(Ready::new(draft, output, planned, begun))
 }
 
 /// Plans of one restore: a replica changes about once in half a minute.
@@ -249,25 +268,69 @@ const PLANS_MAX: usize = 4;
 
 type Progress = Arc<dyn Fn(u64) + Send + Sync>;
 
-struct Done {
+/// A restored file beside its place, proven.
+struct Draft {
+    file: NamedTempFile,
     edited: Edited,
     checksum: DbChecksum,
     checksum_known: bool,
-    kept: Option<PathBuf>,
     bytes: u64,
 }
 
-impl Done {
-    fn report(self, plan: Planned, begun: Instant) -> Report {
-        Report {
+/// A restore that only has to be put in its place; see [`prepare`].
+pub struct Ready {
+    draft: Draft,
+    output: Output,
+    plan: Planned,
+    claim: Option<Claim>,
+    begun: Instant,
+}
+
+impl Ready {
+    fn new(draft: Draft, output: Output, plan: Planned, begun: Instant) -> Self {
+        Self {
+            draft,
+            output,
             plan,
-            bytes: self.bytes,
-            checksum: self.checksum,
-            checksum_known: self.checksum_known,
-            edited: self.edited,
-            kept: self.kept,
-            took: begun.elapsed(),
+            claim: None,
+            begun,
         }
+    }
+
+    /// Takes the proof that nobody has the database open that will be replaced, and holds it until [`Ready::put`]. Blocks.
+    ///
+    /// # Errors
+    /// [`SwapError::InUse`], and what keeps its WAL from being brought home. Nothing was changed.
+    pub fn claim(&mut self) -> Result<(), RestoreError> {
+        if let (Output::InPlace(path), None) = (&self.output, &self.claim) {
+            self.claim = swap::claim(path)?;
+        }
+        Ok(())
+    }
+
+    /// Puts it in place. Blocks.
+    ///
+    /// # Errors
+    /// [`RestoreError::Swap`].
+    pub fn put(self, now: Millis) -> Result<Report, RestoreError> {
+        let file = self.draft.file;
+        let kept = match (&self.output, self.claim) {
+            (Output::New(path), _) => swap::put_new(file, path, now).map(|()| None),
+            (Output::InPlace(path), Some(claim)) => {
+                swap::put_claimed(file, path, claim, now).map(Some)
+            }
+            (Output::InPlace(path), None) => swap::put_in_place(file, path, now),
+            (Output::Nowhere(_), _) => Ok(None),
+        }?;
+        Ok(Report {
+            plan: self.plan,
+            bytes: self.draft.bytes,
+            checksum: self.draft.checksum,
+            checksum_known: self.draft.checksum_known,
+            edited: self.draft.edited,
+            kept,
+            took: self.begun.elapsed(),
+        })
     }
 }
 
@@ -276,13 +339,12 @@ async fn attempt(
     planned: &Planned,
     catalog: Catalog,
     (output, verify, edit): (&Output, Verify, &Edit),
-    now: Millis,
     progress: &Progress,
-) -> Result<Done, RestoreError> {
+) -> Result<Draft, RestoreError> {
     let need = need(store, planned).await?;
     let temporary = swap::temporary(output.path(), need)?;
     let fill = filler(store, planned.clone(), catalog, output.path());
-    let (output, edit, progress) = (output.clone(), edit.clone(), Arc::clone(progress));
+    let (edit, progress) = (edit.clone(), Arc::clone(progress));
     let work = move || -> Result<_, RestoreError> {
         let filled = fill(temporary.as_file(), &*progress)?;
         let found = apply::checksum(temporary.as_file(), filled.page_size, filled.commit)?;
@@ -298,16 +360,11 @@ async fn attempt(
             sqlite_check(temporary.path(), verify)?;
         }
         let bytes = temporary.as_file().metadata()?.len();
-        let kept = match output {
-            Output::New(path) => swap::put_new(temporary, &path, now).map(|()| None),
-            Output::InPlace(path) => swap::put_in_place(temporary, &path, now),
-            Output::Nowhere(_) => Ok(None),
-        }?;
-        Ok(Done {
+        Ok(Draft {
+            file: temporary,
             edited,
             checksum: found,
             checksum_known: filled.expected.is_some(),
-            kept,
             bytes,
         })
     };
@@ -323,7 +380,7 @@ pub async fn planned(store: &Store, goal: Goal) -> Result<(Planned, Catalog), Re
         Ok(plan) => {
             return match catalog.hole(&plan, goal) {
                 Some(hole) => Err(RestoreError::Hole(hole)),
-                None => Ok((Planned::Ltx(plan), catalog)),
+                None => Ok((Planned::Ltx(dated(store, plan).await?), catalog)),
             };
         }
         Err(error) => error,
@@ -343,6 +400,15 @@ pub async fn planned(store: &Store, goal: Goal) -> Result<(Planned, Catalog), Re
         Goal::Txid(_) => return Err(v03::Error::NoTxids.into()),
     };
     Ok((Planned::V03(v03::plan(old, at)?), catalog))
+}
+
+/// The time at which its last change was captured. A listing of S3, Azure or Google only knows when an object arrived, which after an outage
+/// is much later, and of two stores says nothing about which one reaches further.
+async fn dated(store: &Store, mut plan: Plan) -> Result<Plan, RestoreError> {
+    if let Some(last) = plan.files.last() {
+        plan.as_of = read_header(store, last).await?.timestamp;
+    }
+    Ok(plan)
 }
 
 /// Bytes that the restored file takes; for Litestream 0.3, whose snapshots do not tell, at least so many.

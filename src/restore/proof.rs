@@ -19,6 +19,7 @@ use rusqlite::{Connection, ErrorCode};
 use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::swap::SwapError;
+use crate::sqlite::guard::GuardError;
 
 /// A transaction that is just ending may take so long before the database counts as in use.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -41,7 +42,7 @@ pub(super) struct Proof {
 impl Proof {
     /// Locks the database at `path` and brings its WAL home, so that the file alone is the whole database.
     ///
-    /// A file that SQLite cannot read (damaged, encrypted, empty) is locked by hand with the same kind of lock; its WAL stays as it is.
+    /// A file that SQLite cannot read (damaged, encrypted) is locked by hand with the same kind of lock; its WAL stays as it is.
     pub(super) fn take(path: &Path) -> Result<Self, SwapError> {
         let io = |source| SwapError::Io {
             path: path.to_owned(),
@@ -59,6 +60,13 @@ impl Proof {
         let lock = match lock(path) {
             Ok(conn) => Lock::Sqlite { _conn: conn },
             Err(e) if e.is_busy() => return Err(in_use(e.to_string())),
+            // A full disk, a folder that may not be written: its newest commits are in the WAL, and would be parted from it.
+            Err(e) if !e.is_unreadable() => {
+                return Err(SwapError::WalStays {
+                    path: path.to_owned(),
+                    reason: e.to_string(),
+                });
+            }
             Err(_) => Lock::File {
                 _file: by_hand(path).map_err(|e| match e.kind() {
                     io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied => {
@@ -84,7 +92,7 @@ fn by_hand(path: &Path) -> io::Result<File> {
 #[derive(Debug, thiserror::Error)]
 enum LockError {
     #[error(transparent)]
-    Open(#[from] crate::sqlite::guard::GuardError),
+    Open(#[from] GuardError),
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
     #[error("its WAL cannot be checkpointed while somebody reads it")]
@@ -99,8 +107,22 @@ impl LockError {
                 e.sqlite_error_code(),
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
             ),
-            Self::Open(_) => false,
+            Self::Open(e) => matches!(e, GuardError::Locked(_)),
         }
+    }
+
+    /// SQLite can make nothing of the file, with its WAL or without.
+    fn is_unreadable(&self) -> bool {
+        let source = match self {
+            Self::Sqlite(e) => e,
+            Self::Open(GuardError::Sqlite { source, .. }) => source,
+            Self::Open(GuardError::NotADatabase(_)) => return true,
+            Self::Open(_) | Self::Reader => return false,
+        };
+        matches!(
+            source.sqlite_error_code(),
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+        )
     }
 }
 

@@ -43,6 +43,26 @@ pub enum SwapError {
         /// SQLite's words.
         reason: String,
     },
+    /// What it holds cannot be brought into one file, and apart from its WAL it would lack commits.
+    #[error(
+        "the WAL of {path} cannot be brought into the database file ({reason}); nothing was changed"
+    )]
+    WalStays {
+        /// The database.
+        path: PathBuf,
+        /// SQLite's words.
+        reason: String,
+    },
+    /// The last thing that happened here was an undo.
+    #[error(
+        "the last restore of {path} is undone already; {older} is what an earlier restore replaced; nothing was changed"
+    )]
+    Undone {
+        /// The database.
+        path: PathBuf,
+        /// The newest copy that a restore kept.
+        older: PathBuf,
+    },
     /// Not enough room.
     #[error("{path} needs {need} bytes, but its volume has {free} free; nothing was changed")]
     NoSpace {
@@ -80,6 +100,15 @@ impl SwapError {
             Self::InUse { .. } => {
                 "stop the app (with Kamal: `kamal app stop`), then restore again".into()
             }
+            Self::WalStays { path, .. } => format!(
+                "make it possible (free space, rights of the folder); if the database is beyond repair, move {0}, {0}-wal and {0}-shm away together, then restore with --in-place again",
+                path.display()
+            ),
+            Self::Undone { path, older } => format!(
+                "to go back further: `lifeboat restore --at TIME`, or with the app stopped rename {} to {}",
+                older.display(),
+                path.display()
+            ),
             Self::NoSpace { .. } => "free space, or restore to another volume with -o".into(),
             Self::Running(_) => "wait for it, or stop it, then restore again".into(),
             Self::NothingKept(_) => {
@@ -91,7 +120,10 @@ impl SwapError {
 
     /// A refusal, as opposed to a failure.
     pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Io { .. } | Self::NoSpace { .. })
+        !matches!(
+            self,
+            Self::Io { .. } | Self::NoSpace { .. } | Self::WalStays { .. }
+        )
     }
 }
 
@@ -220,17 +252,43 @@ fn identities(path: &Path) -> Vec<(&'static str, Identity)> {
     found.into_iter().flatten().collect()
 }
 
+/// Proof that nobody has a database open, and the database brought home into one file; held until it is dropped.
+pub struct Claim {
+    _proof: Proof,
+}
+
+/// Claims the database at `path`. `None`: there is none. Blocks.
+///
+/// # Errors
+/// [`SwapError::InUse`], [`SwapError::WalStays`], [`SwapError::Io`]. Nothing was changed.
+pub fn claim(path: &Path) -> Result<Option<Claim>, SwapError> {
+    Ok(match path.exists() {
+        true => Some(Claim {
+            _proof: Proof::take(path)?,
+        }),
+        false => None,
+    })
+}
+
 /// Replaces the database at `path`, which nobody may have open, and returns where the old one is kept.
 pub fn put_in_place(
     file: NamedTempFile,
     path: &Path,
     now: Millis,
 ) -> Result<Option<PathBuf>, SwapError> {
-    if !path.exists() {
-        put_new(file, path, now)?;
-        return Ok(None);
+    match claim(path)? {
+        Some(claim) => put_claimed(file, path, claim, now).map(Some),
+        None => put_new(file, path, now).map(|()| None),
     }
-    let proof = Proof::take(path)?;
+}
+
+/// Replaces a claimed database, and returns where the old one is kept.
+pub fn put_claimed(
+    file: NamedTempFile,
+    path: &Path,
+    claim: Claim,
+    now: Millis,
+) -> Result<PathBuf, SwapError> {
     like(&file, &fs::metadata(path).map_err(at(path))?)?;
     sync(&file)?;
     let kept = keep(path, KEPT, now)?;
@@ -239,47 +297,103 @@ pub fn put_in_place(
         source: e.error,
     })?;
     sync_folder(path)?;
-    drop(proof);
-    Ok(Some(kept))
+    drop(claim);
+    Ok(kept)
 }
 
 /// Swaps the newest kept copy back; the present database is kept in turn.
 pub fn undo(path: &Path, now: Millis) -> Result<(PathBuf, PathBuf), SwapError> {
-    let copy = kept_for_undo(path)?;
-    let proof = if path.exists() {
-        Some(Proof::take(path)?)
-    } else {
-        None
-    };
+    let claim = claim(path)?;
+    undo_claimed(path, claim, now)
+}
+
+/// The same for a claimed database.
+pub fn undo_claimed(
+    path: &Path,
+    claim: Option<Claim>,
+    now: Millis,
+) -> Result<(PathBuf, PathBuf), SwapError> {
+    let copy = kept_for_undo(path)?.path;
+    // Under its own name first: a WAL must never lie beside a database that it does not belong to.
+    drop(Proof::take(&copy)?);
     let kept = keep(path, KEPT_BY_UNDO, now)?;
     fs::rename(&copy, path).map_err(at(path))?;
+    for companion in COMPANIONS {
+        bring(
+            &with_suffix(&copy, companion),
+            &with_suffix(path, companion),
+        )?;
+    }
     sync_folder(path)?;
-    drop(proof);
+    drop(claim);
     Ok((copy, kept))
+}
+
+/// What lies beside a copy goes with it. Only of a file that SQLite cannot read it holds anything: then it lies under the copy's name until
+/// here, also if this is killed before.
+fn bring(from: &Path, to: &Path) -> Result<(), SwapError> {
+    let size = match fs::metadata(from) {
+        Ok(meta) => meta.len(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(at(from)(e)),
+    };
+    match size {
+        0 => fs::remove_file(from),
+        _ => fs::rename(from, to),
+    }
+    .map_err(at(from))
+}
+
+/// A database that a restore in place replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Where it is.
+    pub path: PathBuf,
+    /// When, as its name says it. Copies that one command made have the same.
+    pub stamp: String,
 }
 
 /// What [`undo`] would put back: the newest database that a restore in place replaced.
 ///
 /// # Errors
-/// [`SwapError::NothingKept`].
-pub fn kept_for_undo(path: &Path) -> Result<PathBuf, SwapError> {
+/// [`SwapError::NothingKept`]; [`SwapError::Undone`] if the newest is older than the last undo: a second undo would not repeat the first, but
+/// silently go back to the restore before it.
+pub fn kept_for_undo(path: &Path) -> Result<Kept, SwapError> {
+    let newest = newest(path, KEPT)?.ok_or_else(|| SwapError::NothingKept(path.to_owned()))?;
+    match self::newest(path, KEPT_BY_UNDO)? {
+        // An undo that was killed before its rename: it only gave the present database a second name.
+        Some(undone) if undone.stamp >= newest.stamp && !is_same(&undone.path, path) => {
+            Err(SwapError::Undone {
+                path: path.to_owned(),
+                older: newest.path,
+            })
+        }
+        _ => Ok(newest),
+    }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let id = |path| fs::metadata(path).map(|m| (m.dev(), m.ino()));
+    matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// By the times in their names: `20261120T101500.123Z`, and `-2` for a second one in the same millisecond.
+fn newest(path: &Path, word: &str) -> Result<Option<Kept>, SwapError> {
     let name = path
         .file_name()
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    let prefix = format!("{name}{KEPT}");
-    let mut copies: Vec<PathBuf> = fs::read_dir(folder(path))
+    let prefix = format!("{name}{word}");
+    let kept = fs::read_dir(folder(path))
         .map_err(at(path))?
-        .filter_map(|item| item.ok().map(|i| i.path()))
-        .filter(|p| {
-            let name = p.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with(&prefix) && !COMPANIONS.iter().any(|c| name.ends_with(c))
-        })
-        .collect();
-    copies.sort();
-    let newest = copies.pop();
-    newest.ok_or_else(|| SwapError::NothingKept(path.to_owned()))
+        .filter_map(|item| {
+            let path = item.ok()?.path();
+            let name = path.file_name()?.to_string_lossy().into_owned();
+            let stamp = name.strip_prefix(&prefix)?.to_owned();
+            (!COMPANIONS.iter().any(|c| name.ends_with(c))).then_some(Kept { path, stamp })
+        });
+    Ok(kept.max_by(|a, b| a.stamp.cmp(&b.stamp)))
 }
 
 /// Moves a checkpointed database and what lies beside it to a dated name.
@@ -420,6 +534,53 @@ mod tests {
             undo(&path, Millis(3_000)),
             Err(SwapError::NothingKept(_))
         ));
+    }
+
+    #[test]
+    fn a_second_undo_does_not_go_back_to_an_earlier_restore() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        database(&path, 1);
+        put_in_place(restored(&path, 2), &path, Millis(1_000)).unwrap();
+        put_in_place(restored(&path, 3), &path, Millis(2_000)).unwrap();
+        undo(&path, Millis(3_000)).unwrap();
+        assert_eq!(value(&path), 2);
+        let error = undo(&path, Millis(4_000)).unwrap_err();
+        assert!(
+            matches!(&error, SwapError::Undone { older, .. } if value(older) == 1),
+            "{error}"
+        );
+        assert_eq!(value(&path), 2);
+        // What comes next can be undone again.
+        put_in_place(restored(&path, 4), &path, Millis(5_000)).unwrap();
+        undo(&path, Millis(6_000)).unwrap();
+        assert_eq!(value(&path), 2);
+    }
+
+    #[test]
+    fn an_undo_that_was_killed_before_its_rename_is_done_when_asked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        database(&path, 1);
+        put_in_place(restored(&path, 2), &path, Millis(1_000)).unwrap();
+        keep(&path, KEPT_BY_UNDO, Millis(2_000)).unwrap();
+        undo(&path, Millis(3_000)).unwrap();
+        assert_eq!(value(&path), 1);
+    }
+
+    /// SQLite cannot read it, as an encrypted one: what its WAL holds cannot be brought home, so it goes along.
+    #[test]
+    fn the_wal_of_a_file_that_cannot_be_read_comes_back_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        fs::write(&path, [7; 8192]).unwrap();
+        let wal = with_suffix(&path, "-wal");
+        fs::write(&wal, [8; 4096]).unwrap();
+        put_in_place(restored(&path, 2), &path, Millis(1_000)).unwrap();
+        assert_eq!(value(&path), 2);
+        undo(&path, Millis(2_000)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [7; 8192]);
+        assert_eq!(fs::read(&wal).unwrap(), [8; 4096]);
     }
 
     #[test]
