@@ -158,9 +158,28 @@ fn a_set_is_one_and_queues_come_first() {
         assert_same_pages(oracle, &restored, "of the set");
     }
 
-    // Without its manifest the snapshot did not finish.
-    std::fs::remove_file(site.path("store/production_cache/lifeboat/sets/night.json")).unwrap();
+    // The manifest of another snapshot of that name, of other targets.
+    let manifest = site.path("store/production_cache/lifeboat/sets/night.json");
+    let own = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, own.replace("\"app\"", "\"other\"")).unwrap();
     let again = site.path("again");
+    let error = site.fails(
+        3,
+        &[
+            "restore",
+            "--all",
+            "--label",
+            "night",
+            "-o",
+            again.to_str().unwrap(),
+        ],
+    );
+    assert!(
+        error.contains("did not finish") && !again.exists(),
+        "{error}"
+    );
+    // Without its manifest the snapshot did not finish.
+    std::fs::remove_file(&manifest).unwrap();
     let error = site.fails(
         3,
         &[

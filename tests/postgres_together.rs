@@ -162,6 +162,22 @@ fn all_kinds_to_one_label_and_back() {
     ]);
     assert!(text.contains("restored=3"), "{text}");
     assert_eq!(app.holds(), ["first"; 3]);
+
+    // A new server whose image made an empty database: the app would fill it.
+    site.server
+        .sql("postgres", &format!("DROP DATABASE \"{quoted}\";"));
+    site.server
+        .sql("postgres", &format!("CREATE DATABASE \"{quoted}\";"));
+    let text = site.ok(&[
+        "restore",
+        "--all",
+        "--label",
+        "v1",
+        "--if-not-exists",
+        "--if-replica-exists",
+    ]);
+    assert!(text.contains("restored=1 existing=2"), "{text}");
+    assert_eq!(app.holds(), ["first"; 3]);
 }
 
 #[test]

@@ -54,13 +54,23 @@ pub(super) async fn complete(label: &Label, config: &Config) -> Result<(), Failu
             roots.extend(database.stores);
         }
     } else {
-        // A target that was configured then.
-        return Ok(());
+        return Err(Failure::new(
+            3,
+            format!(
+                "whether the snapshot \"{}\" finished is written with {}, which is not in the configuration; nothing was changed",
+                label.label, set.home
+            ),
+            Some(format!(
+                "restore the targets one by one, or add {} for this restore",
+                set.home
+            )),
+        ));
     }
     for root in &roots {
         match labels::read_set(root, &label.label).await {
-            Ok(Some(_)) => return Ok(()),
-            Ok(None) => {}
+            Ok(Some(manifest)) if is_of(&manifest, label, &set.targets) => return Ok(()),
+            // Of another snapshot of that name, of other targets.
+            Ok(_) => {}
             Err(e) => failed = Some(e.into()),
         }
     }
@@ -76,6 +86,18 @@ pub(super) async fn complete(label: &Label, config: &Config) -> Result<(), Failu
         ),
         Some("restore the targets one by one, or choose another label from `lifeboat list`".into()),
     ))
+}
+
+/// The manifest of the very snapshot that a label belongs to: a name may be free again for some of the targets.
+fn is_of(manifest: &Value, label: &Label, targets: &[String]) -> bool {
+    let listed = manifest["targets"].as_array();
+    let listed = listed.map_or(&[][..], Vec::as_slice);
+    let pin = json!(label.pin);
+    listed.len() == targets.len()
+        && targets
+            .iter()
+            .all(|name| listed.iter().any(|t| t["target"] == **name))
+        && listed.iter().any(|t| t["pin"] == pin)
 }
 
 fn restorable(label: &Label, catalog: &Catalog) -> bool {

@@ -173,7 +173,7 @@ async fn plan(
         _ => match live.clone() {
             Some(live) => {
                 let clients = database.clients(&aside_of(&database, &live).await?).await?;
-                blocking(move || postgres::database_exists(&clients, &live)).await?
+                blocking(move || postgres::has_data(&clients, &live)).await?
             }
             None => false,
         },

@@ -226,7 +226,12 @@ pub async fn snapshot(fleet: &Fleet, wanted: &Wanted, instance: &str) -> Snapsho
             break;
         }
     }
-    let written = write_labels(wanted, instance, &outcomes).await;
+    let mut written = write_labels(wanted, instance, &outcomes).await;
+    if let Ok(Some(name)) = &written
+        && let Err(why) = still_there(fleet, name, &outcomes).await
+    {
+        written = Err(why);
+    }
     finish(wanted, instance, outcomes, written).await
 }
 
@@ -348,6 +353,33 @@ async fn write_labels(
         .await
         .map(Some)
         .map_err(|e| format!("the label was not written: {e}"))
+}
+
+/// Retention may have listed the labels before ours was there. From now on it meets the label; what it deleted until now shows in a listing.
+async fn still_there(fleet: &Fleet, name: &str, outcomes: &[Outcome]) -> Result<(), String> {
+    let pinned = || {
+        outcomes
+            .iter()
+            .filter_map(|o| Some((&o.item, o.result.as_ref().ok()?)))
+    };
+    for (item, (taken, _)) in pinned() {
+        let why = match item.prove(fleet, taken).await {
+            Ok(_) => continue,
+            Err(Miss::Failed(why)) => why,
+            Err(Miss::Passed) => "its point was deleted before the label was there".into(),
+        };
+        for (_, (_, stores)) in pinned() {
+            for store in stores {
+                // A label too many harms nobody.
+                let _ = labels::delete_named(store, name).await;
+            }
+        }
+        return Err(format!(
+            "nothing is labelled, because {} is not safe any more: {why}; take the snapshot again",
+            item.name()
+        ));
+    }
+    Ok(())
 }
 
 async fn finish(

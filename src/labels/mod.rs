@@ -17,7 +17,7 @@ mod objects;
 
 pub use expire::{Expiry, Rules, expired};
 pub use find::{FindError, find};
-pub use objects::{Cache, LabelError, create, create_set, delete, list, read_set};
+pub use objects::{Cache, LabelError, create, create_set, delete, delete_named, list, read_set};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;

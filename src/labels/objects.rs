@@ -145,6 +145,11 @@ async fn create_as(name: &str, labels: &[(&Store, Label)]) -> Result<(), LabelEr
     Ok(())
 }
 
+/// Deletes a label by its full name.
+pub async fn delete_named(store: &Store, name: &str) -> Result<(), StoreError> {
+    store.delete(&label_key(name)).await
+}
+
 /// Deletes a label, and the manifest of its set if this target holds it.
 pub async fn delete(store: &Store, label: &Label) -> Result<(), StoreError> {
     if label.set.is_some() {

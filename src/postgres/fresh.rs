@@ -58,13 +58,20 @@ pub(super) fn exists(
     Ok(clients.sql(aside, sql, &[("name", name)])?.trim() == "1")
 }
 
-/// Whether the database of a connection is there. Blocks.
+/// Whether the database of a connection is there and has anything in it. An empty one, as the image of PostgreSQL makes it at its first start, is
+/// none: an app that finds it would fill it, and nobody would miss the backup. Blocks.
 ///
 /// # Errors
 /// [`PostgresError::Failed`].
-pub fn database_exists(clients: &Clients, connection: &Connection) -> Result<bool, PostgresError> {
+pub fn has_data(clients: &Clients, connection: &Connection) -> Result<bool, PostgresError> {
+    // What belongs to an extension came with it.
+    const OWN: &str = "SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'
+         AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
+       + (SELECT count(*) FROM pg_largeobject_metadata);";
     let name = connection.database();
-    exists(clients, &aside(clients, connection, name), name)
+    Ok(exists(clients, &aside(clients, connection, name), name)?
+        && clients.sql(connection, OWN, &[])?.trim() != "0")
 }
 
 /// Makes a database and marks it. With `like`, as the dumped one was: encoding and locale; another owner follows after it is filled.

@@ -46,7 +46,7 @@ pub use drill::{Drill, drill, drills};
 pub(crate) use dump::id_at;
 pub use dump::{DumpOptions, Dumped, dump};
 pub use error::PostgresError;
-pub use fresh::{Restored, database_exists, into_new, into_url, tables};
+pub use fresh::{Restored, has_data, into_new, into_url, tables};
 pub use manifest::{Dumps, Kind, Manifest, Part, Properties, accept, dumps, list, newest_good};
 pub use preflight::preflight;
 pub use prune::{Pruned, prune};
