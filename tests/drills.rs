@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use common::daemon::{Site, wait_for};
 use lifeboat::config::RetentionConfig;
+use lifeboat::drills::{self, Options};
 use lifeboat::ltx;
 use lifeboat::replica::layout::{Layout, drill_key};
 use lifeboat::replica::owner::{self, Owner};
 use lifeboat::replica::upload::Replica;
 use lifeboat::restore::plan::Catalog;
 use lifeboat::retention::{self, Pins};
+use lifeboat::store::testing::{Call, Fault, Faulty};
 use lifeboat::store::{Kind, PutMode, Store};
 use lifeboat::types::{Level, Lineage, Millis, PageSize, Pgno, Span, Txid};
 use serde_json::Value;
@@ -183,14 +185,30 @@ fn span(level: u8, min: u64, max: u64) -> Span {
     Span::new(Level::new(level).unwrap(), t(min), t(max)).unwrap()
 }
 
+type Memory = Arc<object_store::memory::InMemory>;
+
+fn store_in(memory: &Memory) -> Store {
+    Store::from_object_store(Kind::Memory, Arc::clone(memory) as _, "app".into())
+}
+
 /// A base, six captures, and a rolled-up file of all six.
 async fn rolled_up() -> Store {
-    let memory = Arc::new(object_store::memory::InMemory::new());
-    let store = Store::from_object_store(Kind::Memory, memory, "app".into());
+    let memory = Memory::default();
+    fill(&memory).await;
+    store_in(&memory)
+}
+
+async fn fill(memory: &Memory) {
+    let store = store_in(memory);
     let owner = Owner::new(Lineage::new(7).unwrap(), "web1", 1, Millis(0));
     owner::write(&store, &owner, PutMode::Create).await.unwrap();
     let captures = (3..=8).map(|n| span(0, n, n));
-    for span in captures.chain([span(9, 1, 2), span(1, 3, 8)]) {
+    let files = captures.chain([span(9, 1, 2), span(1, 3, 8)]);
+    put_files(&store, files).await;
+}
+
+async fn put_files(store: &Store, files: impl IntoIterator<Item = Span>) {
+    for span in files {
         let header = ltx::Header {
             page_size: PageSize::new(512).unwrap(),
             commit: 1,
@@ -211,7 +229,20 @@ async fn rolled_up() -> Store {
         let body = encoder.finish().unwrap().0.into();
         store.put(&key, body, PutMode::Create, None).await.unwrap();
     }
-    store
+}
+
+/// Its pages are no database: every drill of it fails.
+async fn failing_drill(store: &Store, at: i64) {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        target: "app".into(),
+        scratch: folder.path().into(),
+        reserve: 0,
+        asserts: Vec::new(),
+        instance: "web1".into(),
+    };
+    let drill = drills::sqlite(store, &options, Millis(at)).await.unwrap();
+    assert!(!drill.ok, "{drill:?}");
 }
 
 async fn put_record(store: &Store, at: i64, ok: bool, txid: u64) {
@@ -266,4 +297,80 @@ async fn what_the_newest_good_drill_proved_is_never_deleted() {
     assert_eq!(pruned(&store).await, [2, 3, 4, 5, 8], "again");
     let without = rolled_up().await;
     assert_eq!(pruned(&without).await, [2, 8]);
+}
+
+#[tokio::test]
+async fn failed_drills_push_no_good_record_out() {
+    let store = rolled_up().await;
+    put_record(&store, 1_000, true, 4).await;
+    put_record(&store, 2_000, true, 5).await;
+    for n in 0..59 {
+        put_record(&store, 3_000 + n, false, 7).await;
+    }
+    let now = jiff::Timestamp::now().as_millisecond();
+    failing_drill(&store, now).await;
+    failing_drill(&store, now + 1).await;
+    let there = store.list("lifeboat/drills").await.unwrap();
+    assert_eq!(
+        there[0].key,
+        drill_key(Millis(2_000)),
+        "the newest good one"
+    );
+    assert_eq!(there.len(), 61);
+    assert_eq!(pruned(&store).await, [2, 3, 4, 5, 8]);
+}
+
+#[tokio::test]
+async fn an_earlier_proven_point_stays_pinned_where_the_newest_is_gone() {
+    let store = rolled_up().await;
+    put_record(&store, 1_000, true, 4).await;
+    put_record(&store, 2_000, true, 5).await;
+    // Merged before its record was written.
+    let gone = Layout::for_kind(Kind::Memory).key(span(0, 7, 7));
+    store.delete(&gone).await.unwrap();
+    put_record(&store, 3_000, true, 7).await;
+    assert_eq!(pruned(&store).await, [2, 3, 4, 5, 8]);
+    // Nor is it swept while it is the one that is pinned.
+    for n in 0..60 {
+        put_record(&store, 4_000 + n, false, 7).await;
+    }
+    failing_drill(&store, jiff::Timestamp::now().as_millisecond()).await;
+    let there = store.list("lifeboat/drills").await.unwrap();
+    let (pinned, newest) = (drill_key(Millis(2_000)), drill_key(Millis(3_000)));
+    assert_eq!([&there[0].key, &there[1].key], [&pinned, &newest]);
+    assert_eq!(pruned(&store).await, [2, 3, 4, 5, 8]);
+}
+
+#[tokio::test]
+async fn a_point_is_pinned_while_its_drill_is_under_way() {
+    let memory = Memory::default();
+    fill(&memory).await;
+    let store = store_in(&memory);
+    let (faulty, faults) = Faulty::wrap(Arc::clone(&memory) as _);
+    let slow = Store::from_object_store(Kind::Memory, faulty, "app".into());
+    // The pin is written; the record hangs.
+    let hour = std::time::Duration::from_secs(3600);
+    faults.inject(Some(Call::Put), 1, 1, Fault::Delay(hour));
+    let now = jiff::Timestamp::now().as_millisecond();
+    let drill = tokio::spawn(async move { failing_drill(&slow, now).await });
+    let is_record = |(call, key): &(Call, String)| {
+        *call == Call::Put && key.starts_with("app/lifeboat/drills/")
+    };
+    let begun = std::time::Instant::now();
+    while !faults.calls().iter().any(is_record) {
+        assert!(begun.elapsed().as_secs() < 60, "{:?}", faults.calls());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    // The app wrote on.
+    put_files(&store, [span(0, 9, 9), span(1, 3, 9)]).await;
+    assert_eq!(pruned(&store).await, [2, 8, 9]);
+    drill.abort();
+    let _ = drill.await;
+    assert_eq!(pruned(&store).await, [2, 8, 9], "also if it was killed");
+    // Another one of the newest point ends with its pin.
+    failing_drill(&store, now + 1).await;
+    let pins = store.list("lifeboat/drilling").await.unwrap();
+    assert_eq!(pins.len(), 1, "only the killed one's");
+    store.delete(&pins[0].key).await.unwrap();
+    assert_eq!(pruned(&store).await, [2, 9]);
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::replica::layout::{DRILLS_PREFIX, drill_key};
+use super::proven::{bytes, keys, sweep};
+use crate::replica::layout::drill_key;
+use crate::replica::upload::Replica;
+use crate::restore::plan::Catalog;
 use crate::store::{PutMode, Store, StoreError};
-use crate::types::{Millis, Txid};
-
-/// Records that are kept: two months of daily drills.
-const KEEP: usize = 60;
+use crate::types::Millis;
 
 /// One check of what was restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,12 @@ impl Drill {
         Some(format!("{}: {}", failed.name, failed.detail))
     }
 
+    /// The point that a record proves: empty for one of Litestream 0.3, which no retention of ours prunes.
+    pub(super) fn proves(record: &[u8]) -> Option<String> {
+        let drill: Self = serde_json::from_slice(record).ok()?;
+        drill.ok.then(|| drill.txid.unwrap_or_default())
+    }
+
     /// Writes the record, and deletes the oldest ones beyond a bound.
     pub(super) async fn write(&self, store: &Store) -> Result<(), StoreError> {
         let body = serde_json::to_vec_pretty(self).unwrap_or_default();
@@ -84,70 +90,21 @@ impl Drill {
         store
             .put(&drill_key(self.at()), body.into(), PutMode::Overwrite, None)
             .await?;
-        let keys = keys(store).await?;
-        let surplus = keys.len().saturating_sub(KEEP);
-        for key in &keys[..surplus] {
-            store.delete(key).await?;
-        }
-        Ok(())
+        let points = async || {
+            let catalog = Catalog::new(Replica::list(store).await?.into_values());
+            let points = catalog.points().into_iter();
+            Ok(points.map(|p| p.txid.to_string()).collect())
+        };
+        sweep(store, Self::proves, points).await
     }
 }
 
-/// Keys of all records, oldest first.
-async fn keys(store: &Store) -> Result<Vec<String>, StoreError> {
-    let prefix = format!("{DRILLS_PREFIX}/");
-    let objects = store.list(&prefix).await?;
-    let mut keys: Vec<String> = objects.into_iter().map(|o| o.key).collect();
-    keys.sort_unstable();
-    Ok(keys)
-}
-
-/// A record; `None` if it is gone or cannot be read: a record is news, and nothing depends on it but [`Proven`].
-async fn read(store: &Store, key: &str) -> Result<Option<Drill>, StoreError> {
-    match store.get(key).await {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-        Err(e) if e.is_not_found() => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-/// The newest records, newest first.
+/// The newest records, newest first; what cannot be read is left out.
 pub async fn history(store: &Store, max: usize) -> Result<Vec<Drill>, StoreError> {
     let mut found = Vec::new();
     for key in keys(store).await?.iter().rev().take(max) {
-        found.extend(read(store, key).await?);
+        let read = bytes(store, key).await?;
+        found.extend(read.and_then(|b| serde_json::from_slice(&b).ok()));
     }
     Ok(found)
-}
-
-/// The newest point that a drill proved, for retention. Records never change, so each is read once.
-#[derive(Debug, Default)]
-pub struct Proven {
-    known: Option<(String, Option<Txid>)>,
-}
-
-impl Proven {
-    /// Costs a listing, and a read for each record that is newer than the newest known good one.
-    pub async fn newest(&mut self, store: &Store) -> Result<Option<Txid>, StoreError> {
-        let keys = keys(store).await?;
-        let Some(last) = keys.last() else {
-            self.known = None;
-            return Ok(None);
-        };
-        if let Some((key, txid)) = &self.known
-            && key == last
-        {
-            return Ok(*txid);
-        }
-        let mut proven = None;
-        for key in keys.iter().rev() {
-            // Of format 1 and right: the point is in it.
-            if let Some(drill) = read(store, key).await?.filter(|d| d.ok) {
-                proven = drill.txid.as_deref().and_then(Txid::from_hex);
-                break;
-            }
-        }
-        self.known = Some((last.clone(), proven));
-        Ok(proven)
-    }
 }

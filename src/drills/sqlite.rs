@@ -8,13 +8,16 @@ use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
 use super::record::{Check, Drill, history};
-use crate::restore::plan::Goal;
-use crate::restore::{self, Output, RestoreError, Verify};
+use super::under_way::UnderWay;
+use crate::restore::plan::{Goal, PlanError};
+use crate::restore::{self, Output, Planned, Report, RestoreError, Verify};
 use crate::store::{Class, Store, StoreError};
 use crate::types::Millis;
 
 /// Warnings of one kind that are listed.
 const WARNINGS_MAX: usize = 5;
+/// Newest points that are tried, where retention takes one away before it is pinned.
+const AIMS_MAX: u32 = 3;
 
 /// How a target is drilled.
 #[derive(Clone, Debug)]
@@ -90,6 +93,20 @@ impl DrillError {
 /// # Errors
 /// What kept it from drilling or recording.
 pub async fn sqlite(store: &Store, options: &Options, now: Millis) -> Result<Drill, DrillError> {
+    let mut pin = None;
+    let result = drilled(store, options, now, &mut pin).await;
+    if let Some(pin) = pin {
+        pin.end().await;
+    }
+    result
+}
+
+async fn drilled(
+    store: &Store,
+    options: &Options,
+    now: Millis,
+    pin: &mut Option<UnderWay>,
+) -> Result<Drill, DrillError> {
     let begun = Instant::now();
     let folder = scratch(options)?;
     let copy = folder.path().join("restored.sqlite3");
@@ -111,10 +128,8 @@ pub async fn sqlite(store: &Store, options: &Options, now: Millis) -> Result<Dri
         instance: options.instance.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
-    let output = Output::New(copy.clone());
-    let fits = fits(store, options).await;
-    let restored = match fits {
-        Ok(()) => restore::restore(store, Goal::Newest, output, Verify::None, now, |_| {}).await,
+    let restored = match restored(store, options, &copy, now, pin).await {
+        Ok(report) => Ok(report),
         Err(Misfit::Drill(error)) => return Err(error),
         Err(Misfit::Restore(error)) => Err(error),
     };
@@ -150,6 +165,40 @@ pub async fn sqlite(store: &Store, options: &Options, now: Millis) -> Result<Dri
     drill.seconds = begun.elapsed().as_secs_f64();
     drill.write(store).await?;
     Ok(drill)
+}
+
+/// Restores the newest point, which is pinned from before the first read of it.
+async fn restored(
+    store: &Store,
+    options: &Options,
+    copy: &Path,
+    now: Millis,
+    pin: &mut Option<UnderWay>,
+) -> Result<Report, Misfit> {
+    let mut tries = AIMS_MAX;
+    loop {
+        let planned = fits(store, options).await?;
+        let goal = match planned.txid() {
+            Some(txid) => {
+                let begun = UnderWay::begin(store, &txid.to_string(), now).await;
+                let before = pin.replace(begun.map_err(|e| Misfit::Drill(e.into()))?);
+                if let Some(before) = before {
+                    before.end().await;
+                }
+                Goal::Txid(txid)
+            }
+            // Nobody prunes what Litestream 0.3 left.
+            None => Goal::Newest,
+        };
+        let output = Output::New(copy.to_owned());
+        let result = restore::restore(store, goal, output, Verify::None, now, |_| {}).await;
+        tries -= 1;
+        match result {
+            // Pruned before the pin was there: a newer one is the newest by now.
+            Err(RestoreError::Plan(PlanError::NoSuchPoint { .. })) if tries > 0 => {}
+            result => return result.map_err(Misfit::Restore),
+        }
+    }
 }
 
 fn check(name: &str, result: Result<String, String>) -> Check {
@@ -205,8 +254,8 @@ enum Misfit {
     Restore(RestoreError),
 }
 
-/// The copy must leave the reserve free: the volume may be the app's.
-async fn fits(store: &Store, options: &Options) -> Result<(), Misfit> {
+/// The newest point, whose copy must leave the reserve free: the volume may be the app's.
+async fn fits(store: &Store, options: &Options) -> Result<Planned, Misfit> {
     let (planned, _) = restore::planned(store, Goal::Newest)
         .await
         .map_err(Misfit::Restore)?;
@@ -229,7 +278,7 @@ async fn fits(store: &Store, options: &Options) -> Result<(), Misfit> {
             free,
         }));
     }
-    Ok(())
+    Ok(planned)
 }
 
 #[derive(Default)]

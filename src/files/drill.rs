@@ -19,14 +19,14 @@ use super::error::FilesError;
 use super::lock::{Lock, Mode};
 use super::points::{Goal, Point, find, snapshots};
 use super::{Backend, PATIENCE_BACKUP, Target, repository};
+use crate::drills;
+use crate::replica::layout::DRILLS_PREFIX;
 use crate::store::PutMode;
 
 /// Files of a drill.
 const SAMPLE_FILES: usize = 100;
 /// Their bytes, at most: larger files are left out of the sample when it is full.
 const SAMPLE_BYTES: u64 = 256 << 20;
-/// Where results are.
-const FOLDER: &str = "lifeboat/drills";
 
 /// What a drill found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -219,7 +219,10 @@ fn equal(one: &Path, other: &Path) -> io::Result<bool> {
 fn record(backend: &Backend, drill: &Drill) -> Result<(), FilesError> {
     let stamp = drill.time.strftime("%Y%m%dT%H%M%S%.3fZ");
     let body = serde_json::to_vec_pretty(drill).unwrap_or_default();
-    let (key, body) = (format!("{FOLDER}/{stamp}.json"), bytes::Bytes::from(body));
+    let (key, body) = (
+        format!("{DRILLS_PREFIX}/{stamp}.json"),
+        bytes::Bytes::from(body),
+    );
     backend.ask(|| {
         backend
             .store()
@@ -228,15 +231,18 @@ fn record(backend: &Backend, drill: &Drill) -> Result<(), FilesError> {
     Ok(())
 }
 
-/// Id of the newest snapshot that a drill has found well.
-pub(super) fn newest_proven(backend: &Backend) -> Result<Option<String>, FilesError> {
-    let store = backend.store();
-    for object in backend.ask(|| store.list(FOLDER))?.iter().rev() {
-        let body = backend.ask(|| store.get(&object.key))?;
-        match serde_json::from_slice::<Drill>(&body) {
-            Ok(drill) if drill.findings.is_empty() => return Ok(Some(drill.snapshot)),
-            _ => {}
-        }
-    }
-    Ok(None)
+/// Id of the newest of these snapshots that a drill has found well.
+pub(super) fn newest_proven(
+    backend: &Backend,
+    snapshots: &[Point],
+) -> Result<Option<String>, FilesError> {
+    let exists = |id: &str| snapshots.iter().any(|p| p.id == id);
+    let found = backend.ask(|| drills::newest(backend.store(), proves, exists))?;
+    Ok(found)
+}
+
+/// The snapshot that a result proves.
+fn proves(record: &[u8]) -> Option<String> {
+    let drill: Drill = serde_json::from_slice(record).ok()?;
+    drill.findings.is_empty().then_some(drill.snapshot)
 }

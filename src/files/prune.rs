@@ -69,7 +69,7 @@ pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, 
         )));
     }
     let candidates: Vec<Candidate> = points.iter().map(candidate).collect();
-    let proven = BTreeSet::from_iter(drill::newest_proven(&backend)?);
+    let proven = BTreeSet::from_iter(drill::newest_proven(&backend, &points)?);
     let retention = &target.config.retention;
     let decisions = decide(&candidates, retention, &proven, now, zone);
     let (keep, forget): (Vec<&Decision>, Vec<_>) = decisions.iter().partition(|d| d.keeps());

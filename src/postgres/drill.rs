@@ -7,15 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::fresh::{Mark, aside, discard, into_new, marked};
+use super::manifest::ids;
 use super::{Clients, Connection, PostgresError, RestoreOptions, Source, Stop};
-use crate::store::{PutMode, Store};
+use crate::drills;
+use crate::replica::layout::DRILLS_PREFIX;
+use crate::store::{PutMode, Store, StoreError};
 
-/// Where results are.
-const FOLDER: &str = "lifeboat/drills";
-/// Results read to find the proven dumps, the newest: pruning keeps the newest proven one only.
-const READ: usize = 10;
-/// Results that are kept: two months of daily drills.
-const KEEP: usize = 60;
 /// Begins the name of every database that a drill fills.
 const NAME: &str = "lifeboat_drill_";
 /// A database of a drill without sessions that is older than this was left behind by one that was killed.
@@ -129,23 +126,18 @@ async fn record(store: &Store, drill: &Drill) -> Result<(), PostgresError> {
     let text = serde_json::to_vec_pretty(drill)
         .map_err(|e| PostgresError::Io("recording the drill", e.into()))?;
     let time = drill.time.strftime("%Y%m%dT%H%M%S.%3fZ");
-    let key = format!("{FOLDER}/{time}.json");
+    let key = format!("{DRILLS_PREFIX}/{time}.json");
     store
         .put(&key, text.into(), PutMode::Overwrite, None)
         .await?;
-    let keys = keys(store).await?;
-    for key in &keys[..keys.len().saturating_sub(KEEP)] {
-        store.delete(key).await?;
-    }
-    Ok(())
+    let dumps = async || Ok::<_, StoreError>(ids(store).await?);
+    Ok(drills::sweep(store, proves, dumps).await?)
 }
 
-/// Keys of all results, oldest first.
-async fn keys(store: &Store) -> Result<Vec<String>, PostgresError> {
-    let objects = store.list(FOLDER).await?;
-    let mut keys: Vec<String> = objects.into_iter().map(|o| o.key).collect();
-    keys.sort_unstable();
-    Ok(keys)
+/// The dump that a result proves.
+fn proves(record: &[u8]) -> Option<String> {
+    let drill: Drill = serde_json::from_slice(record).ok()?;
+    drill.findings.is_empty().then_some(drill.dump)
 }
 
 /// The newest results, newest first; what cannot be read is left out.
@@ -154,7 +146,7 @@ async fn keys(store: &Store) -> Result<Vec<String>, PostgresError> {
 /// The store's.
 pub async fn drills(store: &Store, most: usize) -> Result<Vec<Drill>, PostgresError> {
     let mut found = Vec::new();
-    for key in keys(store).await?.iter().rev().take(most) {
+    for key in drills::keys(store).await?.iter().rev().take(most) {
         match store.get(key).await {
             Ok(bytes) => found.extend(serde_json::from_slice(&bytes).ok()),
             // Deleted since the listing.
@@ -165,15 +157,59 @@ pub async fn drills(store: &Store, most: usize) -> Result<Vec<Drill>, PostgresEr
     Ok(found)
 }
 
-/// Ids of dumps that drills have restored.
+/// Id of the newest of these dumps that a drill has restored.
 ///
 /// # Errors
 /// The store's.
-pub(super) async fn proven(store: &Store) -> Result<BTreeSet<String>, PostgresError> {
-    // What cannot be read proves nothing.
-    let good = drills(store, READ).await?.into_iter();
-    Ok(good
-        .filter(|d| d.findings.is_empty())
-        .map(|d| d.dump)
-        .collect())
+pub(super) async fn proven(
+    store: &Store,
+    dumps: &BTreeSet<&str>,
+) -> Result<Option<String>, PostgresError> {
+    Ok(drills::newest(store, proves, |id| dumps.contains(id)).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreSpec;
+
+    async fn put(store: &Store, seconds: i64, dump: &str, finding: Option<&str>) {
+        let drill = Drill {
+            time: Timestamp::from_second(seconds).unwrap(),
+            dump: dump.into(),
+            dump_time: Timestamp::UNIX_EPOCH,
+            tables: 1,
+            rows: 1,
+            seconds: 1.0,
+            findings: finding.into_iter().map(str::to_owned).collect(),
+        };
+        record(store, &drill).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_dump_that_a_drill_proved_is_found_behind_two_months_of_failures() {
+        let spec = StoreSpec::from_text("memory://").unwrap();
+        let store = Store::open(&spec).await.unwrap();
+        for dump in ["older", "good"] {
+            let key = format!("dumps/{dump}/manifest.json");
+            let body = bytes::Bytes::from_static(b"{}");
+            store.put(&key, body, PutMode::Create, None).await.unwrap();
+        }
+        put(&store, 1, "older", None).await;
+        put(&store, 2, "good", None).await;
+        put(&store, 3, "deleted since", None).await;
+        for second in 4..70 {
+            put(&store, second, "bad", Some("damaged")).await;
+        }
+        let whole = BTreeSet::from(["older", "good", "bad"]);
+        let found = proven(&store, &whole).await.unwrap();
+        assert_eq!(found.as_deref(), Some("good"));
+        assert_eq!(drills(&store, 100).await.unwrap().len(), 62);
+        // One that is not whole any more proves nothing.
+        put(&store, 70, "bad", None).await;
+        put(&store, 71, "good", None).await;
+        let whole = BTreeSet::from(["older", "bad"]);
+        let found = proven(&store, &whole).await.unwrap();
+        assert_eq!(found.as_deref(), Some("bad"));
+    }
 }

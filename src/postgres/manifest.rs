@@ -1,12 +1,12 @@
 //! What a dump is, written last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::PostgresError;
-use crate::store::{ObjectInfo, PutMode, Store};
+use crate::store::{ObjectInfo, PutMode, Store, StoreError};
 
 /// Where dumps lie.
 pub(super) const FOLDER: &str = "dumps/";
@@ -192,6 +192,13 @@ pub async fn list(store: &Store) -> Result<Vec<Manifest>, PostgresError> {
 /// The store's.
 pub async fn dumps(store: &Store) -> Result<Dumps, PostgresError> {
     read_all(store, &store.list(FOLDER).await?).await
+}
+
+/// Ids of all dumps that have a manifest, whatever is in it.
+pub(super) async fn ids(store: &Store) -> Result<BTreeSet<String>, StoreError> {
+    let objects = store.list(FOLDER).await?;
+    let id = |key: &str| Some(key.strip_prefix(FOLDER)?.strip_suffix(FILE)?.to_owned());
+    Ok(objects.iter().filter_map(|o| id(&o.key)).collect())
 }
 
 /// The newest dump that nothing looks wrong with; reads no more manifests than it must.

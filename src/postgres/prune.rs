@@ -92,7 +92,11 @@ pub async fn prune(
             labels: pins.get(m.id.as_str()).cloned().unwrap_or_default(),
         })
         .collect();
-    let proven = drill::proven(store).await?;
+    let sound = dumps
+        .iter()
+        .filter(|m| whole(m) && !read.damaged.contains(&m.id));
+    let sound = sound.map(|m| m.id.as_str()).collect();
+    let proven = BTreeSet::from_iter(drill::proven(store, &sound).await?);
     let decisions = decide(&candidates, policy, &proven, now, zone);
     // A manifest that cannot be read is none that was never written.
     let ids = dumps.iter().map(|m| m.id.as_str());

@@ -24,6 +24,9 @@ pub const SETS_PREFIX: &str = "lifeboat/sets";
 /// Every drill's record lies under this prefix.
 pub const DRILLS_PREFIX: &str = "lifeboat/drills";
 
+/// What a drill that is under way pins lies under this prefix.
+pub const DRILLING_PREFIX: &str = "lifeboat/drilling";
+
 /// How LTX objects are named in one kind of store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {

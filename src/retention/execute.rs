@@ -1,10 +1,11 @@
 use std::time::Instant;
 
 use crate::config::RetentionConfig;
-use crate::drills::Proven;
+use crate::drills::{self, Proven};
 use crate::labels::{self, Expiry, Label, LabelError};
 use crate::replica::upload::{Replica, UploadError};
 use crate::restore::plan::Catalog;
+use crate::store::StoreError;
 use crate::types::{Millis, Txid};
 
 use super::{Refused, RetentionPlan, plan};
@@ -77,13 +78,13 @@ pub fn plan_for(
     pins: &Pins,
     now: Millis,
 ) -> Result<Planned, Refused> {
-    plan_at(replica, policy, (&[], None), pins, now, None)
+    plan_at(replica, policy, (&[], &[]), pins, now, None)
 }
 
 fn plan_at(
     replica: &Replica,
     policy: &RetentionConfig,
-    (labels, proven): (&[Label], Option<Txid>),
+    (labels, drills): (&[Label], &[(Txid, String)]),
     pins: &Pins,
     now: Millis,
     store_now: Option<Millis>,
@@ -102,8 +103,7 @@ fn plan_at(
     let known =
         |(txid, _): &&(Txid, String)| catalog.entries().iter().any(|e| e.span.max() == *txid);
     points.extend(pins.pending.iter().filter(known).cloned());
-    let proven = proven.map(|txid| (txid, "the newest one that a drill proved".to_owned()));
-    points.extend(proven.iter().filter(known).cloned());
+    points.extend(drills.iter().filter(known).cloned());
     Ok(Planned {
         plan: plan(&catalog, &points, policy, now, store_now)?,
         ending,
@@ -124,18 +124,41 @@ pub async fn prepare(
     let store_now = replica.clock().await.map_err(UploadError::from)?;
     // Last: a label that comes later stands for a point that this listing lacks, or that is kept as pending.
     let labels = pins.cache.list(replica.store()).await?;
-    let proven = pins.proven.newest(replica.store()).await;
-    let proven = proven.map_err(UploadError::from)?;
+    let drills = drilled(replica, &mut pins.proven, store_now).await;
+    let drills = drills.map_err(UploadError::from)?;
     let passed = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
     let now = Millis(now.0.saturating_add(passed));
     Ok(plan_at(
         replica,
         policy,
-        (&labels, proven),
+        (&labels, &drills),
         pins,
         now,
         Some(store_now),
     )?)
+}
+
+/// The newest point that a drill proved, and those of drills that are under way. These first: one that ends meanwhile has its record by then.
+async fn drilled(
+    replica: &Replica,
+    proven: &mut Proven,
+    store_now: Millis,
+) -> Result<Vec<(Txid, String)>, StoreError> {
+    let store = replica.store();
+    let under_way = drills::under_way(store, store_now).await?;
+    let catalog = Catalog::new(replica.catalog().values().copied());
+    let points = catalog.points().iter().map(|p| p.txid).collect();
+    let proven = proven.newest(store, &points).await?;
+    let named = |why: &str| {
+        let why = why.to_owned();
+        move |txid| (txid, why.clone())
+    };
+    let under_way = under_way.iter().filter_map(|p| Txid::from_hex(p));
+    let proven = proven.map(named("the newest one that a drill proved"));
+    Ok(under_way
+        .map(named("a drill of it is under way"))
+        .chain(proven)
+        .collect())
 }
 
 /// Plans, proves, and deletes what is not kept. The only place that deletes LTX objects. The owner is read before the first delete. Labels are

@@ -57,6 +57,25 @@ fn prune_forgets_by_tiers_and_restic_finds_nothing_wrong() {
 }
 
 #[test]
+fn the_newest_proven_snapshot_that_exists_is_kept() {
+    let mut site = Site::new();
+    site.extra += "    retention: { point-in-time: 0s, daily: 1 }\n";
+    let mut ids = Vec::new();
+    for n in 0..3_u64 {
+        site.write("changing", &noise(n, 10_000));
+        let snapshot = site.backup();
+        ids.push(snapshot["point"]["id"].as_str().unwrap().to_owned());
+        if n < 2 {
+            site.ok(&["drill"]);
+        }
+    }
+    site.restic(&["forget", &ids[1]]);
+    site.ok(&["prune"]);
+    let left: Vec<_> = site.points().iter().map(|p| p["id"].clone()).collect();
+    assert_eq!(left, [ids[0].as_str(), &ids[2]]);
+}
+
+#[test]
 fn a_damaged_repository_is_found_and_never_pruned() {
     let site = Site::new();
     for n in 0..6 {
