@@ -89,6 +89,32 @@ fn a_drill_restores_checks_and_records() {
 }
 
 #[test]
+fn a_replica_that_was_emptied_or_lost_its_base_fails_its_drill() {
+    let site = Site::new();
+    site.sync();
+    site.write("delete from t where id % 2");
+    site.sync();
+    let (ltx, aside) = (site.path("store/app/ltx"), site.path("aside"));
+    // As a lifecycle rule does it: old objects first.
+    std::fs::create_dir(&aside).unwrap();
+    std::fs::rename(ltx.join("9"), aside.join("9")).unwrap();
+    let error = site.fails(5, &["drill"]);
+    assert!(error.contains("no complete base"), "{error}");
+    let failed = record(&records(&site)[0]);
+    assert_eq!(failed["checks"][0]["name"], "restore", "{failed}");
+    assert_eq!(failed["ok"], false, "{failed}");
+    std::fs::rename(aside.join("9"), ltx.join("9")).unwrap();
+    site.ok(&["drill"]);
+    std::fs::remove_dir_all(&ltx).unwrap();
+    let error = site.fails(5, &["drill"]);
+    assert!(error.contains("holds no files"), "{error}");
+    assert!(site.ok(&["evidence"]).contains(" FAILED (restored in "));
+    // Nothing is left, not even the records: a new replica.
+    std::fs::remove_dir_all(site.path("store/app")).unwrap();
+    site.fails(3, &["drill"]);
+}
+
+#[test]
 fn a_damaged_copy_fails_its_drill_and_a_store_that_is_down_is_no_verdict() {
     let site = Site::new();
     site.sync();

@@ -129,7 +129,10 @@ async fn one_dump(
     let mut all = postgres::list(store).await?;
     let at = newest(all.iter().map(|m| m.began), Timestamp::now());
     let Some(manifest) = at.map(|at| all.swap_remove(at)) else {
-        tracing::info!(target_name = database.name, "nothing to drill yet");
+        let why = "the store holds no dump";
+        let mut failed = false;
+        database.update(board, store, |f| failed = emptied(f.drill.as_mut(), why));
+        say_nothing(&database.name, store, &why, failed);
         return Ok(());
     };
     let clients = database.clients(scratch).await?;
@@ -211,9 +214,12 @@ async fn one(
             }
             note(board, &target.name, number, &drill);
         }
-        // A new database: its first copy is on its way, and readiness says so.
+        // A new database: its first copy is on its way, and readiness says so. What was drilled before and is gone is a failed drill.
         Err(DrillError::Nothing(error)) => {
-            tracing::info!(target_name = target.name, %error, "nothing to drill yet");
+            let failed = board.target(&target.name).and_then(|t| {
+                t.update_store(number, |s| emptied(s.drill.as_mut(), &error.to_string()))
+            });
+            say_nothing(&target.name, store, &error, failed == Some(true));
         }
         Err(error) => {
             let hint = error
@@ -221,6 +227,26 @@ async fn one(
                 .unwrap_or_else(|| "it is tried again at the next scheduled time".into());
             tracing::warn!(target_name = target.name, store = store.display(), %error, hint, "no drill");
         }
+    }
+}
+
+/// What was drilled before and is gone, records and all, failed its drill.
+fn emptied(last: Option<&mut DrillFacts>, why: &str) -> bool {
+    let Some(last) = last else {
+        return false;
+    };
+    last.at = system_now();
+    last.ok = false;
+    last.failure = Some(format!("{why}, though a drill restored it before"));
+    true
+}
+
+fn say_nothing(name: &str, store: &Store, why: &dyn std::fmt::Display, failed: bool) {
+    if failed {
+        let hint = "look for a lifecycle rule or another program that deletes there";
+        tracing::error!(target_name = name, store = store.display(), %why, hint, "drill failed");
+    } else {
+        tracing::info!(target_name = name, %why, "nothing to drill yet");
     }
 }
 

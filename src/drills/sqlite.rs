@@ -7,6 +7,7 @@ use std::time::Instant;
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
+use super::proven::keys;
 use super::record::{Check, Drill, history};
 use super::under_way::UnderWay;
 use crate::restore::plan::{Goal, PlanError};
@@ -37,7 +38,7 @@ pub struct Options {
 /// Why there is no record of a drill.
 #[derive(Debug, Error)]
 pub enum DrillError {
-    /// There is nothing to drill.
+    /// There is nothing to drill, and never was: no file, and no record of a drill.
     #[error("{0}")]
     Nothing(restore::plan::PlanError),
     /// Scratch space.
@@ -134,7 +135,9 @@ async fn drilled(
         Err(Misfit::Restore(error)) => Err(error),
     };
     match restored {
-        Err(RestoreError::Plan(e)) => return Err(DrillError::Nothing(e)),
+        Err(RestoreError::Plan(e)) if is_new(store, &e).await? => {
+            return Err(DrillError::Nothing(e));
+        }
         // The store does not answer: not a word about what is in it.
         Err(RestoreError::Store(e)) if e.class() != Class::NotFound => return Err(e.into()),
         Err(error) => drill.checks.push(check("restore", Err(error.to_string()))),
@@ -165,6 +168,11 @@ async fn drilled(
     drill.seconds = begun.elapsed().as_secs_f64();
     drill.write(store).await?;
     Ok(drill)
+}
+
+/// Whether nothing was ever there: a replica that lost its files or their base is no new one.
+async fn is_new(store: &Store, error: &PlanError) -> Result<bool, StoreError> {
+    Ok(*error == PlanError::Empty && keys(store).await?.is_empty())
 }
 
 /// Restores the newest point, which is pinned from before the first read of it.
