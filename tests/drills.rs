@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use common::daemon::{Site, wait_for};
-use lifeboat::config::RetentionConfig;
+use lifeboat::config::{self, Environment, LoadArgs, RetentionConfig};
+use lifeboat::daemon::{self, fleet::Fleet};
 use lifeboat::drills::{self, Options};
 use lifeboat::ltx;
+use lifeboat::observe::facts::Board;
 use lifeboat::replica::layout::{Layout, drill_key};
 use lifeboat::replica::owner::{self, Owner};
 use lifeboat::replica::upload::Replica;
@@ -399,4 +401,45 @@ async fn a_point_is_pinned_while_its_drill_is_under_way() {
     assert_eq!(pins.len(), 1, "only the killed one's");
     store.delete(&pins[0].key).await.unwrap();
     assert_eq!(pruned(&store).await, [2, 9]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_appeared_while_the_daemon_runs_is_drilled() {
+    let site = Site::new();
+    let apps = site.path("apps");
+    std::fs::create_dir(&apps).unwrap();
+    std::fs::copy(&site.db, apps.join("first.sqlite3")).unwrap();
+    let text = format!(
+        "store: file://{0}/store\nstate-dir: {0}/state\nhttp: off\nmin-free: 16MiB\nsqlite:\n  - dir: {0}/apps\n    watch: true\n",
+        site.path("").display().to_string().trim_end_matches('/')
+    );
+    let file = site.path("in-process.yml");
+    std::fs::write(&file, text).unwrap();
+    let args = LoadArgs {
+        config: Some(file),
+        ..LoadArgs::default()
+    };
+    let config = Arc::new(config::load(&args, &Environment::default()).unwrap());
+    let board = Arc::new(Board::default());
+    let fleet = Fleet::start(Arc::clone(&config), Arc::clone(&board))
+        .await
+        .unwrap();
+    std::fs::copy(&site.db, apps.join("second.sqlite3")).unwrap();
+    let found = config::discover(&config.dirs[0], &config.targets).unwrap();
+    for target in &found.taken {
+        fleet.add(target).await.unwrap();
+    }
+    for name in ["first", "second"] {
+        fleet.sync(name).await.unwrap();
+    }
+    daemon::drills::all(&config, &fleet, &board).await;
+    for name in ["first", "second"] {
+        let store = &fleet.stores(name).await.unwrap()[0];
+        let drills = drills::history(store, 2).await.unwrap();
+        assert_eq!(drills.len(), 1, "{name}");
+        assert!(drills[0].ok, "{:?}", drills[0]);
+        let facts = board.target(name).unwrap().facts();
+        assert_eq!(facts.stores[0].drill.as_ref().map(|d| d.ok), Some(true));
+    }
+    assert!(fleet.stop(std::time::Duration::from_secs(60)).await);
 }

@@ -67,16 +67,21 @@ pub async fn run(config: Arc<Config>, fleet: Arc<Fleet>, board: Arc<Board>) {
             continue;
         }
         last = Some(Timestamp::now());
-        of_dumps(&config, &fleet, &board).await;
-        for target in targets(&config, &fleet).await {
-            let Ok(stores) = fleet.stores(&target.name).await else {
-                // It vanished.
-                continue;
-            };
-            for (number, store) in stores.iter().enumerate() {
-                let _permit = fleet.heavy().await;
-                one(&config, &target, (number, store), &board).await;
-            }
+        all(&config, &fleet, &board).await;
+    }
+}
+
+/// Drills everything that there is now, one after the other.
+pub async fn all(config: &Config, fleet: &Fleet, board: &Board) {
+    of_dumps(config, fleet, board).await;
+    for target in fleet.targets().await {
+        let Ok(stores) = fleet.stores(&target.name).await else {
+            // It vanished.
+            continue;
+        };
+        for (number, store) in stores.iter().enumerate() {
+            let _permit = fleet.heavy().await;
+            one(config, &target, (number, store), board).await;
         }
     }
 }
@@ -178,13 +183,6 @@ fn note_dump(database: &Database, store: &Store, board: &Board, drill: &postgres
         data_age_seconds: drill.data_age().as_secs_f64(),
     };
     database.update(board, store, |f| f.drill = Some(facts));
-}
-
-/// Listed ones, and those that appeared in folders.
-async fn targets(config: &Config, fleet: &Fleet) -> Vec<TargetConfig> {
-    let names = fleet.names().await;
-    let known = config.targets.iter().filter(|t| names.contains(&t.name));
-    known.cloned().collect()
 }
 
 async fn one(
@@ -291,7 +289,7 @@ async fn remembered_dumps(config: &Config, board: &Board) -> Option<Timestamp> {
 /// What the stores remember; returns when the last run began, as far as they say.
 async fn remembered(config: &Config, fleet: &Fleet, board: &Board) -> Option<Timestamp> {
     let mut oldest = remembered_dumps(config, board).await;
-    for target in targets(config, fleet).await {
+    for target in fleet.targets().await {
         let stores = fleet.stores(&target.name).await.unwrap_or_default();
         for (number, store) in stores.iter().enumerate() {
             match drills::history(store, 1).await.as_deref() {

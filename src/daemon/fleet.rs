@@ -88,6 +88,7 @@ pub struct Synced {
 }
 
 struct Member {
+    config: TargetConfig,
     commands: mpsc::Sender<Command>,
     durable: Vec<watch::Receiver<Option<Txid>>>,
     stores: Vec<Store>,
@@ -236,6 +237,7 @@ impl Fleet {
         self.members.lock().await.insert(
             target.name.clone(),
             Member {
+                config: target.clone(),
                 commands,
                 durable: receivers,
                 stores: kept,
@@ -248,6 +250,12 @@ impl Fleet {
     /// Names of all targets.
     pub async fn names(&self) -> Vec<String> {
         self.members.lock().await.keys().cloned().collect()
+    }
+
+    /// What each target was started with: those of the configuration, and databases that appeared since.
+    pub async fn targets(&self) -> Vec<TargetConfig> {
+        let members = self.members.lock().await;
+        members.values().map(|m| m.config.clone()).collect()
     }
 
     /// Stops a target without a last upload: its database vanished.
