@@ -153,3 +153,101 @@ fn evidence_that_lacks_something_is_a_failure_and_shows_the_rest() {
     );
     assert!(copy(&found, "app")["newest"].is_string());
 }
+
+fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn the_newest_backup_is_as_old_as_its_capture_however_late_it_arrived() {
+    let site = Site::new();
+    site.sync();
+    let then = evidence(&site);
+    // As after an outage, or a copy: the objects' times are another's.
+    let week = std::time::Duration::from_secs(7 * 86_400);
+    for level in files(&site.path("store/app/ltx")) {
+        for file in files(&level) {
+            let arrived = std::time::SystemTime::now() - week;
+            let file = std::fs::File::options().append(true).open(file).unwrap();
+            file.set_modified(arrived).unwrap();
+        }
+    }
+    let now = evidence(&site);
+    for key in ["newest", "oldest"] {
+        assert!(copy(&then, "app")[key].is_string(), "{then}");
+        assert_eq!(copy(&now, "app")[key], copy(&then, "app")[key], "{key}");
+    }
+}
+
+#[test]
+fn a_chain_with_a_hole_and_a_replica_without_a_base_are_told() {
+    let site = Site::new();
+    site.sync();
+    assert_eq!(copy(&evidence(&site), "app")["restorable"], true);
+    for n in 0..3 {
+        site.write(&format!("update t set a='{n}' where id=1"));
+        site.sync();
+    }
+    site.ok(&["snapshot", "app", "--label", "before-v1"]);
+    let captures = files(&site.path("store/app/ltx/0"));
+    for missing in &captures[captures.len() - 3..captures.len() - 1] {
+        std::fs::remove_file(missing).unwrap();
+    }
+    let found = evidence(&site);
+    let app = copy(&found, "app");
+    assert_eq!(app["restorable"], false, "{app}");
+    assert_eq!(app["hole"]["files-behind"], 1, "{app}");
+    assert!(app["hole"]["missing-txid"].is_string(), "{app}");
+    let lost = app["labels-lost"].as_array().unwrap();
+    assert!(lost.contains(&"before-v1".into()), "{app}");
+    let kept = app["labels"].as_array().unwrap();
+    assert!(!kept.contains(&"before-v1".into()), "{app}");
+    let words = site.ok(&["evidence"]);
+    assert!(
+        words.contains("NOT RESTORABLE") && words.contains("the chain ends"),
+        "{words}"
+    );
+    assert!(
+        words.contains("LABELS WHOSE POINT IS GONE: before-v1"),
+        "{words}"
+    );
+    std::fs::remove_dir_all(site.path("store/app/ltx/9")).unwrap();
+    let found = evidence(&site);
+    let app = copy(&found, "app");
+    assert_eq!(app["restorable"], false, "{app}");
+    assert_eq!(
+        app["problem"], "the replica holds no complete base",
+        "{app}"
+    );
+}
+
+#[test]
+fn a_database_that_only_the_store_has_is_part_of_the_evidence() {
+    let mut site = Site::new();
+    let apps = site.path("apps");
+    std::fs::create_dir(&apps).unwrap();
+    std::fs::copy(&site.db, apps.join("gone.sqlite3")).unwrap();
+    std::fs::copy(&site.db, apps.join("stays.sqlite3")).unwrap();
+    site.extra = format!("  - dir: {}\n    watch: true\n", apps.display());
+    site.ok(&["sync"]);
+    std::fs::remove_file(apps.join("gone.sqlite3")).unwrap();
+    std::fs::remove_dir_all(site.path("state-web1")).unwrap();
+    let found = evidence(&site);
+    assert_eq!(found["complete"], true, "{found}");
+    assert_eq!(copy(&found, "stays")["on-disk"], true, "{found}");
+    let gone = copy(&found, "gone");
+    assert_eq!(gone["on-disk"], false, "{gone}");
+    assert!(gone["newest"].is_string(), "{gone}");
+    assert!(gone["retention"].is_object(), "{gone}");
+    let words = site.ok(&["evidence"]);
+    assert_eq!(
+        words.matches("THE DATABASE IS NOT THERE").count(),
+        1,
+        "{words}"
+    );
+}

@@ -1,15 +1,17 @@
 //! `lifeboat evidence`: what an auditor asks, read from the stores themselves, without secrets.
 
+mod sqlite;
+
 use serde_json::{Map, Value, json};
 
 use super::Failure;
-use crate::config::{Config, FilesConfig, PostgresConfig, StoreConfig, StoreKind, TargetConfig};
-use crate::daemon::fleet::{open_replica, system_now};
+use super::absent::with_absent;
+use crate::config::{Config, FilesConfig, PostgresConfig, StoreConfig, StoreKind};
+use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, open};
+use crate::labels::Pin;
 use crate::postgres::Kind;
 use crate::replica::layout::DRILLS_PREFIX;
-use crate::replica::upload::Replica;
-use crate::restore::plan::Catalog;
 use crate::store::{Store, StoreError};
 use crate::types::Millis;
 use crate::{files, labels, postgres};
@@ -40,11 +42,20 @@ struct Facts {
 pub(super) async fn run(config: Config, as_json: bool) -> Result<(), Failure> {
     let now = system_now();
     let shown = config.show();
-    let retention = |kind: &str, i: usize| shown[kind][i]["retention"].clone();
+    // What a store has and a folder has not, as on a new server, is protected, too.
+    let (config, mut unread) = match with_absent(config.clone(), None).await {
+        Ok(all) => (all, Vec::new()),
+        Err(failure) => {
+            let what = format!("databases that only the store has: {}", failure.message);
+            (config, vec![what])
+        }
+    };
+    let known = config.show();
+    let retention = |kind: &str, i: usize| known[kind][i]["retention"].clone();
     let mut copies = Vec::new();
     for (i, target) in config.targets.iter().enumerate() {
         for store in &target.options.stores {
-            copies.push(database(target, store, retention("targets", i)).await);
+            copies.push(sqlite::database(target, store, retention("targets", i)).await);
         }
     }
     for kind in [Kind::Postgres, Kind::Redis] {
@@ -56,7 +67,7 @@ pub(super) async fn run(config: Config, as_json: bool) -> Result<(), Failure> {
     for (i, target) in config.files.iter().enumerate() {
         copies.extend(folders(&config, target, retention("files", i)).await);
     }
-    let unread: Vec<String> = copies.iter().filter_map(Copy::unread).collect();
+    unread.extend(copies.iter().filter_map(Copy::unread));
     if as_json {
         let evidence = json!({
             "format": FORMAT,
@@ -168,6 +179,17 @@ impl Copy {
             ),
             _ => println!("  NO BACKUP"),
         }
+        if let Some(problem) = facts.more["problem"].as_str() {
+            println!("  NOT RESTORABLE AS IT SHOULD BE: {problem}");
+        }
+        if facts.more["on-disk"] == false {
+            println!("  THE DATABASE IS NOT THERE: only the store has it");
+        }
+        let lost = facts.more["labels-lost"].as_array().into_iter().flatten();
+        let lost: Vec<&str> = lost.filter_map(Value::as_str).collect();
+        if !lost.is_empty() {
+            println!("  LABELS WHOSE POINT IS GONE: {}", lost.join(", "));
+        }
         match facts.drills.first() {
             Some(drill) => println!("  last drill {}", drill_words(drill)),
             None => println!("  NEVER DRILLED"),
@@ -226,9 +248,15 @@ async fn drills(store: &Store) -> Result<Vec<Value>, StoreError> {
     Ok(found)
 }
 
-async fn label_names(store: &Store) -> Result<Vec<String>, String> {
+/// Names of labels whose point is there, and of those whose point is gone.
+async fn label_names(
+    store: &Store,
+    is_there: impl Fn(&Pin) -> bool,
+) -> Result<(Vec<String>, Vec<String>), String> {
     let all = labels::list(store).await.map_err(|e| e.to_string())?;
-    Ok(all.into_iter().map(|l| l.label).collect())
+    let (there, lost): (Vec<_>, Vec<_>) = all.into_iter().partition(|l| is_there(&l.pin));
+    let names = |labels: Vec<labels::Label>| labels.into_iter().map(|l| l.label).collect();
+    Ok((names(there), names(lost)))
 }
 
 fn in_transit(store: &StoreConfig) -> &'static str {
@@ -239,31 +267,6 @@ fn in_transit(store: &StoreConfig) -> &'static str {
         _ if store.skip_verify => "TLS, but the certificate is not verified",
         _ => "TLS",
     }
-}
-
-async fn database(target: &TargetConfig, config: &StoreConfig, retention: Value) -> Copy {
-    let url = config.url.to_string();
-    let mut copy = Copy::new(&target.name, "sqlite", (url, config), PROVIDERS, retention);
-    let read = async {
-        let text = |e: StoreError| e.to_string();
-        let store = open_replica(config, &target.name).await.map_err(text)?;
-        let catalog = Catalog::new(Replica::list(&store).await.map_err(text)?.into_values());
-        let points = catalog.points();
-        Ok(Facts {
-            oldest: points.first().map(|p| p.at),
-            newest: points.last().map(|p| p.at),
-            points: points.len(),
-            bytes: catalog.entries().iter().map(|e| e.size).sum(),
-            more: json!({
-                "path": target.path,
-                "newest-txid": points.last().map(|p| p.txid.to_string()),
-                "labels": label_names(&store).await?,
-            }),
-            drills: drills(&store).await.map_err(text)?,
-        })
-    };
-    copy.facts = read.await;
-    copy
 }
 
 async fn dumps(config: &Config, target: &PostgresConfig, retention: Value) -> Vec<Copy> {
@@ -316,6 +319,9 @@ async fn dumps_in(store: &Store) -> Result<Facts, String> {
     let dumps = postgres::list(store).await.map_err(|e| e.to_string())?;
     let began = |m: &postgres::Manifest| Millis(m.began.as_millisecond());
     let newest = dumps.last();
+    let is_dump =
+        |pin: &Pin| matches!(pin, Pin::Postgres { dump } if dumps.iter().any(|m| m.id == *dump));
+    let (labels, lost) = label_names(store, is_dump).await?;
     Ok(Facts {
         oldest: dumps.first().map(began),
         newest: newest.map(began),
@@ -326,7 +332,8 @@ async fn dumps_in(store: &Store) -> Result<Facts, String> {
             "server-version": newest.map(|m| &m.server_version),
             "client-version": newest.map(|m| &m.client_version),
             "anomalies": newest.map(|m| &m.anomalies),
-            "labels": label_names(store).await?,
+            "labels": labels,
+            "labels-lost": lost,
         }),
         drills: drills(store).await.map_err(|e| e.to_string())?,
     })
