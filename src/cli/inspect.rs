@@ -347,6 +347,7 @@ async fn pin_old_history(store: &Store, instance: &str) -> Result<Option<String>
         version: None,
         instance: instance.to_owned(),
         set: None,
+        written: None,
     };
     Ok(Some(labels::create(&name, &[(store, label)]).await?))
 }

@@ -342,6 +342,7 @@ async fn write_labels(
                 version: wanted.version.clone(),
                 instance: instance.to_owned(),
                 set: set.clone(),
+                written: None,
             };
             (store, label)
         }));

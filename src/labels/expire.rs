@@ -72,7 +72,7 @@ pub fn expired<'a>(labels: &'a [Label], rules: &Rules, now: Millis) -> Vec<(&'a 
         } else {
             AUTO_KEEP
         };
-        if now.since(label.at()) > max_age {
+        if now.since(label.since()) > max_age {
             ended.push((label, Expiry::Age));
         } else if *count > keep {
             ended.push((label, Expiry::Count));
@@ -109,6 +109,7 @@ mod tests {
             version: version.map(str::to_owned),
             instance: "web1".into(),
             set: None,
+            written: None,
         }
     }
 
@@ -131,6 +132,18 @@ mod tests {
             names(&[label("old", 1, None), label("new", 10, None)], 100),
             ["old:Age"]
         );
+    }
+
+    #[test]
+    fn a_label_of_a_slow_clock_is_as_old_as_its_object() {
+        let mut slow = label("before-migration", 1, None);
+        slow.written = Some(Millis(400 * DAY));
+        assert_eq!(names(std::slice::from_ref(&slow), 480), [""; 0]);
+        assert_eq!(names(&[slow], 491), ["before-migration:Age"]);
+        // One of a fast clock, or of a replica that was copied from elsewhere with its times.
+        let mut fast = label("l", 400, None);
+        fast.written = Some(Millis(DAY));
+        assert_eq!(names(&[fast], 480), [""; 0]);
     }
 
     #[test]

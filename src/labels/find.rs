@@ -113,6 +113,7 @@ mod tests {
             version: version.map(str::to_owned),
             instance: "web1".into(),
             set: None,
+            written: None,
         }
     }
 

@@ -105,6 +105,9 @@ pub struct Label {
     /// Set when several targets were labelled at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set: Option<SetRef>,
+    /// When the store says the object was written; not part of it.
+    #[serde(skip)]
+    pub written: Option<Millis>,
 }
 
 impl Label {
@@ -122,6 +125,11 @@ impl Label {
     pub fn at(&self) -> Millis {
         let parsed: Result<jiff::Timestamp, _> = self.at.parse();
         Millis(parsed.map_or(0, jiff::Timestamp::as_millisecond))
+    }
+
+    /// Since when it counts as old: whoever set it may have had a slow clock, and the store knows when it came.
+    pub fn since(&self) -> Millis {
+        self.written.map_or(self.at(), |w| w.max(self.at()))
     }
 }
 

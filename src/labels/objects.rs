@@ -5,6 +5,7 @@ use thiserror::Error;
 use super::{Label, numbered};
 use crate::replica::layout::{LABELS_PREFIX, SETS_PREFIX, label_key, parse_label_key, set_key};
 use crate::store::{PutMode, Store, StoreError};
+use crate::types::Millis;
 
 /// Labels read at once.
 const READS_AT_ONCE: usize = 16;
@@ -40,16 +41,16 @@ impl Cache {
     /// Every label of a target. Costs a listing, and a read for each label that is new.
     pub async fn list(&mut self, store: &Store) -> Result<Vec<Label>, LabelError> {
         use futures::{StreamExt, TryStreamExt};
-        let keys: Vec<String> = store
+        let there: BTreeMap<String, Millis> = store
             .list(LABELS_PREFIX)
             .await?
             .into_iter()
-            .map(|o| o.key)
-            .filter(|key| parse_label_key(key).is_some())
+            .filter(|o| parse_label_key(&o.key).is_some())
+            .map(|o| (o.key, o.modified))
             .collect();
-        self.0.retain(|key, _| keys.contains(key));
-        let missing: Vec<String> = keys
-            .iter()
+        self.0.retain(|key, _| there.contains_key(key));
+        let missing: Vec<String> = there
+            .keys()
             .filter(|key| !self.0.contains_key(*key))
             .cloned()
             .collect();
@@ -61,6 +62,9 @@ impl Cache {
             .try_collect()
             .await?;
         self.0.extend(read.into_iter().flatten());
+        for (key, label) in &mut self.0 {
+            label.written = there.get(key).copied();
+        }
         let mut labels: Vec<Label> = self.0.values().cloned().collect();
         labels.sort_by_key(|l| (l.at(), l.base().1));
         Ok(labels)
@@ -196,7 +200,7 @@ mod tests {
     use super::*;
     use crate::labels::Pin;
     use crate::store::StoreSpec;
-    use crate::types::{Millis, Txid};
+    use crate::types::Txid;
 
     fn label(txid: u64) -> Label {
         Label {
@@ -207,6 +211,7 @@ mod tests {
             version: None,
             instance: "web1".into(),
             set: None,
+            written: None,
         }
     }
 
@@ -229,6 +234,18 @@ mod tests {
             .collect();
         assert_eq!(there, [odd.to_owned(), second.clone()]);
         assert_eq!(list(&b).await.unwrap().len(), 1);
+        let mine = list(&b).await.unwrap().remove(0);
+        assert_eq!(mine.at(), Millis(1), "a clock that was very slow");
+        let day = 86_400_000;
+        let now = Millis(jiff::Timestamp::now().as_millisecond());
+        let (soon, late) = (Millis(now.0 + day), Millis(now.0 + 91 * day));
+        let rules = crate::labels::Rules::default();
+        let ended = |now| crate::labels::expired(std::slice::from_ref(&mine), &rules, now).len();
+        assert_eq!(
+            (ended(soon), ended(late)),
+            (0, 1),
+            "old by the store's time"
+        );
         delete(&a, &list(&a).await.unwrap()[0]).await.unwrap();
         assert_eq!(list(&a).await.unwrap().len(), 1);
         b.put(

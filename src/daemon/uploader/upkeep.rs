@@ -137,6 +137,7 @@ impl Uploader {
             version: None,
             instance: self.instance.clone(),
             set: None,
+            written: None,
         };
         match labels::create(&wanted.label, &[(&self.store, label)]).await {
             Ok(name) => {
