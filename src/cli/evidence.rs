@@ -344,18 +344,13 @@ async fn folders(config: &Config, target: &FilesConfig, retention: Value) -> Vec
         let (url, retention) = (config.url.to_string(), retention.clone());
         Copy::new(&target.name, "files", (url, config), REPOSITORYS, retention)
     };
-    let opened = match crate::daemon::files::open(config, target).await {
-        Ok(opened) => opened,
-        Err(error) => {
-            let mut unread = copy(&target.stores[0]);
-            unread.facts = Err(error.to_string());
-            return vec![unread];
-        }
-    };
     let mut copies = Vec::new();
-    for (opened, config) in opened.into_iter().zip(&target.stores) {
-        let mut one = copy(config);
-        one.facts = snapshots_in(opened).await;
+    for store in &target.stores {
+        let mut one = copy(store);
+        one.facts = match crate::daemon::files::open_in(config, target, store).await {
+            Ok(opened) => snapshots_in(opened).await,
+            Err(error) => Err(error.to_string()),
+        };
         copies.push(one);
     }
     copies

@@ -1,6 +1,7 @@
 //! The command line: parse, load the configuration, run one command, print errors with hints, exit code.
 
 mod absent;
+mod allocator;
 mod args;
 mod compat;
 mod demo;
@@ -127,8 +128,23 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(compat::translate(args))
 }
 
+/// Threads of rustic_core panic when the one that they report to has ended with an error. The error is what people have to read; where the work
+/// itself panics, the caller says so.
+fn quiet_threads() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let file = info.location().map_or("", std::panic::Location::file);
+        match file.contains("rustic_core") {
+            true => tracing::debug!("{info}"),
+            false => before(info),
+        }
+    }));
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    allocator::bound();
+    quiet_threads();
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {

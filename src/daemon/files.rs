@@ -5,19 +5,7 @@ use std::sync::Arc;
 use crate::config::{Config, FilesConfig, StoreConfig, StoreKind};
 use crate::daemon::fleet::{open_replica, state_path};
 use crate::files::{LeftOut, Target};
-use crate::store::StoreError;
-
-/// Opens a target in each of its stores.
-///
-/// # Errors
-/// The store's.
-pub async fn open(config: &Config, files: &FilesConfig) -> Result<Vec<Target>, StoreError> {
-    let mut targets = Vec::new();
-    for store in &files.stores {
-        targets.push(open_in(config, files, store).await?);
-    }
-    Ok(targets)
-}
+use crate::store::{Store, StoreError};
 
 /// Opens a target in one of its stores.
 ///
@@ -35,6 +23,15 @@ pub async fn open_in(
         left_out: left_out(config),
         runtime: tokio::runtime::Handle::current(),
     })
+}
+
+/// How messages name the place of a target in a store, also if that cannot be opened.
+pub fn place(store: &StoreConfig, name: &str) -> String {
+    let root = Store::display_url(&store.url);
+    match store.prefix_is_exact {
+        true => root,
+        false => format!("{root}/{name}"),
+    }
 }
 
 /// Databases that have a copy of their own, local state, and folders that are stores.

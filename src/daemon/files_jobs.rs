@@ -9,9 +9,9 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use super::files::open;
+use super::files::{open_in, place};
 use super::wait::{self, Woken};
-use crate::config::Config;
+use crate::config::{Config, FilesConfig, StoreConfig};
 use crate::files::{self, Backend, Backup, FilesError, Target};
 use crate::observe::facts::{Board, FilesFacts};
 use crate::schedule::Schedule;
@@ -38,36 +38,18 @@ impl Jobs {
         let (turn, running) = (Arc::new(Semaphore::new(1)), Arc::default());
         let mut tasks = Vec::new();
         for files in &config.files {
-            let (config, board, files) = (Arc::clone(config), Arc::clone(board), files.clone());
-            let (stopped, turn, running) =
-                (stopped.clone(), Arc::clone(&turn), Arc::clone(&running));
-            tasks.push(tokio::spawn(async move {
-                let Ok(schedule) = Schedule::parse(&files.schedule, &config.time_zone) else {
-                    // The configuration has tried it.
-                    return;
-                };
-                let targets = loop {
-                    match open(&config, &files).await {
-                        Ok(targets) => break targets,
-                        Err(error) => {
-                            tracing::warn!(target_name = files.name, %error, "cannot open the store of files; trying again");
-                            tokio::time::sleep(LOOK_EVERY).await;
-                        }
-                    }
-                };
-                let jobs = targets.into_iter().map(|target| Job {
-                    target,
-                    schedule: schedule.clone(),
-                    zone: config.time_zone.clone(),
-                    board: Arc::clone(&board),
+            for store in &files.stores {
+                let start = Start {
+                    config: Arc::clone(config),
+                    board: Arc::clone(board),
+                    files: files.clone(),
+                    store: store.clone(),
                     stopped: stopped.clone(),
                     turn: Arc::clone(&turn),
                     running: Arc::clone(&running),
-                    pruned: None,
-                    said: BTreeSet::new(),
-                });
-                futures::future::join_all(jobs.map(Job::run)).await;
-            }));
+                };
+                tasks.push(tokio::spawn(start.run()));
+            }
         }
         Self {
             tasks,
@@ -104,6 +86,65 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn millis(at: Timestamp) -> Millis {
     Millis(at.as_millisecond())
+}
+
+/// What becomes a [`Job`] when its store can be opened: a bad store keeps nobody from a good one.
+struct Start {
+    config: Arc<Config>,
+    board: Arc<Board>,
+    files: FilesConfig,
+    store: StoreConfig,
+    stopped: watch::Receiver<bool>,
+    turn: Arc<Semaphore>,
+    running: Arc<Mutex<Option<Backend>>>,
+}
+
+impl Start {
+    async fn run(mut self) {
+        let Ok(schedule) = Schedule::parse(&self.files.schedule, &self.config.time_zone) else {
+            // The configuration has tried it.
+            return;
+        };
+        let Some(target) = self.target().await else {
+            return;
+        };
+        let job = Job {
+            target,
+            schedule,
+            zone: self.config.time_zone.clone(),
+            board: self.board,
+            stopped: self.stopped,
+            turn: self.turn,
+            running: self.running,
+            pruned: None,
+            said: BTreeSet::new(),
+        };
+        job.run().await;
+    }
+
+    /// `None` if the process ends before the store can be opened.
+    async fn target(&mut self) -> Option<Target> {
+        let (name, store) = (
+            self.files.name.clone(),
+            place(&self.store, &self.files.name),
+        );
+        loop {
+            let error = match open_in(&self.config, &self.files, &self.store).await {
+                Ok(target) => return Some(target),
+                Err(error) => error,
+            };
+            tracing::warn!(target_name = name, store, %error, hint = error.hint(), "cannot open the store of files; trying again");
+            self.board.update_files(&name, &store, |f| {
+                f.path = self.files.paths[0].clone();
+                f.last_error = Some(error.to_string());
+                f.hint = error.hint();
+            });
+            tokio::select! {
+                _ = self.stopped.changed() => return None,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
 }
 
 struct Job {

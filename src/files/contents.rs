@@ -23,7 +23,7 @@ pub(super) const PIECES_MAX: usize = 1 << 15;
 /// Readers at a time; each holds one run and one piece of it. Enough for a store that answers within 50 ms to fill a Gbit line.
 const READERS: usize = 4;
 /// Bytes of one run: half a pack of ours. Only a longer piece makes a longer one.
-const RUN_MAX_BYTES: u32 = 2 << 20;
+pub(super) const RUN_MAX_BYTES: u32 = 2 << 20;
 /// Bytes between two pieces that are cheaper to read than to ask again.
 const GAP_MAX_BYTES: u32 = 128 << 10;
 
@@ -136,6 +136,20 @@ fn runs(list: &[Piece]) -> Vec<std::ops::Range<usize>> {
     runs
 }
 
+/// A piece: decrypted, decompressed to `plain` bytes if it is compressed, and proven by its hash, which is its name.
+pub(super) fn opened(
+    key: &[u8; 64],
+    sealed: &[u8],
+    plain: Option<NonZeroU32>,
+    id: &Id,
+) -> Option<Vec<u8>> {
+    let mut text = unseal(key, sealed)?;
+    if let Some(length) = plain {
+        text = zstd::bulk::decompress(&text, length.get() as usize).ok()?;
+    }
+    (*id.to_hex() == *hex::encode(Sha256::digest(&text))).then_some(text)
+}
+
 struct Work<'a> {
     backend: &'a Backend,
     key: &'a [u8; 64],
@@ -198,7 +212,8 @@ impl Work<'_> {
             if plain.as_ref().map(|(at, _)| *at) != Some(piece.offset) {
                 let start = (piece.offset - first.offset) as usize;
                 let sealed = bytes.get(start..start + piece.length as usize);
-                let opened = sealed.and_then(|sealed| self.open(piece, sealed));
+                let opened =
+                    sealed.and_then(|sealed| opened(self.key, sealed, piece.plain, &piece.id));
                 let Some(opened) = opened else {
                     return Err(self.damaged(piece, "is not what was put there"));
                 };
@@ -209,15 +224,6 @@ impl Work<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Decrypted, decompressed, and proven by its hash.
-    fn open(&self, piece: &Piece, sealed: &[u8]) -> Option<Vec<u8>> {
-        let mut plain = unseal(self.key, sealed)?;
-        if let Some(length) = piece.plain {
-            plain = zstd::bulk::decompress(&plain, length.get() as usize).ok()?;
-        }
-        (*piece.id.to_hex() == *hex::encode(Sha256::digest(&plain))).then_some(plain)
     }
 
     fn put(&self, piece: &Piece, content: &[u8]) -> Result<(), FilesError> {

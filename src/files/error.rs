@@ -19,6 +19,14 @@ pub enum FilesError {
     /// The password opens none of the repository's keys.
     #[error("the password does not open the repository in {0}; nothing was changed")]
     Password(String),
+    /// No key file can be read, or there is none.
+    #[error("the repository in {store} cannot be opened: {what}; nothing was changed")]
+    Key {
+        /// Where.
+        store: String,
+        /// Which file.
+        what: String,
+    },
     /// Somebody holds a lock that excludes this.
     #[error("the repository in {store} is locked by {holder} since {since}; nothing was changed")]
     Locked {
@@ -111,7 +119,10 @@ impl FilesError {
             Self::Replaced(_) => "look whether the volume is mounted".into(),
             Self::NoPoint(_) => "`lifeboat list` shows what there is".into(),
             Self::Damaged { .. } => {
-                "keep the store as it is; `restic check --read-data` says more, and the next backup after `restic repair index` uploads again what is still here".into()
+                "keep the store as it is and see \"Damage\" in docs/files.md: `restic rebuild-index` (`restic repair index` since restic 0.16) mends the index, and the next backup uploads again what is still here".into()
+            }
+            Self::Key { .. } => {
+                "put the file back from a copy of the store, or restore from another store: without its key nobody reads a repository".into()
             }
             Self::Running(_) => "wait for it, or stop it, then restore again".into(),
             Self::NothingKept(_) => {
@@ -151,7 +162,7 @@ impl FilesError {
             | Self::Refused(_)
             | Self::Running(_)
             | Self::NothingKept(_) => 4,
-            Self::Damaged { .. } => 5,
+            Self::Damaged { .. } | Self::Key { .. } => 5,
             Self::Store(_)
             | Self::Password(_)
             | Self::Missing(_)
@@ -177,9 +188,7 @@ impl FilesError {
             return Self::Stopped;
         }
         let reason = error.display_log();
-        // What follows is for its developers.
-        let reason = reason.split("Some additional details").next();
-        let reason = reason.unwrap_or_default().trim();
+        let reason = plain(&reason);
         if reason.contains("MAC check failed") || reason.contains("cannot decrypt") {
             return Self::Damaged {
                 store: backend.store().display(),
@@ -193,6 +202,25 @@ impl FilesError {
             reason: reason.to_owned(),
         }
     }
+}
+
+/// What rustic_core says, without what is for its developers.
+pub(super) fn plain(text: &str) -> String {
+    let text = text.split("Some additional details").next();
+    let text = text.unwrap_or_default().replace('\n', " ");
+    // Its own name and kinds of errors stand before the message of a nested one.
+    let text = match text.split_once("`rustic_core` experienced an error") {
+        Some((before, nested)) => {
+            let message = nested.split_once("Message:").map_or("", |(_, m)| m);
+            format!(
+                "{}: {}",
+                before.trim_end_matches([' ', ':']),
+                message.trim()
+            )
+        }
+        None => text,
+    };
+    text.trim().to_owned()
 }
 
 impl From<Asked> for FilesError {

@@ -3,10 +3,12 @@
 //! - A backup, a restore and a check share; pruning excludes. Stock restic keeps to the same locks.
 //! - A lock is an object of its own, written anew every few minutes. One that nobody renewed for half an hour is stale and is removed by
 //!   whoever meets it. One of ours from this very host whose process is gone is stale at once.
+//! - How old another's lock is, the store says: beside the lock that was just written. Neither its clock nor ours can make it look stale.
 //! - Two that come at the same time both see each other after writing, and both step back.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +20,8 @@ use tokio::sync::watch;
 use super::backend::Backend;
 use super::error::FilesError;
 use super::repository::{Repo, key, seal, unseal};
-use crate::store::PutMode;
+use crate::store::{ObjectInfo, PutMode};
+use crate::types::Millis;
 
 /// As in restic.
 const STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
@@ -26,6 +29,14 @@ const STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
 const LOCK_MAX_BYTES: usize = 1 << 16;
 /// As in restic.
 const RENEW_EVERY: Duration = Duration::from_secs(5 * 60);
+
+/// Locks that this process holds. One that bears its number and is not among them was left by another of the same number, as in a container
+/// that was started again, or could not be deleted.
+static HELD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn held() -> MutexGuard<'static, BTreeSet<String>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Whether others may work at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,13 +67,23 @@ struct LockFile {
 /// A held lock. Dropping it removes it from the store; so must be dropped on a thread that may block.
 pub(super) struct Lock {
     backend: Backend,
-    key: Arc<std::sync::Mutex<String>>,
+    key: Arc<Mutex<String>>,
     ended: watch::Sender<bool>,
     renewer: tokio::task::JoinHandle<()>,
     /// A lock of another run of ours was there: it is still at work, or it was killed.
     pub(super) others: bool,
     /// The lock could not be renewed in time: others may believe that it is stale.
     lost: Arc<AtomicBool>,
+    /// How far the store's clock was ahead of ours when the lock was written; `None` if the store did not say.
+    pub(super) store_ahead: Option<SignedDuration>,
+}
+
+/// What a look at the locks told.
+struct Met {
+    /// One was of another run of ours.
+    ours: bool,
+    /// The store's time of the lock that was just written, in its listing.
+    mine: Option<Timestamp>,
 }
 
 impl Lock {
@@ -89,15 +110,24 @@ impl Lock {
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
         };
-        let others = meet(backend, &key, &me, None)?;
+        let before = meet(backend, &key, &me, None)?;
+        let asked = Timestamp::now();
         let name = write(backend, &key, &me)?;
-        if let Err(refused) = meet(backend, &key, &me, Some(&name)) {
-            // Stepping back; if even that fails, it becomes stale.
-            let _ = backend.ask(|| backend.store().delete(&name));
-            return Err(refused);
-        }
+        let answered = Timestamp::now();
+        let met = match meet(backend, &key, &me, Some(&name)) {
+            Ok(met) => met,
+            Err(refused) => {
+                // Stepping back; if even that fails, it becomes stale.
+                let _ = backend.finally(|| backend.store().delete(&name));
+                held().remove(&name);
+                return Err(refused);
+            }
+        };
+        let store_ahead = met
+            .mine
+            .map(|at| at.duration_since(at.clamp(asked, answered)));
         let (ended, rx) = watch::channel(false);
-        let name = Arc::new(std::sync::Mutex::new(name));
+        let name = Arc::new(Mutex::new(name));
         let lost = Arc::new(AtomicBool::new(false));
         let renewer = runtime.spawn(renew(
             backend.clone(),
@@ -112,8 +142,9 @@ impl Lock {
             key: name,
             ended,
             renewer,
-            others,
+            others: before.ours || met.ours,
             lost,
+            store_ahead,
         })
     }
 
@@ -129,6 +160,7 @@ impl Drop for Lock {
         self.renewer.abort();
         let name = self.name();
         let removed = self.backend.finally(|| self.backend.store().delete(&name));
+        held().remove(&name);
         if let Err(error) = removed {
             tracing::warn!(lock = name, %error, "the lock stays behind; it is ignored after 30 minutes");
         }
@@ -139,7 +171,7 @@ impl Lock {
     fn name(&self) -> String {
         self.key
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 }
@@ -167,25 +199,43 @@ fn write(backend: &Backend, key: &[u8; 64], lock: &LockFile) -> Result<String, F
             reason: "the lock could not be encrypted".into(),
         });
     };
-    backend.ask(|| {
+    held().insert(name.clone());
+    let written = backend.ask(|| {
         backend
             .store()
             .put(&name, body.clone(), PutMode::Overwrite, None)
-    })?;
+    });
+    if let Err(error) = written {
+        // Perhaps only the answer was lost.
+        let _ = backend.finally(|| backend.store().delete(&name));
+        held().remove(&name);
+        return Err(error.into());
+    }
     Ok(name)
 }
 
-/// Looks at the locks that are there, and removes the stale ones. `true` if one was of another run of ours.
+/// Looks at the locks that are there. With the name of ours, which was just written, the stale ones are removed; without, one that looks
+/// stale is only no obstacle yet.
 fn meet(
     backend: &Backend,
     key: &[u8; 64],
     me: &LockFile,
     mine: Option<&str>,
-) -> Result<bool, FilesError> {
+) -> Result<Met, FilesError> {
     let store = backend.store();
-    let mut ours = false;
-    for object in backend.ask(|| store.list("locks"))? {
-        if Some(object.key.as_str()) == mine || object.key.contains('#') {
+    let objects = backend.ask(|| store.list("locks"))?;
+    let time = |at: Millis| Timestamp::from_millisecond(at.0).unwrap_or(Timestamp::MIN);
+    let is_mine = |object: &&ObjectInfo| Some(object.key.as_str()) == mine;
+    let mut met = Met {
+        ours: false,
+        mine: objects.iter().find(is_mine).map(|o| time(o.modified)),
+    };
+    let now = match mine {
+        None => Some(me.time),
+        Some(_) => met.mine,
+    };
+    for object in &objects {
+        if is_mine(&object) || object.key.contains('#') {
             continue;
         }
         let body = match backend.ask(|| store.get(&object.key)) {
@@ -197,39 +247,51 @@ fn meet(
         let plain = unseal(key, &body)
             .and_then(text_of)
             .and_then(|text| serde_json::from_slice(&text).ok());
-        let Some(other): Option<LockFile> = plain else {
-            let age = me.time.as_millisecond() - object.modified.0;
-            if i128::from(age) > STALE_AFTER.as_millis() {
-                // Half-written by a process that died.
+        let other: Option<LockFile> = plain;
+        met.ours |= other
+            .as_ref()
+            .is_some_and(|other| other.username.starts_with("lifeboat"));
+        let is_old = |now: Timestamp| now.duration_since(time(object.modified)) > STALE_AFTER;
+        if other
+            .as_ref()
+            .is_some_and(|other| other.is_gone(me, &object.key))
+            || now.is_some_and(is_old)
+        {
+            if mine.is_some() {
+                tracing::info!(lock = object.key, holder = ?other, "removing a stale lock");
                 backend.ask(|| store.delete(&object.key))?;
-                continue;
             }
+            continue;
+        }
+        let excludes = other
+            .as_ref()
+            .is_none_or(|other| other.exclusive || me.exclusive);
+        if excludes {
             return Err(FilesError::Locked {
                 store: store.display(),
-                holder: format!("a lock that cannot be read ({})", object.key),
-                since: object.modified.to_string(),
-            });
-        };
-        ours |= other.username.starts_with("lifeboat");
-        let gone = (&other.hostname, &other.username) == (&me.hostname, &me.username)
-            && !std::path::Path::new(&format!("/proc/{}", other.pid)).exists();
-        if gone || me.time.duration_since(other.time) > STALE_AFTER {
-            tracing::info!(
-                lock = object.key,
-                host = other.hostname,
-                pid = other.pid,
-                "removing a stale lock"
-            );
-            backend.ask(|| store.delete(&object.key))?;
-        } else if other.exclusive || me.exclusive {
-            return Err(FilesError::Locked {
-                store: store.display(),
-                holder: format!("process {} on {}", other.pid, other.hostname),
-                since: other.time.to_string(),
+                holder: match other {
+                    Some(other) => format!("process {} on {}", other.pid, other.hostname),
+                    // Perhaps half-written by a process that died.
+                    None => format!("a lock that cannot be read ({})", object.key),
+                },
+                since: time(object.modified).to_string(),
             });
         }
     }
-    Ok(ours)
+    Ok(met)
+}
+
+impl LockFile {
+    /// Its holder is known to have ended.
+    fn is_gone(&self, me: &Self, name: &str) -> bool {
+        if (&self.hostname, &self.username) != (&me.hostname, &me.username) {
+            return false;
+        }
+        if self.pid == me.pid {
+            return !held().contains(name);
+        }
+        !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
 }
 
 /// A lock's text: plain, or behind the version of the format and compressed.
@@ -245,7 +307,7 @@ async fn renew(
     backend: Backend,
     key: [u8; 64],
     mut lock: LockFile,
-    name: Arc<std::sync::Mutex<String>>,
+    name: Arc<Mutex<String>>,
     mut ended: watch::Receiver<bool>,
     lost: Arc<AtomicBool>,
 ) {
@@ -260,25 +322,82 @@ async fn renew(
         let Some((next, body)) = sealed(&key, &lock) else {
             continue;
         };
+        held().insert(next.clone());
         match store.put(&next, body, PutMode::Overwrite, None).await {
             Ok(()) => {
                 renewed = lock.time;
                 let old = std::mem::replace(
-                    &mut *name
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner),
+                    &mut *name.lock().unwrap_or_else(PoisonError::into_inner),
                     next,
                 );
                 if let Err(error) = store.delete(&old).await {
                     tracing::debug!(%error, "the old lock stays until it is stale");
                 }
+                held().remove(&old);
             }
-            Err(error) => tracing::warn!(%error, "cannot renew the lock of the repository"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot renew the lock of the repository");
+                held().remove(&next);
+            }
         }
         if lock.time.duration_since(renewed) > STALE_AFTER - SignedDuration::from_mins(5) {
             lost.store(true, Ordering::Relaxed);
             backend.stop();
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::store::testing::{Call, Fault, Faults, Faulty};
+    use crate::store::{Kind, Store};
+
+    const KEY: [u8; 64] = [7; 64];
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn backend(runtime: &tokio::runtime::Runtime) -> (Backend, Faults) {
+        let (client, faults) = Faulty::wrap(Arc::new(InMemory::new()));
+        let store = Store::from_object_store(Kind::Memory, client, "".into());
+        let runtime = runtime.handle().clone();
+        (Backend::new(store, runtime, Duration::ZERO), faults)
+    }
+
+    fn lock(host: &str, hours: i64, exclusive: bool) -> LockFile {
+        LockFile {
+            time: Timestamp::now() + SignedDuration::from_hours(hours),
+            exclusive,
+            hostname: host.into(),
+            username: "lifeboat".into(),
+            pid: i64::from(std::process::id()),
+            uid: 0,
+            gid: 0,
+        }
+    }
+
+    /// A clock that is set wrong, here or there, neither removes a lock that is held nor keeps one that is not.
+    #[test]
+    fn only_the_stores_clock_makes_a_lock_stale() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (backend, faults) = backend(&runtime);
+        let theirs = write(&backend, &KEY, &lock("there", -2, true)).unwrap();
+        for ours in [-2, 0, 2] {
+            let me = lock("here", ours, false);
+            let mine = write(&backend, &KEY, &me).unwrap();
+            let refused = meet(&backend, &KEY, &me, Some(&mine)).map(drop);
+            assert!(matches!(refused, Err(FilesError::Locked { .. })), "{ours}");
+            runtime.block_on(backend.store().delete(&mine)).unwrap();
+        }
+        assert!(runtime.block_on(backend.store().get(&theirs)).is_ok());
+        // An hour later, as the store counts; its holder renews none.
+        let me = lock("here", -2, true);
+        let mine = write(&backend, &KEY, &me).unwrap();
+        faults.inject(Some(Call::List), 0, 1, Fault::Older(HOUR, theirs.clone()));
+        meet(&backend, &KEY, &me, Some(&mine)).unwrap();
+        assert!(runtime.block_on(backend.store().get(&theirs)).is_err());
+        assert!(runtime.block_on(backend.store().get(&mine)).is_ok());
     }
 }

@@ -4,7 +4,8 @@
 //! - `.lifeboat-restored-S` holds what is being restored. Alone it is what a killed restore left: nobody needs it, the next one removes it.
 //! - `.lifeboat-old-S.moving` fills with the old content. While it is there the exchange is not decided: [`mend`] takes it back.
 //! - `.lifeboat-old-S` holds all of the old content. From this rename on the exchange is decided: [`mend`] finishes it.
-//! - `.lifeboat-undone-S` is for an undo what `.lifeboat-old-S` is for a restore; what comes in is then `.lifeboat-old-S`.
+//! - `.lifeboat-undone-S` is for an undo what `.lifeboat-old-S` is for a restore; what comes in is then `.lifeboat-old-S`. The undo of a
+//!   restore that is not finished does not finish it first: what could not come in stays in `.lifeboat-restored-S`, which nobody needs then.
 //! - `.lifeboat-met-S` holds what the app made in the middle, under names that the incoming content needs; and what comes in under names that
 //!   backups leave out: a database, its WAL, what is excluded. Those stay as they are.
 //!
@@ -14,11 +15,13 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use rustix::fs::{FlockOperation, flock, syncfs};
 
 use super::attributes;
 use super::error::FilesError;
+use super::opened::{Opened, remove, rename};
 use super::source::Filter;
 
 /// Names of ours inside folders; backups leave them out.
@@ -66,15 +69,31 @@ impl Locked {
         }
     }
 
+    /// Locks the folder of a restore in place, which is made if it is not there, and mends what a killed restore left.
+    ///
+    /// # Errors
+    /// [`FilesError::Io`], [`FilesError::Running`].
+    pub(super) fn begin(base: &Path, filter: &Filter) -> Result<Self, FilesError> {
+        std::fs::create_dir_all(base).map_err(|e| FilesError::io(base, e))?;
+        let folder = Self::take(base)?;
+        let io = |e| FilesError::io(base, e);
+        mend(&folder, filter).map_err(io)?;
+        for dead in named(base, RESTORED).map_err(io)? {
+            remove_unneeded(&dead);
+        }
+        Ok(folder)
+    }
+
     /// Everything written so far is on disk.
     fn sync(&self) -> io::Result<()> {
         Ok(syncfs(&self.file)?)
     }
 }
 
-/// The places of one restore.
+/// The places of one path of a restore.
 pub(super) struct Aside {
-    folder: Locked,
+    /// Several files of one folder share it.
+    folder: Rc<Locked>,
     /// What is restored of it: all, or one name.
     only: Option<PathBuf>,
     /// Where the restored content is first.
@@ -83,22 +102,15 @@ pub(super) struct Aside {
 }
 
 impl Aside {
-    /// Makes the places, after mending what a killed restore left.
+    /// Makes the places in a folder from [`Locked::begin`].
     ///
     /// # Errors
-    /// [`FilesError::Io`], [`FilesError::Running`].
-    pub(super) fn begin(path: &Path, is_dir: bool, filter: &Filter) -> Result<Self, FilesError> {
-        let (base, only) = base_of(path, is_dir);
-        std::fs::create_dir_all(&base).map_err(|e| FilesError::io(&base, e))?;
-        let folder = Locked::take(&base)?;
-        let io = |source| FilesError::io(&folder.base, source);
-        mend(&folder, filter).map_err(io)?;
-        for dead in named(&folder.base, RESTORED).map_err(io)? {
-            std::fs::remove_dir_all(dead).map_err(io)?;
-        }
+    /// [`FilesError::Io`].
+    pub(super) fn begin(folder: Rc<Locked>, only: Option<PathBuf>) -> Result<Self, FilesError> {
         let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%fZ");
         let restored = folder.base.join(format!("{RESTORED}{stamp}"));
-        std::fs::create_dir(&restored).map_err(io)?;
+        let made = Opened::new(&folder.base).and_then(|_open| std::fs::create_dir(&restored));
+        made.map_err(|e| FilesError::io(&folder.base, e))?;
         Ok(Self {
             restored: match &only {
                 Some(name) => restored.join(name),
@@ -116,11 +128,7 @@ impl Aside {
             Some(_) => self.restored.parent(),
             None => Some(self.restored.as_path()),
         };
-        if let Some(folder) = folder
-            && let Err(error) = std::fs::remove_dir_all(folder)
-        {
-            tracing::warn!(folder = %folder.display(), %error, "what was restored stays behind; the next restore removes it");
-        }
+        folder.into_iter().for_each(remove_unneeded);
     }
 
     /// Exchanges; returns where the old content is, if there was any.
@@ -131,6 +139,7 @@ impl Aside {
         self.folder.sync()?;
         match &self.only {
             Some(name) => {
+                let _open = Opened::new(&self.folder.base)?;
                 let kept = self.folder.base.join(format!("{OLD_FILE}{}", self.stamp));
                 let kept = replace(
                     &self.restored,
@@ -145,6 +154,14 @@ impl Aside {
             }
             None => exchange(&self.folder, filter, &self.stamp, &self.restored, OLD),
         }
+    }
+}
+
+/// Removes a folder of ours that nobody needs; one that stays is in nobody's way.
+pub(super) fn remove_unneeded(folder: &Path) {
+    let base = folder.parent().unwrap_or(folder);
+    if let Err(error) = Opened::new(base).and_then(|_open| remove(folder)) {
+        tracing::warn!(folder = %folder.display(), %error, "what a restore left stays behind, and nobody needs it; the next restore tries to remove it");
     }
 }
 
@@ -196,7 +213,7 @@ pub(super) fn replace(file: &Path, place: &Path, kept: &Path) -> io::Result<Opti
         match std::fs::hard_link(place, kept) {
             // A folder has one name only, and some file systems have no links.
             Err(_) if was.is_dir() || kept.symlink_metadata().is_err() => {
-                std::fs::rename(place, kept)?;
+                rename(place, kept)?;
             }
             // Linked by a run that was killed.
             Ok(()) | Err(_) => {}
@@ -219,22 +236,36 @@ pub(super) fn exchange(
     let moving = base.join(format!("{word}{stamp}{MOVING}"));
     let done = set_aside(filter, base, &folder.was, &moving)
         .and_then(|_| folder.sync())
-        .and_then(|()| std::fs::rename(&moving, &kept))
+        .and_then(|()| Opened::new(base).and_then(|_open| rename(&moving, &kept)))
         .and_then(|()| bring(filter, incoming, base, &base.join(format!("{MET}{stamp}"))))
         .and_then(|()| folder.sync());
     if let Err(error) = done {
         // What was not decided is taken back, what was is finished: here if that is possible, or by the next run.
-        mend(folder, filter)?;
+        if let Err(error) = mend(folder, filter) {
+            tracing::warn!(folder = %base.display(), %error, "the exchange is neither taken back nor finished; the next restore, or --undo, goes on with it");
+        }
         return Err(error);
     }
+    let _open = Opened::new(base)?;
     Ok(std::fs::remove_dir(&kept).is_err().then_some(kept))
 }
 
-/// Takes back or finishes what a killed run left. `true` if a restore was taken back.
+/// A restore that was decided and is not finished: what it kept. If its undo was decided, that counts.
+pub(super) fn unfinished(base: &Path) -> io::Result<Option<PathBuf>> {
+    let is_unfinished = |kept: &PathBuf| {
+        let name = kept.file_name().unwrap_or_default().to_string_lossy();
+        let is_there = |word| base.join(name.replacen(OLD, word, 1)).is_dir();
+        is_there(RESTORED) && !is_there(UNDONE)
+    };
+    Ok(named(base, OLD)?.into_iter().rfind(is_unfinished))
+}
+
+/// Takes back or finishes what a killed run left. `true` if things are by that as they were before a restore.
 pub(super) fn mend(folder: &Locked, filter: &Filter) -> io::Result<bool> {
     let base = &folder.base;
-    let mut taken_back = false;
-    for (word, incoming) in [(OLD, RESTORED), (UNDONE, OLD)] {
+    let mut back = false;
+    // An undo first: of a restore that was not finished it leaves nothing to finish.
+    for (word, incoming) in [(UNDONE, OLD), (OLD, RESTORED)] {
         for kept in named(base, word)? {
             let name = kept.file_name().unwrap_or_default().to_string_lossy();
             let stamp = name.trim_start_matches(word);
@@ -243,25 +274,29 @@ pub(super) fn mend(folder: &Locked, filter: &Filter) -> io::Result<bool> {
             if stamp.ends_with(MOVING) {
                 tracing::info!(folder = %base.display(), "an exchange of files was interrupted before it was decided; taking it back");
                 bring(filter, &kept, base, &met)?;
-                taken_back |= word == OLD;
+                back |= word == OLD;
             } else if incoming.is_dir() {
                 tracing::info!(folder = %base.display(), "an exchange of files was interrupted; finishing it");
                 bring(filter, &incoming, base, &met)?;
+                back |= word == UNDONE;
             }
         }
     }
     folder.sync()?;
-    Ok(taken_back)
+    Ok(back)
 }
 
 /// Moves everything that a backup takes out of `from`. `to` gets the attributes of `from`.
 fn set_aside(filter: &Filter, from: &Path, was: &Metadata, to: &Path) -> io::Result<()> {
+    // The first `to` is in `from` itself.
+    let _from = Opened::new(from)?;
     match std::fs::create_dir(to) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         other => other?,
     }
     // Now, too: a run that is killed in between is taken back from here.
     attributes::copy(from, was, to)?;
+    let _to = Opened::new(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         let (path, to) = (entry.path(), to.join(entry.file_name()));
@@ -272,13 +307,14 @@ fn set_aside(filter: &Filter, from: &Path, was: &Metadata, to: &Path) -> io::Res
         if is_dir && holds_left_out(filter, &path)? {
             set_aside(filter, &path, &path.metadata()?, &to)?;
         } else {
-            std::fs::rename(&path, &to)?;
+            rename(&path, &to)?;
         }
     }
     attributes::copy(from, was, to)
 }
 
 fn holds_left_out(filter: &Filter, folder: &Path) -> io::Result<bool> {
+    let _open = Opened::new(folder)?;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let is_dir = entry.file_type()?.is_dir();
@@ -295,6 +331,7 @@ fn holds_left_out(filter: &Filter, folder: &Path) -> io::Result<bool> {
 /// moves to `met`; what a backup leaves out stays, and what would take its place moves to `met`.
 fn bring(filter: &Filter, from: &Path, to: &Path, met: &Path) -> io::Result<()> {
     let was = from.metadata()?;
+    let (source, place_of_all) = (Opened::new(from)?, Opened::new(to)?);
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -304,7 +341,7 @@ fn bring(filter: &Filter, from: &Path, to: &Path, met: &Path) -> io::Result<()> 
             there if filter.keeps(&place, there.as_ref()) => {
                 tracing::warn!(file = %place.display(), restored = %met.display(), "a backup leaves it out, so a restore leaves it as it is; what was in the snapshot is kept aside");
                 std::fs::create_dir_all(met)?;
-                std::fs::rename(entry.path(), met.join(&name))?;
+                rename(&entry.path(), &met.join(&name))?;
                 continue;
             }
             Some(there) if there.is_dir() && entry.file_type()?.is_dir() => {
@@ -314,14 +351,16 @@ fn bring(filter: &Filter, from: &Path, to: &Path, met: &Path) -> io::Result<()> 
             Some(_) => {
                 tracing::warn!(file = %place.display(), kept = %met.display(), "came into being during the restore; it is kept aside");
                 std::fs::create_dir_all(met)?;
-                std::fs::rename(&place, met.join(&name))?;
+                rename(&place, &met.join(&name))?;
             }
             None => {}
         }
-        std::fs::rename(entry.path(), &place)?;
+        rename(&entry.path(), &place)?;
     }
     attributes::copy(from, &was, to)?;
-    std::fs::remove_dir(from)?;
+    place_of_all.settled();
+    Opened::new(to).and_then(|_open| std::fs::remove_dir(from))?;
+    source.settled();
     // What was removed may have been in it.
     attributes::set_times_as(&was, to);
     Ok(())

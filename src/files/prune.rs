@@ -8,12 +8,11 @@ use std::collections::BTreeSet;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use rustic_core::{CheckOptions, PruneOptions};
+use rustic_core::PruneOptions;
 
 use super::error::FilesError;
 use super::lock::{Lock, Mode};
 use super::points::{Point, all_snapshots};
-use super::repository::Repo;
 use super::{Backend, PATIENCE_BACKUP, Target, drill, repository, verify};
 use crate::retention::copies::{Candidate, Decision, decide};
 
@@ -59,15 +58,7 @@ pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, 
     let all = all_snapshots(&backend, &repo)?;
     let points: Vec<Point> = all.iter().map(Point::of).collect();
     let now = Timestamp::now();
-    if let Some(ahead) = points
-        .last()
-        .filter(|p| p.time.duration_since(now) > CLOCK_LIMIT)
-    {
-        return Err(FilesError::Refused(format!(
-            "the clock says {now}, but the newest snapshot is of {}; nothing was deleted (set the clock right)",
-            ahead.time
-        )));
-    }
+    check_clock(now, points.last(), lock.as_ref())?;
     let candidates: Vec<Candidate> = points.iter().map(candidate).collect();
     let proven = BTreeSet::from_iter(drill::newest_proven(&backend, &points)?);
     let retention = &target.config.retention;
@@ -85,14 +76,8 @@ pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, 
     if keep.is_empty() {
         return Ok(pruned);
     }
-    let trees = || keep.iter().map(|d| all[d.index].tree).collect();
-    let whole = |repo: &Repo| {
-        let found = repo
-            .check_with_trees(CheckOptions::default(), trees())
-            .map_err(|e| FilesError::of("checking", &backend, &e))?;
-        verify::judge(&backend, &found)
-    };
-    whole(&repo)?;
+    let kept: Vec<_> = keep.iter().map(|d| &all[d.index]).collect();
+    verify::whole(&backend, &repo, &kept)?;
     let plan = repo.prune_plan(&options).map_err(failed)?;
     let size = plan.stats.size_sum();
     pruned.marked_bytes = size.remove + size.repackrm;
@@ -108,8 +93,33 @@ pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, 
     let options = PruneOptions::default();
     let plan = repo.prune_plan(&options).map_err(failed)?;
     repo.prune(&options, plan).map_err(failed)?;
-    whole(&repo)?;
+    verify::whole(&backend, &repo, &kept)?;
     Ok(pruned)
+}
+
+/// What is old is decided by the clock of this host: it must not be behind the newest snapshot, nor far from the store's, which wrote down
+/// when the lock came. A look without a lock only knows the first.
+fn check_clock(
+    now: Timestamp,
+    newest: Option<&Point>,
+    lock: Option<&Lock>,
+) -> Result<(), FilesError> {
+    let refused = |what: String| {
+        Err(FilesError::Refused(format!(
+            "the clock says {now}, but {what}; nothing was deleted (set the clock of this host right, with NTP)"
+        )))
+    };
+    if let Some(ahead) = newest.filter(|p| p.time.duration_since(now) > CLOCK_LIMIT) {
+        return refused(format!("the newest snapshot is of {}", ahead.time));
+    }
+    match lock.map(|lock| lock.store_ahead) {
+        Some(None) => refused("the store does not list the lock that was just written".into()),
+        Some(Some(ahead)) if ahead.abs() > CLOCK_LIMIT => refused(format!(
+            "the store's says {}",
+            now.saturating_add(ahead).unwrap_or(now)
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn lost(backend: &Backend) -> FilesError {

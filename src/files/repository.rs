@@ -33,16 +33,66 @@ pub(super) type Repo = Repository<OpenStatus>;
 /// Opens the repository.
 ///
 /// # Errors
-/// [`FilesError::NoRepository`], [`FilesError::Password`], and the store's.
+/// [`FilesError::NoRepository`], [`FilesError::Password`], [`FilesError::Key`], [`FilesError::Damaged`], and the store's.
 pub(super) fn open(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
     let unopened = unopened(backend)?;
     let failed = |e: Box<rustic_core::RusticError>| FilesError::of("opening", backend, &e);
     if unopened.config_id().map_err(failed)?.is_none() {
+        refuse_without_config(backend)?;
         return Err(FilesError::NoRepository(backend.store().display()));
     }
+    let master = find_key(backend, password)?.ok_or_else(|| FilesError::Key {
+        store: backend.store().display(),
+        what: "its folder `keys` is empty".into(),
+    })?;
     unopened
-        .open(&Credentials::password(password.reveal()))
+        .open(&Credentials::Masterkey(master))
         .map_err(failed)
+}
+
+/// The master key, from the first key file that the password opens; `None` if there is no key file. A damaged one hides no other.
+fn find_key(backend: &Backend, password: &Secret) -> Result<Option<MasterKey>, FilesError> {
+    let store = backend.store();
+    let keys = backend.ask(|| store.list("keys"))?;
+    let (mut tried, mut damaged) = (0, Vec::new());
+    for key in keys.iter().filter(|k| !k.key.contains('#')) {
+        let file = backend.ask(|| store.get(&key.key))?;
+        match serde_json::from_slice::<KeyFile>(&file) {
+            Err(_) => damaged.push(key.key.as_str()),
+            Ok(file) => match master_of(&file, password) {
+                Some(master) => return Ok(Some(master)),
+                None => tried += 1,
+            },
+        }
+    }
+    match (damaged.first(), tried) {
+        (None, 0) => Ok(None),
+        (None, _) => Err(FilesError::Password(store.display())),
+        (Some(first), 0) => Err(FilesError::Key {
+            store: store.display(),
+            what: format!("its key {first} cannot be read"),
+        }),
+        (Some(first), _) => Err(FilesError::Key {
+            store: store.display(),
+            what: format!(
+                "its key {first} cannot be read, and the password does not open the others"
+            ),
+        }),
+    }
+}
+
+/// Data without `config` is no place for a new repository.
+fn refuse_without_config(backend: &Backend) -> Result<(), FilesError> {
+    let store = backend.store();
+    for folder in ["snapshots", "index", "data"] {
+        if !backend.ask(|| store.list(folder))?.is_empty() {
+            return Err(FilesError::Damaged {
+                store: store.display(),
+                what: "its file `config` is missing, and there is data beside it".into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Opens the repository, or makes it if there is none. `true` if it was made.
@@ -68,21 +118,10 @@ fn unopened(backend: &Backend) -> Result<Repository<()>, FilesError> {
 
 /// The key goes first, so that no repository is ever without one; a run that was killed before the second step has left it, and it is used.
 fn create(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
-    let store = backend.store();
-    for folder in ["snapshots", "index", "data"] {
-        if !backend.ask(|| store.list(folder))?.is_empty() {
-            return Err(FilesError::Damaged {
-                store: store.display(),
-                what: "its file `config` is missing, and there is data beside it".into(),
-            });
-        }
-    }
-    let keys = backend.ask(|| store.list("keys"))?;
-    let master = match keys.first() {
-        Some(key) => {
-            let file = backend.ask(|| store.get(&key.key))?;
-            master_of(&file, password).ok_or_else(|| FilesError::Password(store.display()))?
-        }
+    // Looked for by `open` a moment ago, and again: nothing may be lost by making one.
+    refuse_without_config(backend)?;
+    let master = match find_key(backend, password)? {
+        Some(master) => master,
         None => first_key(backend, password)?,
     };
     let mut options = ConfigOptions::default();
@@ -126,8 +165,7 @@ fn first_key(backend: &Backend, password: &Secret) -> Result<MasterKey, FilesErr
 }
 
 /// The master key in a key file; `None` if the password does not open it.
-fn master_of(file: &[u8], password: &Secret) -> Option<MasterKey> {
-    let file: KeyFile = serde_json::from_slice(file).ok()?;
+fn master_of(file: &KeyFile, password: &Secret) -> Option<MasterKey> {
     let log_n = u8::try_from(file.n.checked_ilog2()?).ok()?;
     let params = scrypt::Params::new(log_n, file.r, file.p).ok()?;
     let mut user = [0; 64];

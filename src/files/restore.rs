@@ -6,6 +6,7 @@
 //! - What is on disk afterwards is compared with the snapshot.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustic_core::repofile::{Node, SnapshotFile};
@@ -14,7 +15,8 @@ use rustic_core::{IndexedFull, Repository};
 use super::attributes::set;
 use super::error::FilesError;
 use super::lock::{Lock, Mode};
-use super::place::Aside;
+use super::opened::remove;
+use super::place::{Aside, Locked, base_of};
 use super::points::{Goal, Point, find, snapshots};
 use super::source::Filter;
 use super::write::Writer;
@@ -62,14 +64,41 @@ pub fn restore(
     output: &Output,
     again: bool,
 ) -> Result<Restored, FilesError> {
-    if let Output::Folder(folder) = output {
-        refuse_full(folder)?;
+    match output {
+        Output::InPlace => from_store(target, goal, path, output, None),
+        Output::Folder(folder) => into_folder(target, goal, path, folder, again),
     }
-    let done = from_store(target, goal, path, output);
-    if let (Err(error), Output::Folder(folder), true) = (&done, output, again)
-        && !error.is_local()
-    {
-        empty(folder).map_err(|e| FilesError::io(folder, e))?;
+}
+
+/// Into a folder that is locked and empty. With `again` only what this run made in it is taken away after a failure.
+fn into_folder(
+    target: &Target,
+    goal: &Goal,
+    path: Option<&Path>,
+    folder: &Path,
+    again: bool,
+) -> Result<Restored, FilesError> {
+    let io = |e| FilesError::io(folder, e);
+    refuse_full(folder)?;
+    let is_new = !folder.is_dir();
+    std::fs::create_dir_all(folder).map_err(io)?;
+    let _lock = Locked::take(folder)?;
+    refuse_full(folder)?;
+    let mut made = Vec::new();
+    let output = Output::Folder(folder.to_owned());
+    let done = from_store(target, goal, path, &output, again.then_some(&mut made));
+    if done.as_ref().is_err_and(|error| !error.is_local()) {
+        for ours in made {
+            match ours.is_dir() && !ours.is_symlink() {
+                true => remove(&ours),
+                false => std::fs::remove_file(&ours),
+            }
+            .map_err(io)?;
+        }
+    }
+    if is_new && done.is_err() {
+        // What is in it stays.
+        let _ = std::fs::remove_dir(folder);
     }
     done
 }
@@ -79,6 +108,7 @@ fn from_store(
     goal: &Goal,
     path: Option<&Path>,
     output: &Output,
+    made: Option<&mut Vec<PathBuf>>,
 ) -> Result<Restored, FilesError> {
     let started = Instant::now();
     let backend = target.backend(PATIENCE_BACKUP);
@@ -97,6 +127,7 @@ fn from_store(
         backend: &backend,
         repo: &repo,
         key,
+        made,
         done: Restored {
             point,
             paths: Vec::new(),
@@ -119,21 +150,6 @@ fn from_store(
     }
     run.done.took = started.elapsed();
     Ok(run.done)
-}
-
-fn empty(folder: &Path) -> std::io::Result<()> {
-    let items = match std::fs::read_dir(folder) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        items => items?,
-    };
-    for item in items {
-        let item = item?;
-        match item.file_type()?.is_dir() {
-            true => std::fs::remove_dir_all(item.path())?,
-            false => std::fs::remove_file(item.path())?,
-        }
-    }
-    Ok(())
 }
 
 fn refuse_full(folder: &Path) -> Result<(), FilesError> {
@@ -172,6 +188,8 @@ struct Run<'a, S> {
     backend: &'a Backend,
     repo: &'a Repository<S>,
     key: [u8; 64],
+    /// What was made at the top of the folder, if somebody wants to know.
+    made: Option<&'a mut Vec<PathBuf>>,
     done: Restored,
 }
 
@@ -199,10 +217,27 @@ impl<S: IndexedFull> Run<'_, S> {
                 (false, true) => folder.to_owned(),
                 (false, false) => folder.join(path.file_name().unwrap_or_default()),
             };
+            if let (true, Some(first)) = (several, relative.components().next()) {
+                self.make(&folder.join(first))?;
+            }
             self.place(node, &to)?;
             self.done.paths.push(to);
         }
         sync(folder)
+    }
+
+    /// A folder at the top, unless it is there.
+    fn make(&mut self, folder: &Path) -> Result<(), FilesError> {
+        match std::fs::create_dir(folder) {
+            Ok(()) => {
+                if let Some(made) = &mut self.made {
+                    made.push(folder.to_owned());
+                }
+                Ok(())
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            Err(e) => Err(FilesError::io(folder, e)),
+        }
     }
 
     /// Restores a node to a path that is not there or is an empty folder, and compares.
@@ -217,7 +252,8 @@ impl<S: IndexedFull> Run<'_, S> {
                 to.display()
             )));
         }
-        let written = Writer::new(self.backend, self.repo, self.key).write(node, to)?;
+        let made = self.made.as_deref_mut();
+        let written = Writer::new(self.backend, self.repo, self.key, made).write(node, to)?;
         self.done.files += written.files;
         self.done.bytes += written.bytes;
         self.done.differences_count += written.differences_count;
@@ -237,31 +273,54 @@ impl<S: IndexedFull> Run<'_, S> {
             )));
         }
         let mut places = Vec::new();
+        if let Err(error) = self.set_up(target, nodes, &mut places) {
+            places.iter().for_each(Aside::forget);
+            return Err(error);
+        }
+        for (at, ((path, node), aside)) in nodes.iter().zip(&places).enumerate() {
+            let filter = Filter::at(path, &target.config, &target.left_out);
+            match aside.swap(&filter) {
+                Ok(kept) => self.done.kept.extend(kept),
+                Err(error) => {
+                    // What this one restored may be needed to finish it.
+                    places[at + 1..].iter().for_each(Aside::forget);
+                    return Err(FilesError::io(path, error));
+                }
+            }
+            if node.is_dir() {
+                set(node, path);
+            }
+            self.done.paths.push(path.clone());
+        }
+        Ok(())
+    }
+
+    /// Restores everything beside where it belongs.
+    fn set_up(
+        &mut self,
+        target: &Target,
+        nodes: &[(PathBuf, Node)],
+        places: &mut Vec<Aside>,
+    ) -> Result<(), FilesError> {
+        let mut folders: Vec<Rc<Locked>> = Vec::new();
         for (path, node) in nodes {
-            let filter = Filter::of(path, &target.config.exclude, &target.left_out);
+            let filter = Filter::at(path, &target.config, &target.left_out);
             if !node.is_dir() && filter.keeps(path, path.symlink_metadata().ok().as_ref()) {
-                places.iter().for_each(Aside::forget);
                 return Err(FilesError::Refused(format!(
                     "{} is a database, or belongs to one, or is excluded; nothing was changed (give a folder with -o)",
                     path.display()
                 )));
             }
-            let aside = Aside::begin(path, node.is_dir(), &filter)?;
-            let placed = self.place(node, &aside.restored);
+            let (base, only) = base_of(path, node.is_dir());
+            let folder = match folders.iter().find(|f| f.base == base) {
+                Some(folder) => Rc::clone(folder),
+                None => Rc::new(Locked::begin(&base, &filter)?),
+            };
+            folders.push(Rc::clone(&folder));
+            let aside = Aside::begin(folder, only)?;
+            let restored = aside.restored.clone();
             places.push(aside);
-            if let Err(error) = placed {
-                places.iter().for_each(Aside::forget);
-                return Err(error);
-            }
-        }
-        for ((path, node), aside) in nodes.iter().zip(&places) {
-            let filter = Filter::of(path, &target.config.exclude, &target.left_out);
-            let kept = aside.swap(&filter).map_err(|e| FilesError::io(path, e))?;
-            if node.is_dir() {
-                set(node, path);
-            }
-            self.done.paths.push(path.clone());
-            self.done.kept.extend(kept);
+            self.place(node, &restored)?;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use ignore::{DirEntry, Walk, WalkBuilder};
 use rustic_core::repofile::Node;
 use rustic_core::{LocalSourceSaveOptions, ReadSource, ReadSourceEntry, RusticResult};
 
+use crate::config::FilesConfig;
 use crate::sqlite::files::{PlainFile, is_attached};
 
 use super::attributes::extended;
@@ -108,6 +109,16 @@ impl Filter {
             left_out: left_out.clone(),
             record: Arc::default(),
         }
+    }
+
+    /// The same for what is at or below a configured path: patterns begin there.
+    pub(super) fn at(path: &Path, config: &FilesConfig, left_out: &LeftOut) -> Self {
+        let root = config.paths.iter().find(|root| path.starts_with(root));
+        Self::of(
+            root.map_or(path, PathBuf::as_path),
+            &config.exclude,
+            left_out,
+        )
     }
 
     fn takes(&self, entry: &DirEntry) -> bool {

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::LeftOut;
 use super::error::FilesError;
+use super::opened::Opened;
 use super::place::{
-    Locked, OLD, OLD_FILE, UNDONE, UNDONE_FILE, base_of, exchange, mend, named, replace,
+    Locked, OLD, OLD_FILE, RESTORED, UNDONE, UNDONE_FILE, base_of, exchange, mend, named,
+    remove_unneeded, replace, unfinished,
 };
 use super::source::Filter;
 use crate::config::FilesConfig;
@@ -119,6 +121,7 @@ fn one(config: &FilesConfig, left_out: &LeftOut, path: &Path) -> Result<Option<U
         let Some(kept) = kept_file(&base, &name)? else {
             return Ok(None);
         };
+        let _open = Opened::new(&base)?;
         let (from, stamp) = stamp_of(kept.parent().unwrap_or(&base), OLD_FILE);
         let undone = base.join(format!("{UNDONE_FILE}{stamp}")).join(&name);
         let replaced = replace(&kept, path, &undone)?;
@@ -129,7 +132,14 @@ fn one(config: &FilesConfig, left_out: &LeftOut, path: &Path) -> Result<Option<U
         std::fs::remove_dir(from)?;
         return Ok(Some(of(replaced)));
     }
-    let filter = Filter::of(&base, &config.exclude, left_out);
+    let filter = Filter::at(&base, config, left_out);
+    if let Some(kept) = unfinished(&base)? {
+        // Back from here, without finishing: what stopped it may stop it again.
+        let (kept, stamp) = stamp_of(&kept, OLD);
+        let replaced = exchange(&folder, &filter, &stamp, &kept, UNDONE)?;
+        remove_unneeded(&base.join(format!("{RESTORED}{stamp}")));
+        return Ok(Some(of(replaced)));
+    }
     if mend(&folder, &filter)? {
         return Ok(Some(of(None)));
     }

@@ -1,12 +1,19 @@
 //! Reading back and checking everything that a restore of the newest snapshot would need.
 
-use rustic_core::{CheckOptions, CheckResults};
+use std::time::{Duration, Instant};
 
-use super::error::FilesError;
+use rustic_core::repofile::SnapshotFile;
+use rustic_core::{CheckOptions, CheckResults, TreeId};
+
+use super::error::{FilesError, plain};
 use super::lock::{Lock, Mode};
 use super::points::{Goal, Point, all_snapshots, find};
+use super::read_back::read_back;
+use super::repository::Repo;
 use super::{Backend, PATIENCE_BACKUP, Target, repository};
 
+/// How long is spent on finding out which snapshots lack something.
+const LOOK_FOR: Duration = Duration::from_secs(60);
 /// Findings in words.
 const NAMED: usize = 5;
 
@@ -16,24 +23,64 @@ const NAMED: usize = 5;
 /// [`FilesError::Damaged`] with the first findings, and the rest.
 pub fn verify(target: &Target) -> Result<Point, FilesError> {
     let backend = target.backend(PATIENCE_BACKUP);
-    let failed = |e: Box<rustic_core::RusticError>| FilesError::of("checking", &backend, &e);
     let repo = repository::open(&backend, &target.config.password)?;
     let _lock = Lock::take(&backend, &target.runtime, &repo, Mode::Shared)?;
     let all = all_snapshots(&backend, &repo)?;
     let mut points: Vec<Point> = all.iter().map(Point::of).collect();
     let newest = find(&points, &Goal::Newest)?;
-    let trees = all.iter().map(|s| s.tree).collect();
-    let found = repo
-        .check_with_trees(CheckOptions::default(), trees)
-        .map_err(failed)?;
-    judge(&backend, &found)?;
-    let mut options = CheckOptions::default();
-    options.read_data = true;
-    let found = repo
-        .check_with_trees(options, vec![all[newest].tree])
-        .map_err(failed)?;
-    judge(&backend, &found)?;
+    whole(&backend, &repo, &all.iter().collect::<Vec<_>>())?;
+    let (key, tree) = (repository::key(&backend, &repo)?, all[newest].tree);
+    drop(all);
+    read_back(&backend, repo, &key, tree)?;
     Ok(points.swap_remove(newest))
+}
+
+/// Looks for every folder and every piece of snapshots in the index and the store.
+///
+/// # Errors
+/// [`FilesError::Damaged`] with the first findings and the snapshots that lack something, and the store's.
+pub(super) fn whole(
+    backend: &Backend,
+    repo: &Repo,
+    snapshots: &[&SnapshotFile],
+) -> Result<(), FilesError> {
+    let check = |trees: Vec<TreeId>| {
+        let found = repo
+            .check_with_trees(CheckOptions::default(), trees)
+            .map_err(|e| FilesError::of("checking", backend, &e))?;
+        judge(backend, &found)
+    };
+    let Err(error) = check(snapshots.iter().map(|s| s.tree).collect()) else {
+        return Ok(());
+    };
+    let FilesError::Damaged { store, mut what } = error else {
+        return Err(error);
+    };
+    // Which ones: each is looked at by itself, the newest first.
+    let (begun, mut lacking, mut left) = (Instant::now(), Vec::new(), snapshots.len());
+    for snapshot in snapshots.iter().rev() {
+        if begun.elapsed() > LOOK_FOR {
+            break;
+        }
+        left -= 1;
+        match check(vec![snapshot.tree]) {
+            Ok(()) => {}
+            Err(FilesError::Damaged { .. }) => lacking.push(Point::of(snapshot).short().to_owned()),
+            Err(error) => return Err(error),
+        }
+    }
+    what += &match (lacking.len(), snapshots.len()) {
+        // A pack that cannot be read at all may be everybody's.
+        (0, _) => String::new(),
+        (some, all) => format!(
+            "; {some} of {all} snapshots lack something: {}",
+            lacking.join(", ")
+        ),
+    };
+    if left > 0 {
+        what += &format!(" ({left} older ones were not looked at one by one)");
+    }
+    Err(FilesError::Damaged { store, what })
 }
 
 /// Findings as an error. A store that failed is no damage.
@@ -50,7 +97,7 @@ pub(super) fn judge(backend: &Backend, found: &CheckResults) -> Result<(), Files
         .0
         .iter()
         .filter(|(level, _)| format!("{level:?}") == "Error")
-        .map(|(_, error)| error.to_string().replace('\n', " "))
+        .map(|(_, error)| plain(&error.to_string()))
         .collect();
     let more = errors.len().saturating_sub(NAMED);
     let mut what = errors[..errors.len().min(NAMED)].join("; ");

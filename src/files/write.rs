@@ -59,12 +59,19 @@ pub(super) struct Writer<'a, S> {
     pieces: Pieces,
     /// A folder that could not be made.
     without: Option<PathBuf>,
+    /// What was made at the top, if somebody wants to know.
+    made: Option<&'a mut Vec<PathBuf>>,
     written: Written,
 }
 
 impl<'a, S: IndexedFull> Writer<'a, S> {
     /// `key` is the repository's.
-    pub(super) fn new(backend: &'a Backend, repo: &'a Repository<S>, key: [u8; 64]) -> Self {
+    pub(super) fn new(
+        backend: &'a Backend,
+        repo: &'a Repository<S>,
+        key: [u8; 64],
+        made: Option<&'a mut Vec<PathBuf>>,
+    ) -> Self {
         Self {
             backend,
             repo,
@@ -73,6 +80,7 @@ impl<'a, S: IndexedFull> Writer<'a, S> {
             waiting: Vec::new(),
             pieces: Pieces::new(key),
             without: None,
+            made,
             written: Written::default(),
         }
     }
@@ -135,6 +143,9 @@ impl<'a, S: IndexedFull> Writer<'a, S> {
         } else {
             make_special(&node, &path)
         };
+        if let (Ok(()), true, Some(all)) = (&made, self.open.is_empty(), &mut self.made) {
+            all.push(path.clone());
+        }
         match made {
             Ok(()) if node.is_dir() => self.open.push((path, node)),
             Ok(()) => self.waiting.push((path, node)),

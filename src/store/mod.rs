@@ -485,7 +485,8 @@ impl Store {
 
     /// A URL without user, password, query and fragment; Litestream's `abs://account@container` keeps
     /// its account, which is no secret.
-    fn display_url(url: &Url) -> String {
+    /// A URL without secrets, as messages name it.
+    pub fn display_url(url: &Url) -> String {
         let mut shown = url.clone();
         shown.set_query(None);
         shown.set_fragment(None);

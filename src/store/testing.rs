@@ -61,6 +61,8 @@ pub enum Fault {
     Flip,
     /// Done; the answer's ETag looks like an MD5 and is none, as that of an object under a KMS key.
     OtherTag,
+    /// Done; a listing says that objects whose path begins so were written so much earlier than they were.
+    Older(Duration, String),
 }
 
 #[derive(Debug)]
@@ -149,7 +151,11 @@ async fn around<T>(fault: Fault, path: &Path, work: impl Future<Output = Result<
             work.await?;
             Err(unreachable("answer lost"))
         }
-        Fault::Truncate(_) | Fault::IgnoreCondition | Fault::Flip | Fault::OtherTag => work.await,
+        Fault::Truncate(_)
+        | Fault::IgnoreCondition
+        | Fault::Flip
+        | Fault::OtherTag
+        | Fault::Older(..) => work.await,
         refused => Err(refusal(&refused, path)),
     }
 }
@@ -274,7 +280,25 @@ impl ObjectStore for Faulty {
         let path = prefix.cloned().unwrap_or_default();
         let listing = self.inner.list(prefix);
         let faults = self.faults.clone();
-        let begin = async move { faults.run(Call::List, &path, async { Ok(listing) }).await };
+        let begin = async move {
+            let fault = faults.next(Call::List, &path);
+            let older = match &fault {
+                Some(Fault::Older(by, prefix)) => Some((*by, prefix.clone())),
+                _ => None,
+            };
+            let listing = match fault {
+                Some(fault) => around(fault, &path, async { Ok(listing) }).await?,
+                None => listing,
+            };
+            Ok::<_, Error>(listing.map_ok(move |mut object| {
+                if let Some((by, prefix)) = &older
+                    && object.location.as_ref().starts_with(prefix.as_str())
+                {
+                    object.last_modified -= *by;
+                }
+                object
+            }))
+        };
         futures::stream::once(begin).try_flatten().boxed()
     }
 

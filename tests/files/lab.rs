@@ -3,22 +3,26 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use aes256ctr_poly1305aes::Aes256CtrPoly1305Aes;
+use aes256ctr_poly1305aes::aead::Aead;
 use lifeboat::config::{Config, Environment, LoadArgs, load};
 use lifeboat::files::{self, Backup, FilesError, Goal, LeftOut, Output, Target};
 use lifeboat::store::testing::{Faults, Faulty};
 use lifeboat::store::{Kind, Store};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
+use rustic_core::repofile::{KeyFile, MasterKey};
+use sha2::{Digest, Sha256};
 
 use crate::site::picture;
 
 /// Its data, its store, and the faults in between.
 pub(crate) struct Lab {
-    pub(crate) dir: tempfile::TempDir,
+    pub(crate) dir: Arc<tempfile::TempDir>,
     pub(crate) memory: Arc<InMemory>,
     pub(crate) faults: Faults,
     pub(crate) target: Target,
-    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) runtime: Arc<tokio::runtime::Runtime>,
 }
 
 impl Lab {
@@ -47,12 +51,57 @@ impl Lab {
             runtime: runtime.handle().clone(),
         };
         Self {
-            dir,
+            dir: Arc::new(dir),
             memory,
             faults,
             target,
-            runtime,
+            runtime: Arc::new(runtime),
         }
+    }
+
+    /// With a key that costs nothing to open: for thousands of runs.
+    pub(crate) fn quick(more: &str) -> Self {
+        let lab = Self::new(more);
+        let key = cheap_key("secret");
+        let name = Sha256::digest(&key);
+        let name: String = name.iter().map(|b| format!("{b:02x}")).collect();
+        lab.put(&format!("keys/{name}"), Some(&key));
+        lab
+    }
+
+    /// The same folder, and a copy of the store.
+    pub(crate) fn fork(&self) -> Self {
+        let memory = Arc::new(self.memory.fork());
+        let (client, faults) = Faulty::wrap(Arc::clone(&memory) as Arc<dyn ObjectStore>);
+        let store = Store::from_object_store(Kind::Memory, client, "".into());
+        Self {
+            dir: Arc::clone(&self.dir),
+            memory,
+            faults,
+            target: Target {
+                store,
+                ..self.target.clone()
+            },
+            runtime: Arc::clone(&self.runtime),
+        }
+    }
+
+    /// Stock restic reads everything that is in the store, and finds nothing wrong.
+    pub(crate) fn referee(&self) {
+        let copy = tempfile::tempdir().unwrap();
+        for name in self.objects("") {
+            let path = copy.path().join(&name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, self.get(&name)).unwrap();
+        }
+        let out = std::process::Command::new("restic")
+            .args(["--no-cache", "--no-lock", "check", "--read-data", "-r"])
+            .arg(copy.path())
+            .env("RESTIC_PASSWORD", "secret")
+            .output()
+            .expect("restic is missing: apt-get install restic");
+        let text = crate::site::words(&out);
+        assert!(out.status.success(), "{text}");
     }
 
     pub(crate) fn write(&self, name: &str, content: &[u8]) {
@@ -113,6 +162,30 @@ impl Lab {
         };
         self.runtime.block_on(done).unwrap();
     }
+}
+
+/// restic's key file with the least work for scrypt.
+fn cheap_key(password: &str) -> Vec<u8> {
+    let (salt, mut user) = (vec![7; 64], [0; 64]);
+    let params = scrypt::Params::new(1, 8, 1).unwrap();
+    scrypt::scrypt(password.as_bytes(), &salt, &params, &mut user).unwrap();
+    let plain = serde_json::to_vec(&MasterKey::new()).unwrap();
+    let nonce = [9; 16];
+    let sealed = Aes256CtrPoly1305Aes::new((&user).into())
+        .encrypt((&nonce).into(), plain.as_slice())
+        .unwrap();
+    let file = KeyFile {
+        hostname: None,
+        username: None,
+        created: None,
+        kdf: "scrypt".into(),
+        n: 2,
+        r: 8,
+        p: 1,
+        data: [&nonce[..], &sealed].concat(),
+        salt,
+    };
+    serde_json::to_vec(&file).unwrap()
 }
 
 fn config(file: PathBuf) -> Config {

@@ -3,12 +3,18 @@
 
 mod care;
 mod churn;
+mod closed;
 mod daemon;
+mod damage;
+mod every_request;
 mod faults;
 mod in_place;
 mod kills;
 mod lab;
 mod memory;
+#[path = "../common/mount.rs"]
+mod mount;
+mod mounts;
 mod odd;
 mod refusals;
 mod round_trip;
@@ -17,3 +23,4 @@ mod stores;
 #[allow(dead_code, reason = "this binary needs a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
+mod together;

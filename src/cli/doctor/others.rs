@@ -91,13 +91,10 @@ pub(super) async fn folders(found: &mut Findings, config: &Config, probed: &mut 
         }
         for store in &target.stores {
             stores::open(found, &target.name, store, probed).await;
-        }
-        // Stores that cannot be opened were told just now.
-        let Ok(opened) = crate::daemon::files::open(config, target).await else {
-            continue;
-        };
-        for one in opened {
-            repository(found, one).await;
+            // One that cannot be opened was told just now.
+            if let Ok(opened) = crate::daemon::files::open_in(config, target, store).await {
+                repository(found, opened).await;
+            }
         }
     }
 }

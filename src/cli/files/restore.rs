@@ -80,8 +80,8 @@ impl Job {
                 Ok(format!("target={name} dry-run"))
             }
             Work::Restore(sources, output) => {
-                let done = from_any(&name, sources, &output, args).await?;
-                told(global, &name, &done)?;
+                let (done, instead_of) = from_any(&name, sources, &output, args).await?;
+                told(global, &name, &done, instead_of.as_ref())?;
                 Ok(format!(
                     "target={name} snapshot={} files={} checked",
                     done.point.short(),
@@ -92,17 +92,38 @@ impl Job {
     }
 }
 
-/// From the first store that can; what a failed one left is taken away before the next is asked.
+/// Whether a snapshot holds less than another: it is older, or partial beside a complete one.
+fn is_less(point: &Point, best: &Point) -> bool {
+    (!point.partial, point.time) < (!best.partial, best.time)
+}
+
+/// From the first store that can; what a failed one left is taken away before the next is asked. With it the better snapshot that could not be
+/// restored, and its store.
 async fn from_any(
     name: &str,
     sources: Vec<(Target, Point)>,
     output: &Output,
     args: &RestoreArgs,
-) -> Result<Restored, Failure> {
+) -> Result<(Restored, Option<(String, Point)>), Failure> {
     let mut left = sources.len();
     let mut first: Option<Failure> = None;
+    let best = sources
+        .first()
+        .map(|(target, point)| (target.store.display(), point.clone()));
     for (target, point) in sources {
         left -= 1;
+        let older = best.as_ref().filter(|(_, best)| is_less(&point, best));
+        if let Some((store, best)) = older {
+            eprintln!(
+                "{name}: warning: going on with an older snapshot, {}{} of {:.0} in {}, because {} of {:.0} in {store} cannot be restored",
+                if point.partial { "partial " } else { "" },
+                point.short(),
+                point.time,
+                target.store.display(),
+                best.short(),
+                best.time
+            );
+        }
         let (goal, output, path) = (Goal::Id(point.id), output.clone(), args.path.clone());
         let last = left == 0;
         let done = tokio::task::spawn_blocking(move || {
@@ -111,7 +132,7 @@ async fn from_any(
         .await
         .map_err(|e| Failure::new(1, format!("the work broke off: {e}"), None))?;
         match done {
-            Ok(done) => return Ok(done),
+            Ok(done) => return Ok((done, older.cloned())),
             Err(error) if error.is_local() || (last && first.is_none()) => return Err(error.into()),
             Err(error) => {
                 eprintln!("{name}: {error}");
@@ -292,11 +313,18 @@ fn undone(global: &Global, name: &str, done: &[Undone]) {
     }
 }
 
-fn told(global: &Global, name: &str, done: &Restored) -> Result<(), Failure> {
+fn told(
+    global: &Global,
+    name: &str,
+    done: &Restored,
+    instead_of: Option<&(String, Point)>,
+) -> Result<(), Failure> {
     if global.json {
+        let instead_of = instead_of
+            .map(|(store, p)| json!({ "store": store, "snapshot": p.id, "time": p.time }));
         println!(
             "{}",
-            json!({ "target": name, "kind": "files", "restore": done })
+            json!({ "target": name, "kind": "files", "restore": done, "instead_of": instead_of })
         );
     } else {
         for path in &done.paths {
