@@ -9,7 +9,7 @@ import hashlib, os, random, subprocess, sys, tempfile, time
 lifeboat = os.path.abspath(sys.argv[1])
 count = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
 total = int(sys.argv[3]) if len(sys.argv) > 3 else 2_000_000_000
-# With a million files restic would take most of the time; it is asked about fewer.
+# With a million files restic would take most of the time: it backs up and restores fewer, and only reads ours.
 referee = count < 500_000
 chance = random.Random(1)
 
@@ -94,10 +94,10 @@ with tempfile.TemporaryDirectory() as base:
     line("lifeboat verifies ours", run("verify", "files"))
     line("lifeboat drills ours", run("drill", "files"))
     line("lifeboat prunes ours", run("prune", "files"))
+    line("restic check --read-data of ours", measured([*restic, "check", "--read-data"], env))
     if not referee:
         print("our restore is equal to the folder: names, modes, owners, times, content")
         sys.exit()
-    line("restic check --read-data of ours", measured([*restic, "check", "--read-data"], env))
     line("restic restores ours", measured([*restic, "restore", "latest", "--target", f"{base}/r1"], env))
     assert picture(f"{base}/r1{data}") == wanted, "restic's restore differs"
     removed(f"{base}/r1")

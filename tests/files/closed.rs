@@ -33,7 +33,7 @@ fn content(site: &Site) -> Vec<String> {
 
 #[test]
 fn folders_that_may_not_be_written_to_take_part_in_an_exchange() {
-    let mut site = Site::new();
+    let mut site = Site::quick();
     let close = |site: &Site, bits: u32| {
         for folder in ["closed/deep", "closed", "mixed", ""] {
             mode(&site.data(folder), bits);
@@ -71,7 +71,7 @@ fn folders_that_may_not_be_written_to_take_part_in_an_exchange() {
 
 #[test]
 fn what_a_killed_restore_left_is_removed_whatever_its_modes() {
-    let mut site = Site::new();
+    let mut site = Site::quick();
     site.write("f", b"old");
     let left = site.write(&format!(".lifeboat-restored-{STAMP}/closed/f"), b"half");
     mode(left.parent().unwrap(), 0o555);
@@ -84,7 +84,7 @@ fn what_a_killed_restore_left_is_removed_whatever_its_modes() {
 /// Decided, and stopped in the middle by something that stays in the way: an undo goes back without it.
 #[test]
 fn an_undo_does_not_wait_for_a_restore_that_cannot_be_finished() {
-    let mut site = Site::new();
+    let mut site = Site::quick();
     site.write("f", b"old");
     site.write("dir/f", b"old");
     as_nobody(&mut site);

@@ -13,16 +13,46 @@ fn get(address: &str, path: &str) -> String {
     text
 }
 
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// One store cannot even be opened: the other gets every backup, and the state says which one does not.
+#[test]
+fn a_bad_store_does_not_stop_backups_to_the_good_one() {
+    let mut site = Site::new();
+    site.write("a", b"a");
+    let bad = site.path("nowhere.json").display().to_string();
+    let good = site.path("store").display().to_string();
+    site.stores = Some(format!(
+        "stores:\n  - {{ url: \"gs://bucket/x\", google-credentials: \"{bad}\" }}\n  - \"file://{good}\"\n"
+    ));
+    let address = free_address();
+    site.http = format!("{{ listen: {address} }}");
+    let mut daemon = Running(site.prepared(&["run"]).spawn().unwrap());
+    let runs = || {
+        let metrics = get(&address, "/metrics");
+        let mut lines = metrics.lines();
+        let complete = "lifeboat_files_runs_total{result=\"complete\"";
+        lines.any(|l| l.starts_with(complete) && l.contains(&good) && l.ends_with(" 1"))
+    };
+    wait_for("snapshot in the good store", runs);
+    assert!(site.restic(&["snapshots"]).contains("1 snapshots"));
+    let state = get(&address, "/readyz");
+    assert!(state.contains("503"), "{state}");
+    assert!(state.contains("gs://bucket/x/uploads"), "{state}");
+    assert!(get(&address, "/metrics").contains("gs://bucket/x/uploads"));
+    let pid = rustix::process::Pid::from_child(&daemon.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(daemon.0.wait().unwrap().success());
+}
+
 #[test]
 fn the_daemon_backs_up_and_says_so() {
     let mut site = Site::new();
     site.write("a", b"a");
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let address = format!("127.0.0.1:{port}");
+    let address = free_address();
     site.http = format!("{{ listen: {address} }}");
     let mut daemon = Running(site.prepared(&["run"]).spawn().unwrap());
     wait_for("snapshot", || {

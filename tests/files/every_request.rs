@@ -43,12 +43,13 @@ fn each_request(
             let done = catch_unwind(AssertUnwindSafe(|| work(&lab)));
             let calls = lab.faults.calls();
             lab.faults.clear();
+            println!("{fault:?} {times} {nth}: {:?}", calls.get(nth as usize));
+            let done = done.expect("no run may panic");
             if calls.len() as u64 <= nth {
+                done.expect("nothing was hit");
+                after(&lab, true);
                 break;
             }
-            let (call, path) = &calls[nth as usize];
-            println!("{fault:?} {times} {nth}: {call:?} {path}");
-            let done = done.expect("no run may panic");
             if let Err(error) = &done {
                 assert!(!error.to_string().is_empty());
             }

@@ -3,18 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use aes256ctr_poly1305aes::Aes256CtrPoly1305Aes;
-use aes256ctr_poly1305aes::aead::Aead;
 use lifeboat::config::{Config, Environment, LoadArgs, load};
 use lifeboat::files::{self, Backup, FilesError, Goal, LeftOut, Output, Target};
 use lifeboat::store::testing::{Faults, Faulty};
 use lifeboat::store::{Kind, Store};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
-use rustic_core::repofile::{KeyFile, MasterKey};
-use sha2::{Digest, Sha256};
 
-use crate::site::picture;
+use crate::site::{cheap_key, picture};
 
 /// Its data, its store, and the faults in between.
 pub(crate) struct Lab {
@@ -62,10 +58,8 @@ impl Lab {
     /// With a key that costs nothing to open: for thousands of runs.
     pub(crate) fn quick(more: &str) -> Self {
         let lab = Self::new(more);
-        let key = cheap_key("secret");
-        let name = Sha256::digest(&key);
-        let name: String = name.iter().map(|b| format!("{b:02x}")).collect();
-        lab.put(&format!("keys/{name}"), Some(&key));
+        let (name, key) = cheap_key("secret");
+        lab.put(&name, Some(&key));
         lab
     }
 
@@ -162,30 +156,6 @@ impl Lab {
         };
         self.runtime.block_on(done).unwrap();
     }
-}
-
-/// restic's key file with the least work for scrypt.
-fn cheap_key(password: &str) -> Vec<u8> {
-    let (salt, mut user) = (vec![7; 64], [0; 64]);
-    let params = scrypt::Params::new(1, 8, 1).unwrap();
-    scrypt::scrypt(password.as_bytes(), &salt, &params, &mut user).unwrap();
-    let plain = serde_json::to_vec(&MasterKey::new()).unwrap();
-    let nonce = [9; 16];
-    let sealed = Aes256CtrPoly1305Aes::new((&user).into())
-        .encrypt((&nonce).into(), plain.as_slice())
-        .unwrap();
-    let file = KeyFile {
-        hostname: None,
-        username: None,
-        created: None,
-        kdf: "scrypt".into(),
-        n: 2,
-        r: 8,
-        p: 1,
-        data: [&nonce[..], &sealed].concat(),
-        salt,
-    };
-    serde_json::to_vec(&file).unwrap()
 }
 
 fn config(file: PathBuf) -> Config {

@@ -11,7 +11,7 @@ fn fill(site: &Site, files: u64) {
 
 #[test]
 fn a_volume_that_goes_away_is_not_recorded_as_empty() {
-    let site = Site::new();
+    let site = Site::quick();
     let volume = Mount::tmpfs(&site.path("data"), 64);
     fill(&site, 6);
     let before = picture(&site.path("data"));
@@ -34,7 +34,7 @@ fn a_volume_that_goes_away_is_not_recorded_as_empty() {
 
 #[test]
 fn a_volume_that_goes_away_in_the_middle_is_not_recorded_in_part() {
-    let site = Site::new();
+    let site = Site::quick();
     site.write("below", b"what lies under the mount");
     let volume = Mount::tmpfs(&site.path("data"), 256);
     fill(&site, 3);

@@ -4,7 +4,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use aes256ctr_poly1305aes::Aes256CtrPoly1305Aes;
+use aes256ctr_poly1305aes::aead::Aead;
+use rustic_core::repofile::{KeyFile, MasterKey};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 pub(crate) const PASSWORD: &str = "correct horse";
 
@@ -34,6 +38,15 @@ impl Site {
             http: "off".into(),
             command: Vec::new(),
         }
+    }
+
+    /// With a key that costs little to open: for tests that run many commands.
+    pub(crate) fn quick() -> Self {
+        let site = Self::new();
+        let (name, key) = cheap_key(PASSWORD);
+        std::fs::create_dir_all(site.repository().join("keys")).unwrap();
+        std::fs::write(site.repository().join(name), key).unwrap();
+        site
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -147,6 +160,35 @@ impl Site {
     }
 }
 
+/// restic's key file, with its name, that takes the least work of scrypt.
+pub(crate) fn cheap_key(password: &str) -> (String, Vec<u8>) {
+    let (salt, mut user) = (vec![7; 64], [0; 64]);
+    let params = scrypt::Params::new(1, 8, 1).unwrap();
+    scrypt::scrypt(password.as_bytes(), &salt, &params, &mut user).unwrap();
+    let plain = serde_json::to_vec(&MasterKey::new()).unwrap();
+    let nonce = [9; 16];
+    let sealed = Aes256CtrPoly1305Aes::new((&user).into())
+        .encrypt((&nonce).into(), plain.as_slice())
+        .unwrap();
+    let file = KeyFile {
+        hostname: None,
+        username: None,
+        created: None,
+        kdf: "scrypt".into(),
+        n: 2,
+        r: 8,
+        p: 1,
+        data: [&nonce[..], &sealed].concat(),
+        salt,
+    };
+    let key = serde_json::to_vec(&file).unwrap();
+    let name: String = Sha256::digest(&key)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    (format!("keys/{name}"), key)
+}
+
 pub(crate) fn words(out: &Output) -> String {
     format!(
         "{}{}",
@@ -161,8 +203,7 @@ pub(crate) fn picture(root: &Path) -> Vec<String> {
         let m = path.symlink_metadata().unwrap();
         let kind = m.file_type();
         let content = if kind.is_file() {
-            use sha2::Digest;
-            sha2::Sha256::digest(std::fs::read(path).unwrap()).to_vec()
+            Sha256::digest(std::fs::read(path).unwrap()).to_vec()
         } else if kind.is_symlink() {
             use std::os::unix::ffi::OsStrExt;
             std::fs::read_link(path)

@@ -12,7 +12,7 @@ use crate::site::{Running, Site, noise, packs, picture, wait_for, words};
 /// Two files of one folder, each a path of its own, change places in one run.
 #[test]
 fn two_files_of_one_folder_are_restored_in_place() {
-    let mut lab = Lab::new("");
+    let mut lab = Lab::quick("");
     lab.write("a", b"old");
     lab.write("b", b"old");
     let path = |name: &str| lab.dir.path().join("data").join(name);
@@ -49,7 +49,7 @@ fn two_files_of_one_folder_are_restored_in_place() {
 /// A store that fails in the middle while somebody else writes to the same folder: what is theirs stays.
 #[test]
 fn a_failed_restore_takes_only_its_own_away() {
-    let lab = Lab::new("");
+    let lab = Lab::quick("");
     for n in 0..40 {
         lab.write(&format!("d{n}/f"), &noise(n, 200_000));
     }
@@ -92,7 +92,7 @@ fn a_failed_restore_takes_only_its_own_away() {
 /// Where the store's clock says something else, nothing is deleted; a backup goes on.
 #[test]
 fn a_clock_that_is_not_the_stores_prunes_nothing() {
-    let lab = Lab::new(", retention: { point-in-time: 0s, daily: 1 }");
+    let lab = Lab::quick(", retention: { point-in-time: 0s, daily: 1 }");
     for round in 0..3 {
         lab.write("f", &noise(round, 50_000));
         lab.backup().unwrap();
@@ -113,7 +113,7 @@ fn a_clock_that_is_not_the_stores_prunes_nothing() {
 /// Two of ours, and one of restic's, on one repository at the same time: three whole snapshots, and no prune in between.
 #[test]
 fn writers_share_a_repository_and_prune_waits() {
-    let site = Site::new();
+    let site = Site::quick();
     for n in 0..16 {
         site.write(&format!("f{n}"), &noise(n, 2_000_000));
     }
@@ -175,7 +175,7 @@ fn writers_share_a_repository_and_prune_waits() {
 /// Locks of processes and hosts that died.
 #[test]
 fn locks_of_the_dead_are_met_in_order() {
-    let site = Site::new();
+    let site = Site::quick();
     for n in 0..24 {
         site.write(&format!("f{n}"), &noise(n, 2_000_000));
     }
