@@ -9,8 +9,9 @@ use lifeboat::store::testing::{Faults, Faulty};
 use lifeboat::store::{Kind, Store};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
+use sha2::{Digest, Sha256};
 
-use crate::site::{cheap_key, picture};
+use crate::site::{cheap_key, picture, sealed, unsealed};
 
 /// Its data, its store, and the faults in between.
 pub(crate) struct Lab {
@@ -18,6 +19,8 @@ pub(crate) struct Lab {
     pub(crate) memory: Arc<InMemory>,
     pub(crate) faults: Faults,
     pub(crate) target: Target,
+    /// The repository's key, where it is known.
+    master: Option<[u8; 64]>,
     pub(crate) runtime: Arc<tokio::runtime::Runtime>,
 }
 
@@ -51,14 +54,16 @@ impl Lab {
             memory,
             faults,
             target,
+            master: None,
             runtime: Arc::new(runtime),
         }
     }
 
     /// With a key that costs nothing to open: for thousands of runs.
     pub(crate) fn quick(more: &str) -> Self {
-        let lab = Self::new(more);
-        let (name, key) = cheap_key("secret");
+        let mut lab = Self::new(more);
+        let (name, key, master) = cheap_key("secret");
+        lab.master = Some(master);
         lab.put(&name, Some(&key));
         lab
     }
@@ -76,8 +81,41 @@ impl Lab {
                 store,
                 ..self.target.clone()
             },
+            master: self.master,
             runtime: Arc::clone(&self.runtime),
         }
+    }
+
+    /// As if two days had gone by since packs were marked for deletion.
+    pub(crate) fn marked_long_ago(&self) {
+        let key = self.master.expect("a quick one");
+        let mut marked = 0;
+        for name in self.objects("index/") {
+            let plain = unsealed(&key, &self.get(&name));
+            // Behind the version of the format it is compressed.
+            let text = match plain.split_first() {
+                Some((2, compressed)) => zstd::stream::decode_all(compressed).unwrap(),
+                _ => plain,
+            };
+            let mut index: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            let Some(packs) = index["packs_to_delete"].as_array_mut() else {
+                continue;
+            };
+            for pack in packs {
+                let time: jiff::Timestamp = pack["time"].as_str().unwrap().parse().unwrap();
+                let time = time - jiff::SignedDuration::from_hours(48);
+                pack["time"] = time.to_string().into();
+                marked += 1;
+            }
+            let file = sealed(&key, &serde_json::to_vec(&index).unwrap());
+            let hash: String = Sha256::digest(&file)
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect();
+            self.put(&format!("index/{hash}"), Some(&file));
+            self.put(&name, None);
+        }
+        assert!(marked > 0, "nothing was marked");
     }
 
     /// Stock restic reads everything that is in the store, and finds nothing wrong.

@@ -43,7 +43,7 @@ impl Site {
     /// With a key that costs little to open: for tests that run many commands.
     pub(crate) fn quick() -> Self {
         let site = Self::new();
-        let (name, key) = cheap_key(PASSWORD);
+        let (name, key, _) = cheap_key(PASSWORD);
         std::fs::create_dir_all(site.repository().join("keys")).unwrap();
         std::fs::write(site.repository().join(name), key).unwrap();
         site
@@ -161,15 +161,12 @@ impl Site {
 }
 
 /// restic's key file, with its name, that takes the least work of scrypt.
-pub(crate) fn cheap_key(password: &str) -> (String, Vec<u8>) {
+pub(crate) fn cheap_key(password: &str) -> (String, Vec<u8>, [u8; 64]) {
     let (salt, mut user) = (vec![7; 64], [0; 64]);
     let params = scrypt::Params::new(1, 8, 1).unwrap();
     scrypt::scrypt(password.as_bytes(), &salt, &params, &mut user).unwrap();
-    let plain = serde_json::to_vec(&MasterKey::new()).unwrap();
-    let nonce = [9; 16];
-    let sealed = Aes256CtrPoly1305Aes::new((&user).into())
-        .encrypt((&nonce).into(), plain.as_slice())
-        .unwrap();
+    let master = MasterKey::new();
+    let plain = serde_json::to_vec(&master).unwrap();
     let file = KeyFile {
         hostname: None,
         username: None,
@@ -178,7 +175,7 @@ pub(crate) fn cheap_key(password: &str) -> (String, Vec<u8>) {
         n: 2,
         r: 8,
         p: 1,
-        data: [&nonce[..], &sealed].concat(),
+        data: sealed(&user, &plain),
         salt,
     };
     let key = serde_json::to_vec(&file).unwrap();
@@ -186,7 +183,23 @@ pub(crate) fn cheap_key(password: &str) -> (String, Vec<u8>) {
         .iter()
         .map(|b| format!("{b:02x}"))
         .collect();
-    (format!("keys/{name}"), key)
+    let master = [master.encrypt, master.mac.k, master.mac.r].concat();
+    (format!("keys/{name}"), key, master.try_into().unwrap())
+}
+
+/// restic's encryption.
+pub(crate) fn sealed(key: &[u8; 64], plain: &[u8]) -> Vec<u8> {
+    let nonce = [9; 16];
+    let cipher = Aes256CtrPoly1305Aes::new(key.into());
+    let sealed = cipher.encrypt((&nonce).into(), plain).unwrap();
+    [&nonce[..], &sealed].concat()
+}
+
+/// The way back.
+pub(crate) fn unsealed(key: &[u8; 64], sealed: &[u8]) -> Vec<u8> {
+    let (nonce, rest) = sealed.split_first_chunk::<16>().unwrap();
+    let cipher = Aes256CtrPoly1305Aes::new(key.into());
+    cipher.decrypt(nonce.into(), rest).unwrap()
 }
 
 pub(crate) fn words(out: &Output) -> String {
