@@ -16,7 +16,7 @@ use super::backend::{Asked, Backend};
 use super::contents::{RUN_MAX_BYTES, opened};
 use super::error::FilesError;
 use super::record::hold;
-use super::repository::{Repo, hex};
+use super::repository::Repo;
 
 /// Folders that are read at a time: each is a request of its own.
 const FOLDER_READERS: usize = 16;
