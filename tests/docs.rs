@@ -5,45 +5,15 @@
 mod common;
 
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use common::kamal::{Project, repo, text};
-
-fn pages() -> Vec<PathBuf> {
-    let mut pages = vec![repo("README.md")];
-    let docs = std::fs::read_dir(repo("docs")).unwrap();
-    pages.extend(
-        docs.map(|f| f.unwrap().path())
-            .filter(|p| p.extension().is_some_and(|e| e == "md")),
-    );
-    pages.sort();
-    pages
-}
-
-/// One `##` section, and what is run in it: the hidden blocks of the lab and those that readers see.
-fn sections(page: &Path) -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(page).unwrap();
-    let mut found: Vec<(String, String)> = Vec::new();
-    let mut end = None;
-    for line in text.lines() {
-        match end {
-            Some(mark) if line == mark => end = None,
-            Some(_) => found.last_mut().unwrap().1 += &format!("{line}\n"),
-            None if line.starts_with("## ") => found.push((line[3..].to_owned(), String::new())),
-            None if line == "```sh test" => end = Some("```"),
-            None if line == "<!-- lab" => end = Some("-->"),
-            None => {}
-        }
-    }
-    assert_eq!(end, None, "{}: a block does not end", page.display());
-    found.retain(|(_, script)| !script.is_empty());
-    found
-}
+use common::pages::{blocks, pages, sections};
 
 /// A fresh server with an app and a sidecar for each section.
 fn run(page: &str, wanted: &[&str]) {
-    let sections = sections(&repo(page));
+    let sections = sections(&repo(page), "sh test");
     let titles: Vec<&str> = sections.iter().map(|(t, _)| t.as_str()).collect();
     for title in wanted {
         assert!(
@@ -92,7 +62,7 @@ const RUNBOOKS: [&str; 7] = [
 
 #[test]
 fn every_runbook_has_a_test() {
-    let titles: Vec<String> = sections(&repo("docs/runbooks.md"))
+    let titles: Vec<String> = sections(&repo("docs/runbooks.md"), "sh test")
         .into_iter()
         .map(|(t, _)| t)
         .collect();
@@ -132,11 +102,6 @@ fn runbook_moving_hosts() {
 #[test]
 fn runbook_staging_from_production() {
     run("docs/runbooks.md", &RUNBOOKS[6..7]);
-}
-
-#[test]
-fn quick_start() {
-    run("docs/kamal.md", &["SQLite"]);
 }
 
 /// Lines of code: of fenced and of indented blocks.
@@ -233,4 +198,128 @@ fn links_lead_somewhere() {
         }
     }
     assert!(seen > 20, "only {seen} links were found");
+}
+
+/// What each `${...}` of an example stands for.
+const VALUES: [(&str, &str); 10] = [
+    ("DATABASE_URL", "postgres://app:secret@db/app"),
+    ("REDIS_URL", "redis://cache:6379"),
+    ("SLACK_WEBHOOK_URL", "https://hooks.example.com/services/1"),
+    ("SMTP_PASSWORD", "secret"),
+    ("AWS_ACCESS_KEY_ID", "key"),
+    ("AWS_SECRET_ACCESS_KEY", "secret"),
+    ("BACKUP_KEY_ID", "key"),
+    ("BACKUP_SECRET", "secret"),
+    ("AZURE_ACCOUNT_KEY", "c2VjcmV0"),
+    ("AZURE_KEY", "c2VjcmV0"),
+];
+
+/// An example as a whole configuration, with what it leaves out.
+fn whole(example: &serde_json::Value) -> serde_json::Value {
+    let mut whole = example.clone();
+    let map = whole.as_object_mut().expect("a map");
+    let targets = ["sqlite", "files", "postgres", "redis"];
+    if !targets.iter().any(|t| map.contains_key(*t)) {
+        map.insert(
+            "sqlite".into(),
+            serde_json::json!([{ "path": "production.sqlite3" }]),
+        );
+    }
+    let store_of_its_own = example["sqlite"][0].get("stores").is_some();
+    if !map.contains_key("store") && !store_of_its_own {
+        map.insert("store".into(), "file:///backups/myapp".into());
+    }
+    whole
+}
+
+/// What `lifeboat config check` says of a configuration; files under /run/secrets are there.
+fn check(config: &serde_json::Value) -> Result<(), String> {
+    let dir = tempfile::tempdir().unwrap();
+    let secrets = dir.path().join("secrets");
+    std::fs::create_dir(&secrets).unwrap();
+    let mut yaml = config.to_string();
+    for name in yaml
+        .split("/run/secrets/")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap().to_owned())
+        .collect::<Vec<_>>()
+    {
+        let value = match name.as_str() {
+            "postgres" => VALUES[0].1,
+            "backup.json" => "{}",
+            _ => "secret",
+        };
+        std::fs::write(secrets.join(name), value).unwrap();
+    }
+    yaml = yaml
+        .replace("/run/secrets", secrets.to_str().unwrap())
+        .replace("/rails/storage", dir.path().to_str().unwrap());
+    let file = dir.path().join("lifeboat.yml");
+    std::fs::write(&file, yaml).unwrap();
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_lifeboat"))
+        .args(["config", "check", "--config"])
+        .arg(file)
+        .current_dir(dir.path())
+        .env_clear()
+        .envs(VALUES)
+        .env("LIFEBOAT_FILES_PASSWORD", "secret")
+        .output()
+        .unwrap();
+    let said = text(&out);
+    // A variable that the example has no use for is said and does no harm.
+    match out.status.code() {
+        Some(0) => Ok(()),
+        _ => Err(said),
+    }
+}
+
+/// Every example of a configuration is one that Lifeboat takes, and a word of it that is wrong is found.
+#[test]
+fn every_example_of_a_configuration_loads() {
+    let (mut seen, mut kamal) = (0, 0);
+    for page in pages() {
+        for block in blocks(&page).iter().filter(|b| b.language == "yaml") {
+            let example = block.lines.join("\n");
+            let parsed: serde_json::Value = serde_saphyr::from_str(&example)
+                .unwrap_or_else(|e| panic!("{}: {e}\n{example}", page.display()));
+            if parsed.get("accessories").or(parsed.get("env")).is_some() {
+                kamal += 1;
+                accessory(&parsed);
+                continue;
+            }
+            seen += 1;
+            let mut config = whole(&parsed);
+            if let Err(error) = check(&config) {
+                panic!("{}\n{example}\n{error}", page.display());
+            }
+            config["no-such-key"] = 1.into();
+            assert!(check(&config).is_err(), "{example}");
+        }
+    }
+    assert!(seen > 15, "only {seen} examples were found");
+    assert_eq!(kamal, 2);
+}
+
+/// What stands below `env: clear:` of an accessory is known to Lifeboat, and its port is open to the host alone.
+fn accessory(example: &serde_json::Value) {
+    let accessory = example.pointer("/accessories/lifeboat").unwrap_or(example);
+    for (name, value) in accessory["env"]["clear"].as_object().unwrap() {
+        let value = value.as_str().unwrap().replace("/etc/litestream.yml", "");
+        if value.is_empty() {
+            assert_eq!(name, "LIFEBOAT_CONFIG");
+            continue;
+        }
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_lifeboat"))
+            .args(["config", "check"])
+            .env_clear()
+            .env("LIFEBOAT_STORE_URL", "s3://my-backups/myapp")
+            .env("LIFEBOAT_DATABASES", "production.sqlite3")
+            .env(name, value)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{name}: {}", text(&out));
+    }
+    if let Some(port) = accessory.get("port") {
+        assert!(port.as_str().unwrap().starts_with("127.0.0.1:"), "{port}");
+    }
 }

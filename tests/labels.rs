@@ -376,3 +376,24 @@ fn a_claim_pins_the_history_that_it_ends() {
     );
     assert_same_pages(&site.copy_now("now.db"), &site.restore("r.db", &[]), "now");
 }
+
+/// A command that ends at once after the upload still writes the label of a change of the schema: local state may be gone at its next run.
+#[test]
+fn a_sync_without_a_daemon_leaves_no_label_behind() {
+    for round in 0..5 {
+        let site = Site::new();
+        site.ok(&["sync"]);
+        site.write("update t set a='before the migration' where id=1");
+        site.ok(&["sync"]);
+        site.write("alter table t add column b");
+        let out = site.run(&["sync"]);
+        let said = common::kamal::text(&out);
+        assert!(
+            out.status.success() && !said.contains("WARN"),
+            "round {round}: {said}"
+        );
+        let found = auto_labels(&site);
+        assert_eq!(found.len(), 1, "round {round}: {found:?}\n{said}");
+        assert_eq!(found[0].0, "schema");
+    }
+}

@@ -461,3 +461,45 @@ fn a_missing_object_is_no_silent_end() {
         "the last point before the hole",
     );
 }
+
+/// A command without a daemon holds the state directory for a while: a daemon that starts meanwhile says who it is, waits, and goes on. Another
+/// daemon is not waited for.
+#[test]
+fn a_daemon_waits_for_a_command_that_holds_its_state() {
+    let site = Site::new();
+    site.ok(&["sync"]);
+    let lock = site.path("state-web1/app/lock");
+    assert!(lock.exists());
+    let mut holder = std::process::Command::new("flock")
+        .arg(&lock)
+        .args(["sleep", "4"])
+        .spawn()
+        .expect("flock is missing: apt-get install util-linux");
+    let held = || {
+        let free = std::process::Command::new("flock")
+            .arg("--nonblock")
+            .arg(&lock)
+            .arg("true")
+            .status();
+        !free.unwrap().success()
+    };
+    while !held() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let daemon = site.start();
+    wait_for(&daemon, "who holds it", || {
+        daemon.log().contains("in use by process") && daemon.log().contains("sleep 4")
+    });
+    assert!(holder.wait().unwrap().success());
+    site.write("update t set a='after the wait' where id=1");
+    wait_for(&daemon, "replication", || {
+        site.run(&["sync"]).status.success() && site.path("state-web1/lifeboat.sock").exists()
+    });
+    let second = site.run(&["run"]);
+    let said = common::kamal::text(&second);
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("is in use by process") && said.contains("nothing was done"),
+        "{said}"
+    );
+}

@@ -318,7 +318,7 @@ pub(super) fn show_store(store: &StoreConfig) -> Value {
         }
     }
     for (key, flag) in [
-        ("force-path-style", store.force_path_style),
+        ("force-path-style", store.force_path_style == Some(true)),
         ("skip-verify", store.skip_verify),
     ] {
         if flag {

@@ -137,7 +137,7 @@ dbs:
     );
     assert_eq!(
         (s3.region.as_deref(), s3.force_path_style),
-        (Some("eu"), false)
+        (Some("eu"), None)
     );
     assert_eq!(target.options.retention, RetentionConfig::plain(72 * HOUR));
     assert_eq!(target.options.snapshot_interval, 12 * HOUR);
@@ -184,7 +184,7 @@ dbs:
     let store = &app.options.stores[0];
     assert_eq!(store.url.as_str(), "s3://shared/app");
     assert_eq!(store.endpoint.as_deref(), Some("https://minio:9000"));
-    assert!(!store.force_path_style && store.skip_verify);
+    assert!(store.force_path_style == Some(false) && store.skip_verify);
     assert_eq!(app.options.snapshot_interval, 24 * HOUR);
     assert_eq!(app.options.retention, RetentionConfig::plain(168 * HOUR));
     assert_eq!(config.shutdown_timeout, Duration::from_secs(20));

@@ -92,8 +92,9 @@ pub struct StoreConfig {
     pub session_token: Option<Secret>,
     /// Profile in the AWS configuration files.
     pub profile: Option<String>,
-    /// Bucket in the path, not in the host name. By default with every endpoint that is not Amazon's.
-    pub force_path_style: bool,
+    /// Bucket in the path, not in the host name; by default with every endpoint that is not Amazon's. `None` without either: an endpoint of
+    /// the environment and the bucket's name decide.
+    pub force_path_style: Option<bool>,
     /// Certificates are not verified.
     pub skip_verify: bool,
     /// Plain HTTP: the endpoint says so.
@@ -148,7 +149,7 @@ impl StoreConfig {
             prefix_is_exact: parts.prefix_is_exact,
             force_path_style: parts
                 .force_path_style
-                .unwrap_or(endpoint.as_ref().is_some_and(|e| !amazon(e))),
+                .or(endpoint.as_ref().map(|e| !amazon(e))),
             allow_http: endpoint.as_ref().is_some_and(|e| e.starts_with("http://")),
             endpoint,
             region: parts.region,
@@ -445,7 +446,7 @@ mod tests {
         assert_eq!(store.url.as_str(), "s3://b/p");
         assert_eq!(store.endpoint.as_deref(), Some("http://localhost:9000"));
         assert_eq!(store.region.as_deref(), Some("eu"));
-        assert!(store.skip_verify && store.force_path_style && store.allow_http);
+        assert!(store.skip_verify && store.force_path_style == Some(true) && store.allow_http);
     }
 
     #[test]

@@ -168,7 +168,7 @@ fn a_full_file() {
         store.secret_access_key.as_ref().map(Secret::reveal),
         Some(odd)
     );
-    assert!(store.force_path_style && !store.prefix_is_exact && !store.allow_http);
+    assert!(store.force_path_style == Some(true) && !store.prefix_is_exact && !store.allow_http);
 
     let people = target(&config, "people");
     assert_eq!(people.path, root.join("storage/users.db"));

@@ -183,6 +183,11 @@ impl Cuts {
         })
     }
 
+    /// Whether a store lacks a label.
+    pub fn any_wanted(&self) -> bool {
+        self.with(|saved| saved.cuts.iter().any(|cut| cut.label.is_some()))
+    }
+
     /// One store has a label, or can never have it.
     pub fn done(&self, wanted: &WantedLabel, store: u32, stores: u32) -> io::Result<()> {
         self.with(|saved| {

@@ -9,12 +9,14 @@ use thiserror::Error;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::control::Client;
 use super::cuts::Cuts;
 use super::state::StateDir;
 use super::target::{Command, Inspect, Past, SyncAsk, Target};
 use super::watchdog::Watchdog;
 use crate::config::{Config, SqliteOptions, StoreConfig, TargetConfig};
 use crate::observe::facts::{Board, State, StoreFacts, TargetFacts};
+use crate::sqlite::files::lock_holder;
 use crate::sqlite::guard::{ReadError, Reader};
 use crate::sqlite::watch::Watcher;
 use crate::store::{Store, StoreError, StoreSpec};
@@ -28,6 +30,11 @@ const OBJECTIVE_INTERVALS: u32 = 10;
 /// Bases uploaded and local states rebuilt at once, over all targets: each holds a blocking thread and a few MiB while it waits for a
 /// store.
 const HEAVY_JOBS: usize = 4;
+
+/// How long a state directory that another command has is waited for: such a command ends after 60 s by default, most in one or two.
+const STATE_PATIENCE: Duration = Duration::from_secs(90);
+/// Between two looks whether it is free.
+const STATE_POLL: Duration = Duration::from_millis(100);
 
 /// Why the targets could not be started or asked.
 #[derive(Debug, Error)]
@@ -48,6 +55,14 @@ pub enum FleetError {
         /// Why.
         source: std::io::Error,
     },
+    /// Another process has the state directory.
+    #[error("state directory {path} is in use by {holder}; nothing was done")]
+    InUse {
+        /// Where.
+        path: PathBuf,
+        /// Who.
+        holder: String,
+    },
     /// No such target.
     #[error("no target is named \"{0}\"")]
     Unknown(String),
@@ -66,10 +81,12 @@ impl FleetError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Store { source, .. } => source.hint(),
-            Self::State { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock => {
-                Some("another lifeboat process uses it: stop that one, or give this one a state-dir of its own".into())
+            Self::InUse { .. } => {
+                Some("stop that one, or give this one a state-dir of its own".into())
             }
-            Self::State { .. } => Some("set state-dir to a folder that this user may write to".into()),
+            Self::State { .. } => {
+                Some("set state-dir to a folder that this user may write to".into())
+            }
             Self::Unknown(_) => Some("`lifeboat config show` lists the targets".into()),
             Self::Failed { .. } => Some("`lifeboat status` shows why".into()),
         }
@@ -148,7 +165,7 @@ pub async fn open_replica(store: &StoreConfig, name: &str) -> Result<Store, Stor
         secret_access_key: secret(&store.secret_access_key),
         session_token: secret(&store.session_token),
         profile: store.profile.clone(),
-        force_path_style: Some(store.force_path_style),
+        force_path_style: store.force_path_style,
         account_name: store.account_name.clone(),
         account_key: secret(&store.account_key),
         sas_token: secret(&store.sas_token),
@@ -199,7 +216,7 @@ impl Fleet {
             })?);
         }
         let path = state_path(config, target);
-        let state = StateDir::open(&path).map_err(|source| FleetError::State { path, source })?;
+        let state = self.open_state(path).await?;
         let board = self.board.add(TargetFacts {
             name: target.name.clone(),
             path: target.path.clone(),
@@ -245,6 +262,33 @@ impl Fleet {
             },
         );
         Ok(())
+    }
+
+    /// A command that does its work without the daemon (`sync`, `snapshot`) holds the directory for seconds: that is waited for. A daemon holds
+    /// it for good.
+    async fn open_state(&self, path: PathBuf) -> Result<StateDir, FleetError> {
+        let begun = std::time::Instant::now();
+        let mut said = false;
+        loop {
+            match StateDir::open(&path) {
+                Ok(state) => return Ok(state),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(source) => return Err(FleetError::State { path, source }),
+            }
+            let holder = lock_holder(&path.join("lock"))
+                .unwrap_or_else(|| "a process in another container".into());
+            let socket = socket_path(&self.config);
+            let is_daemon = matches!(Client::connect(&socket).await, Ok(Some(_)));
+            if is_daemon || begun.elapsed() > STATE_PATIENCE {
+                return Err(FleetError::InUse { path, holder });
+            }
+            if !said {
+                let seconds = STATE_PATIENCE.as_secs();
+                tracing::info!(state = %path.display(), "in use by {holder}; waiting for it, {seconds} s at most");
+                said = true;
+            }
+            tokio::time::sleep(STATE_POLL).await;
+        }
     }
 
     /// Names of all targets.

@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod faults;
 pub mod kamal;
 pub mod mount;
+pub mod pages;
 pub mod prometheus;
 pub mod receiver;
 pub mod redis;

@@ -38,5 +38,10 @@ def stop_app(_host):
     """The test's."""
 
 
-# The sidecar is the test's.
-boot_accessory = stop_accessory = stop_app
+def boot_accessory(host):
+    """The test's, if it does not say how."""
+    if (host / "boot-accessory").exists():
+        subprocess.run(["sh", host / "boot-accessory"], cwd=host, check=True)
+
+
+stop_accessory = stop_app

@@ -38,6 +38,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const PAUSE_REFUSED: Duration = Duration::from_secs(30);
 /// Pause after a comparison that failed: each reads the whole replica.
 const PAUSE_DIFFERENT: Duration = Duration::from_secs(10 * 60);
+/// After everything is durable: how long labels that are still to be written hold the end up.
+const LABELS_AT_STOP: Duration = Duration::from_secs(5);
+/// Between two looks whether they are.
+const LABELS_POLL: Duration = Duration::from_millis(10);
 
 /// What a target is asked.
 pub enum Command {
@@ -381,6 +385,13 @@ impl Target {
                 // An error means that the sender is gone, and with it whoever could make it durable.
                 let _ = position.wait_for(|d| d.is_some_and(|d| d >= wanted)).await;
             }
+            let labels = async {
+                while self.cuts.any_wanted() {
+                    tokio::time::sleep(LABELS_POLL).await;
+                }
+            };
+            // What is not written by then is in the state directory, and is written at the next start.
+            let _ = tokio::time::timeout(LABELS_AT_STOP, labels).await;
         };
         tokio::pin!(done);
         loop {
