@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::args::{ConfigAction, Global};
 use super::{Failure, load, ok};
 use crate::config::{Config, TargetConfig};
-use crate::daemon::fleet::{open_replica, system_now};
+use crate::daemon::fleet::{open_replica, socket_path, system_now};
 use crate::labels::{self, Label, Pin};
 use crate::replica::owner::{self, Owner};
 use crate::replica::upload::Replica;
@@ -77,7 +77,10 @@ pub(super) async fn get(
     let Some(address) = address else {
         return Err(Failure::new(
             1,
-            "http is off: the daemon cannot be asked",
+            format!(
+                "no daemon answers on {}, and http is off",
+                socket_path(config).display()
+            ),
             hint,
         ));
     };

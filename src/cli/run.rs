@@ -86,19 +86,21 @@ pub(super) async fn make_durable(
         .filter(|t| t.error.is_some())
         .map(|t| t.target.as_str())
         .collect();
-    let message = if failed.is_empty() {
-        "there is no target to sync".to_owned()
+    let (message, hint) = if failed.is_empty() {
+        (
+            "there is no SQLite database to sync".to_owned(),
+            "`lifeboat config show` lists the targets; `lifeboat snapshot` also dumps servers and backs up files",
+        )
     } else {
-        format!(
-            "not everything is durable: {}; what is captured stays in the spool",
-            failed.join(", ")
+        (
+            format!(
+                "not everything is durable: {}; what is captured stays in the state directory and goes up later",
+                failed.join(", ")
+            ),
+            "`lifeboat status` says why",
         )
     };
-    Err(Failure::new(
-        1,
-        message,
-        Some("`lifeboat status` says why".into()),
-    ))
+    Err(Failure::new(1, message, Some(hint.into())))
 }
 
 /// Without a daemon the command does the work itself; locks keep two from capturing at once.

@@ -38,7 +38,7 @@ pub(super) async fn snapshot(
     };
     let (label, databases) = match rest {
         Rest::None if mine.is_empty() => return Err(failure(&Snapshot::default())),
-        Rest::None => (label, 0),
+        Rest::None => (files::free_label(&config, &mine, &label).await?, 0),
         rest => {
             let wanted = Wanted {
                 targets: match rest {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::backend::{Asked, Backend};
+use crate::labels::FindError;
 use crate::store::StoreError;
 
 /// Why something with files was not done.
@@ -58,6 +59,9 @@ pub enum FilesError {
     /// Nothing to restore.
     #[error("{0}")]
     NoPoint(String),
+    /// A label that names no one snapshot.
+    #[error(transparent)]
+    Label(#[from] FindError),
     /// A refusal to overwrite.
     #[error("{0}")]
     Refused(String),
@@ -118,6 +122,7 @@ impl FilesError {
             Self::Missing(_) => "check `paths`, and whether the volume is mounted".into(),
             Self::Replaced(_) => "look whether the volume is mounted".into(),
             Self::NoPoint(_) => "`lifeboat list` shows what there is".into(),
+            Self::Label(e) => e.hint(),
             Self::Damaged { .. } => {
                 "keep the store as it is and see \"Damage\" in docs/files.md: `restic rebuild-index` (`restic repair index` since restic 0.16) mends the index, and the next backup uploads again what is still here".into()
             }
@@ -156,6 +161,7 @@ impl FilesError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoPoint(_) | Self::NoRepository(_) => 3,
+            Self::Label(e) => e.exit_code(),
             Self::Locked { .. }
             | Self::Emptied { .. }
             | Self::Replaced(_)

@@ -35,7 +35,7 @@ pub use backend::Backend;
 pub use backup::{Backup, backup};
 pub use drill::{Drill, drill};
 pub use error::FilesError;
-pub use points::{Goal, Point, find, list};
+pub use points::{Goal, Point, find, free_label, list};
 pub use prune::{Pruned, prune};
 pub use restore::{Output, Restored, restore};
 pub use source::LeftOut;

@@ -7,7 +7,9 @@ use rustic_core::repofile::{SnapshotFile, SnapshotId};
 use super::error::FilesError;
 use super::repository::{self, Repo};
 use super::{Backend, PATIENCE_PERSON, Target};
+use crate::labels::{Named, find_named, numbered, split};
 use crate::retention::copies::newest;
+use crate::types::Millis;
 
 /// A tag on what could not be read in full.
 pub(super) const PARTIAL: &str = "partial";
@@ -143,10 +145,43 @@ fn read(backend: &Backend, repo: &Repo) -> Result<(Vec<SnapshotFile>, Vec<String
     Ok((all, damaged))
 }
 
+/// By the rules of all labels; of snapshots with one and the same label the newest.
+fn labelled(points: &[Point], wanted: &str) -> Result<usize, FilesError> {
+    let mut at: Vec<usize> = Vec::new();
+    let mut known: Vec<Named<'_>> = Vec::new();
+    for (position, point) in points.iter().enumerate().rev() {
+        for label in &point.labels {
+            if known.iter().any(|l| l.label == label) {
+                continue;
+            }
+            at.push(position);
+            known.push(Named {
+                label,
+                at: Millis(point.time.as_millisecond()),
+                version: split(label).0.strip_prefix("before-"),
+            });
+        }
+    }
+    let now = Millis(Timestamp::now().as_millisecond());
+    Ok(at[find_named(&known, wanted, now)?])
+}
+
+/// The label, with the first number that no snapshot has if it is taken. `points` are of every store.
+pub fn free_label(points: &[Point], label: &str) -> String {
+    let used = points.iter().flat_map(|p| &p.labels);
+    let last = used
+        .map(String::as_str)
+        .map(split)
+        .filter(|(base, _)| *base == label)
+        .map(|(_, number)| number)
+        .max();
+    numbered(label, last.map_or(1, |n| n.saturating_add(1)))
+}
+
 /// The position of the snapshot that is meant. `points` are by time.
 ///
 /// # Errors
-/// [`FilesError::NoPoint`], also if an id is ambiguous.
+/// [`FilesError::NoPoint`], also if an id is ambiguous; [`FilesError::Label`].
 pub fn find(points: &[Point], goal: &Goal) -> Result<usize, FilesError> {
     let none = |what: String| FilesError::NoPoint(what);
     match goal {
@@ -162,10 +197,7 @@ pub fn find(points: &[Point], goal: &Goal) -> Result<usize, FilesError> {
             .iter()
             .rposition(|p| p.time <= *at)
             .ok_or_else(|| none(format!("no snapshot is as old as {at}"))),
-        Goal::Label(label) => points
-            .iter()
-            .rposition(|p| p.labels.contains(label))
-            .ok_or_else(|| none(format!("no snapshot has the label \"{label}\""))),
+        Goal::Label(wanted) => labelled(points, wanted),
         Goal::Id(id) => {
             let mut matching = points
                 .iter()

@@ -51,48 +51,70 @@ impl FindError {
     }
 }
 
+/// What a label is found by.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a> {
+    /// With what was appended.
+    pub label: &'a str,
+    /// When its point was taken.
+    pub at: Millis,
+    /// The app's version, if it belongs to a deploy.
+    pub version: Option<&'a str>,
+}
+
 /// Finds a label by its name, by `name#number` (`#1` is the first), or by the version of its deploy. Pure.
 pub fn find<'a>(labels: &'a [Label], wanted: &str, now: Millis) -> Result<&'a Label, FindError> {
-    let (base, number) = split(wanted);
-    let numbered = wanted.contains('#');
-    let mut found: Vec<&Label> = labels
+    let named: Vec<Named<'_>> = labels
         .iter()
-        .filter(|l| {
-            let (b, n) = l.base();
-            b == base && (!numbered || n == number)
+        .map(|l| Named {
+            label: &l.label,
+            at: l.at(),
+            version: l.version.as_deref(),
         })
         .collect();
-    if found.is_empty() {
-        found = labels
-            .iter()
-            .filter(|l| l.version.as_deref() == Some(wanted))
-            .collect();
+    Ok(&labels[find_named(&named, wanted, now)?])
+}
+
+/// [`find`] where labels are no objects of their own: the position of the one that is meant. Pure.
+pub fn find_named(labels: &[Named<'_>], wanted: &str, now: Millis) -> Result<usize, FindError> {
+    let (base, number) = split(wanted);
+    let numbered = wanted.contains('#');
+    let mut found: Vec<usize> = Vec::new();
+    for (at, label) in labels.iter().enumerate() {
+        let (b, n) = split(label.label);
+        if b == base && (!numbered || n == number) {
+            found.push(at);
+        }
     }
-    found.sort_by_key(|l| (l.at(), l.base().1));
+    if found.is_empty() {
+        let of_version = |at: &usize| labels[*at].version == Some(wanted);
+        found = (0..labels.len()).filter(of_version).collect();
+    }
+    found.sort_by_key(|at| (labels[*at].at, split(labels[*at].label).1));
+    let shown = |at: usize| {
+        let (b, n) = split(labels[at].label);
+        format!("{b}#{n}")
+    };
     match found.as_slice() {
-        [one] => Ok(one),
+        [one] => Ok(*one),
         [] => {
             let nearest = labels
                 .iter()
-                .min_by_key(|l| strsim::damerau_levenshtein(&l.label, wanted));
+                .min_by_key(|l| strsim::damerau_levenshtein(l.label, wanted));
             Err(FindError::Unknown {
                 wanted: wanted.to_owned(),
-                nearest: nearest.map(|l| l.label.clone()),
+                nearest: nearest.map(|l| l.label.to_owned()),
             })
         }
         [.., newest] => {
-            let shown = |l: &Label| {
-                let (b, n) = l.base();
-                format!("{b}#{n}")
-            };
             let candidates: Vec<String> = found
                 .iter()
-                .map(|l| format!("{} ({} ago)", shown(l), age(l.at(), now)))
+                .map(|at| format!("{} ({} ago)", shown(*at), age(labels[*at].at, now)))
                 .collect();
             Err(FindError::Ambiguous {
                 wanted: wanted.to_owned(),
                 candidates: candidates.join(", "),
-                newest: shown(newest),
+                newest: shown(*newest),
             })
         }
     }

@@ -16,7 +16,7 @@ mod find;
 mod objects;
 
 pub use expire::{Expiry, Rules, expired};
-pub use find::{FindError, find};
+pub use find::{FindError, Named, find, find_named};
 pub use objects::{Cache, LabelError, create, create_set, delete, delete_named, list, read_set};
 
 use serde::{Deserialize, Serialize};

@@ -124,3 +124,36 @@ fn one_path_labels_ids_and_times() {
     let full = site.refused(&["restore", "uploads", "-o", "new"], 4);
     assert!(full.contains("not empty"), "{full}");
 }
+
+/// Labels of files alone follow the rules of all labels: a repeated one is numbered, `#1` is the first, a version finds its deploy, an unknown one
+/// suggests the nearest, and what could mean several says which.
+#[test]
+fn labels_of_files_are_found_as_all_labels_are() {
+    let site = Site::new();
+    for (label, content) in [("before-v1", "1"), ("before-v2", "2"), ("before-v2", "3")] {
+        site.write("one", content.as_bytes());
+        site.ok(&["snapshot", "uploads", "--label", label]);
+    }
+    for (wanted, content) in [
+        ("before-v1", "1"),
+        ("v1", "1"),
+        ("before-v2#1", "2"),
+        ("before-v2#2", "3"),
+    ] {
+        let output = format!("back-{wanted}");
+        site.ok(&["restore", "uploads", "--label", wanted, "-o", &output]);
+        let found = std::fs::read_to_string(site.path(&output).join("one")).unwrap();
+        assert_eq!(found, content, "{wanted}");
+    }
+    for wanted in ["before-v2", "v2"] {
+        let said = site.refused(&["restore", "uploads", "--label", wanted, "-o", "x"], 2);
+        assert!(
+            said.contains("before-v2#1 (") && said.contains("before-v2#2 ("),
+            "{said}"
+        );
+    }
+    let said = site.refused(&["restore", "uploads", "--label", "befor-v1", "-o", "x"], 3);
+    assert!(said.contains("did you mean --label before-v1"), "{said}");
+    site.ok(&["restore", "--all", "--label", "v1", "--in-place"]);
+    assert_eq!(std::fs::read(site.data("one")).unwrap(), b"1");
+}

@@ -49,6 +49,11 @@ is "$(rows "$db")" "$all"
 is "$(cat uploads/photo)" photo
 is "$(count)" 100
 running app
+# By the version of the deploy as well, for every kind of target.
+"$LIFEBOAT" restore --all --label v42 -o version >"$LAB/out" 2>&1 || fail 'restore by version'
+is "$(rows version/app.sqlite3)" "$all"
+is "$(cat version/uploads/photo)" photo
+test -s version/shop.pgc
 doc 'lifeboat restore s3://bucket/app -o copy.sqlite3'
 is "$(rows copy.sqlite3)" "$all"
 

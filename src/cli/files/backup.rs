@@ -5,6 +5,7 @@ use serde_json::json;
 use super::{NAMED, blocking, each};
 use crate::cli::{Failure, ok, run};
 use crate::config::{Config, FilesConfig};
+use crate::daemon::files::open_in;
 use crate::files::{self, Backup, Target};
 
 /// Databases first, then files: no row points at a file that is missing.
@@ -27,6 +28,27 @@ pub(in crate::cli) async fn snapshot(
     back_up(&config, &mine, None, as_json).await?;
     ok(&format!("snapshot targets={count} durable"));
     Ok(())
+}
+
+/// The label, numbered if snapshots of files have it already: nothing is ever replaced. Where databases belong to the set, they decide.
+pub(in crate::cli) async fn free_label(
+    config: &Config,
+    mine: &[FilesConfig],
+    label: &str,
+) -> Result<String, Failure> {
+    let mut points = Vec::new();
+    for files in mine {
+        for store in &files.stores {
+            let target = open_in(config, files, store).await?;
+            match tokio::task::spawn_blocking(move || files::list(&target)).await {
+                Ok(Ok(found)) => points.extend(found),
+                // The first backup makes it, or says why not; a store that is away is said by the backup, too.
+                Ok(Err(_)) => {}
+                Err(e) => return Err(Failure::new(1, format!("the work broke off: {e}"), None)),
+            }
+        }
+    }
+    Ok(files::free_label(&points, label))
 }
 
 /// Backs up files, under a label if one is given. A partial backup is a failure.
