@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::{Failure, ok};
 use crate::config::{Config, ConfigSource, parse_duration};
 use crate::daemon::control::{Answer, Client, Request, sync as sync_all};
-use crate::daemon::fleet::{Fleet, socket_path, state_path};
+use crate::daemon::fleet::{COMMAND_PATIENCE, Fleet, FleetError, socket_path, state_path};
 use crate::observe::facts::Board;
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {
@@ -53,6 +53,21 @@ pub(super) async fn make_durable(
             Some("for example 60s or 5m".into()),
         )
     })?;
+    for name in &targets {
+        let others = super::postgres::is_target(&config, name)
+            || config.files.iter().any(|f| f.name == *name);
+        if others {
+            return Err(Failure::new(
+                2,
+                format!("{name} is no SQLite database; nothing was done"),
+                Some(format!("`lifeboat snapshot {name}` makes a copy of it now")),
+            ));
+        }
+        if !config.targets.iter().any(|t| t.name == *name) {
+            return Err(FleetError::Unknown(name.clone()).into());
+        }
+    }
+    let mut alone_hint = None;
     let answer = match Client::connect(&socket_path(&config)).await {
         Ok(Some(mut client)) => {
             let request = Request::Sync {
@@ -67,7 +82,11 @@ pub(super) async fn make_durable(
                 )
             })?
         }
-        Ok(None) => alone(config, targets, timeout).await?,
+        Ok(None) => {
+            alone_hint =
+                Some("the lines above say why; nothing is lost: it is done by the next run");
+            alone(config, targets, timeout).await?
+        }
         Err(e) => {
             return Err(Failure::new(
                 1,
@@ -94,10 +113,10 @@ pub(super) async fn make_durable(
     } else {
         (
             format!(
-                "not everything is durable: {}; what is captured stays in the state directory and goes up later",
+                "not everything is durable: {}; what is captured stays in the spool and goes up later",
                 failed.join(", ")
             ),
-            "`lifeboat status` says why",
+            alone_hint.unwrap_or("`lifeboat status` says why"),
         )
     };
     Err(Failure::new(1, message, Some(hint.into())))
@@ -106,7 +125,12 @@ pub(super) async fn make_durable(
 /// Without a daemon the command does the work itself; locks keep two from capturing at once.
 async fn alone(config: Config, targets: Vec<String>, timeout: Duration) -> Result<Answer, Failure> {
     let wait = config.shutdown_timeout;
-    let fleet = Fleet::start(Arc::new(config), Arc::new(Board::default())).await?;
+    let fleet = Fleet::start(
+        Arc::new(config),
+        Arc::new(Board::default()),
+        COMMAND_PATIENCE,
+    )
+    .await?;
     let answer = sync_all(&fleet, targets, timeout).await;
     fleet.stop(wait).await;
     Ok(answer)

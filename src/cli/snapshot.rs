@@ -6,7 +6,7 @@ use super::files::{self, Rest};
 use super::{Failure, ok};
 use crate::config::{Config, parse_duration};
 use crate::daemon::control::{Client, Request};
-use crate::daemon::fleet::{Fleet, socket_path};
+use crate::daemon::fleet::{COMMAND_PATIENCE, Fleet, socket_path};
 use crate::daemon::snapshot::{Snapshot, Wanted, snapshot as take};
 use crate::labels;
 use crate::observe::facts::Board;
@@ -92,7 +92,12 @@ pub(super) async fn anywhere(
         config.targets.retain(|t| wanted.targets.contains(&t.name));
     }
     let (wait, instance) = (config.shutdown_timeout, config.instance.clone());
-    let fleet = Fleet::start(Arc::new(config), Arc::new(Board::default())).await?;
+    let fleet = Fleet::start(
+        Arc::new(config),
+        Arc::new(Board::default()),
+        COMMAND_PATIENCE,
+    )
+    .await?;
     let done = take(&fleet, &wanted, &instance).await;
     fleet.stop(wait).await;
     Ok(done)

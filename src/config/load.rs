@@ -230,6 +230,17 @@ fn from_command_line(
     Ok((builder.finish(ConfigSource::CommandLine)?, resolver.used()))
 }
 
+/// What the hooks of the Kamal kit and `bin/lifeboat-restore` read; who exports them may call Lifeboat, too.
+const OF_THE_HOOKS: [&str; 7] = [
+    "LIFEBOAT_ACCESSORY",
+    "LIFEBOAT_HOSTS",
+    "LIFEBOAT_MIN_FREE_MB",
+    "LIFEBOAT_SECRETS",
+    "LIFEBOAT_SKIP",
+    "LIFEBOAT_WAIT",
+    "LIFEBOAT_WEBHOOK",
+];
+
 /// Refuses `LIFEBOAT_` variables that nothing reads: a misspelt one would leave something unprotected in silence.
 fn check_variables(
     args: &LoadArgs,
@@ -243,7 +254,8 @@ fn check_variables(
         // Kubernetes and old Docker links set these in every container beside a service called lifeboat.
         let foreign = name.starts_with("LIFEBOAT_SERVICE_")
             || name == "LIFEBOAT_PORT"
-            || name.starts_with("LIFEBOAT_PORT_");
+            || name.starts_with("LIFEBOAT_PORT_")
+            || OF_THE_HOOKS.contains(&name);
         if !foreign && !used.contains(name) && !known.contains(&name) {
             let nearest = raw::nearest(name, known.iter().copied()).map(str::to_owned);
             return Err(ConfigError::UnknownVariable {

@@ -484,6 +484,9 @@ fn parse_error(error: &DeserializeError, path: &Path) -> ConfigError {
         | DeserializeError::SerdeInvalidValue { expected, .. } => {
             format!("expected {expected}")
         }
+        DeserializeError::Unexpected { expected, .. } if *expected == "sequence start" => {
+            "expected a list: lines that begin with `- `, or [ ]".into()
+        }
         DeserializeError::Unexpected { expected, .. } => format!("expected {expected}"),
         DeserializeError::MultipleDocuments { .. } => {
             "the file holds more than one document".into()

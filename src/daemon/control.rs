@@ -159,7 +159,9 @@ pub async fn sync(fleet: &Fleet, targets: Vec<String>, timeout: Duration) -> Ans
                 error: Some(e.to_string()),
             },
             Err(_) => {
-                let error = Some(format!("not durable within {} s", timeout.as_secs()));
+                let why = fleet.trouble(&name).map(|why| format!(": {why}"));
+                let why = why.unwrap_or_default();
+                let error = Some(format!("not durable within {} s{why}", timeout.as_secs()));
                 TargetAnswer {
                     target: name,
                     txid: None,

@@ -31,8 +31,10 @@ const OBJECTIVE_INTERVALS: u32 = 10;
 /// store.
 const HEAVY_JOBS: usize = 4;
 
-/// How long a state directory that another command has is waited for: such a command ends after 60 s by default, most in one or two.
-const STATE_PATIENCE: Duration = Duration::from_secs(90);
+/// How long a daemon waits for a state directory that a command has: such a command ends after 60 s by default, most in one or two.
+pub const DAEMON_PATIENCE: Duration = Duration::from_secs(90);
+/// How long another command waits for it.
+pub const COMMAND_PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks whether it is free.
 const STATE_POLL: Duration = Duration::from_millis(100);
 
@@ -120,6 +122,7 @@ pub struct Fleet {
     config: Arc<Config>,
     heavy: Arc<Semaphore>,
     watchdog: Arc<Watchdog>,
+    patience: Duration,
 }
 
 /// The clock of a running process.
@@ -181,8 +184,12 @@ pub async fn open_replica(store: &StoreConfig, name: &str) -> Result<Store, Stor
 
 impl Fleet {
     /// Starts every target. A target that cannot start now (no database yet, store away) is started all the same and keeps trying;
-    /// only what no waiting mends is an error.
-    pub async fn start(config: Arc<Config>, board: Arc<Board>) -> Result<Self, FleetError> {
+    /// only what no waiting mends is an error. A state directory that another command has is waited for, `patience` at most.
+    pub async fn start(
+        config: Arc<Config>,
+        board: Arc<Board>,
+        patience: Duration,
+    ) -> Result<Self, FleetError> {
         let watcher = match Watcher::start() {
             Ok(watcher) => Some(Arc::new(watcher)),
             Err(error) => {
@@ -196,6 +203,7 @@ impl Fleet {
             watcher,
             config: Arc::clone(&config),
             watchdog: Watchdog::start(),
+            patience,
             heavy: Arc::new(Semaphore::new(HEAVY_JOBS)),
         };
         for target in &config.targets {
@@ -279,16 +287,27 @@ impl Fleet {
                 .unwrap_or_else(|| "a process in another container".into());
             let socket = socket_path(&self.config);
             let is_daemon = matches!(Client::connect(&socket).await, Ok(Some(_)));
-            if is_daemon || begun.elapsed() > STATE_PATIENCE {
+            if is_daemon || begun.elapsed() > self.patience {
                 return Err(FleetError::InUse { path, holder });
             }
             if !said {
-                let seconds = STATE_PATIENCE.as_secs();
+                let seconds = self.patience.as_secs();
                 tracing::info!(state = %path.display(), "in use by {holder}; waiting for it, {seconds} s at most");
                 said = true;
             }
             tokio::time::sleep(STATE_POLL).await;
         }
+    }
+
+    /// What a target has failed at last, with the next step; `None` if nothing fails now.
+    pub fn trouble(&self, name: &str) -> Option<String> {
+        let facts = self.board.target(name)?.facts();
+        let store = facts
+            .stores
+            .into_iter()
+            .find(|s| s.failing_since.is_some())?;
+        let hint = store.hint.map(|h| format!(" (hint: {h})"));
+        Some(format!("{}{}", store.last_error?, hint.unwrap_or_default()))
     }
 
     /// Names of all targets.

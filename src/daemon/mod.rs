@@ -93,7 +93,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         }
         None => None,
     };
-    let fleet = Arc::new(Fleet::start(Arc::clone(&config), Arc::clone(&board)).await?);
+    let fleet = Arc::new(
+        Fleet::start(
+            Arc::clone(&config),
+            Arc::clone(&board),
+            fleet::DAEMON_PATIENCE,
+        )
+        .await?,
+    );
     let jobs = files_jobs::Jobs::start(&config, &board);
     let dumps = postgres_jobs::Jobs::start(&config, &board);
     let mut tasks = Vec::new();

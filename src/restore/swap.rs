@@ -79,6 +79,14 @@ pub enum SwapError {
     /// Nothing to swap back.
     #[error("{0} has no kept copy from before a restore")]
     NothingKept(PathBuf),
+    /// The folder of the place is not there, or may not be written to.
+    #[error("cannot write to the folder {path}: {source}; nothing was changed")]
+    Folder {
+        /// Which folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The file system.
     #[error("{path}: {source}")]
     Io {
@@ -114,6 +122,15 @@ impl SwapError {
             Self::NothingKept(_) => {
                 "only `restore --in-place` keeps a copy that --undo can swap back".into()
             }
+            Self::Folder { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                format!(
+                    "make it first (mkdir -p {}), or mount the volume",
+                    path.display()
+                )
+            }
+            Self::Folder { .. } => {
+                "restore as a user who may write there, or to another place with -o".into()
+            }
             Self::Io { .. } => return None,
         })
     }
@@ -122,7 +139,10 @@ impl SwapError {
     pub fn is_refusal(&self) -> bool {
         !matches!(
             self,
-            Self::Io { .. } | Self::NoSpace { .. } | Self::WalStays { .. }
+            Self::Io { .. }
+                | Self::Folder { .. }
+                | Self::NoSpace { .. }
+                | Self::WalStays { .. }
         )
     }
 }
@@ -179,7 +199,16 @@ fn draft(path: &Path, folder: &Path) -> Result<NamedTempFile, SwapError> {
             .mode(0o600)
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(&draft)
-            .map_err(at(&draft))?;
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::ReadOnlyFilesystem => SwapError::Folder {
+                    path: folder.to_owned(),
+                    source,
+                },
+                _ => at(&draft)(source),
+            })?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(SwapError::Running(path.to_owned())),

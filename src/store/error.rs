@@ -258,14 +258,19 @@ pub(super) struct MissingDirectory(pub(super) String);
 #[error("no credentials: {0}")]
 pub(super) struct NoCredentials(pub(super) String);
 
+/// What the system's resolver says of a name that it does not know, or cannot ask for.
+const NO_NAME: &str = "failed to lookup address information";
+
 /// Finds the class and a short reason (not yet redacted) for a client's error.
 pub(super) fn classify(error: &object_store::Error) -> (Class, String) {
     let text = error.to_string();
+    let reason = reason(error, &text);
     let class = by_variant(error, &text)
         .or_else(|| by_source(error))
         .or_else(|| by_text(&text))
+        .or_else(|| reason.contains(NO_NAME).then_some(Class::Unreachable))
         .unwrap_or(Class::Other);
-    (class, reason(error, &text))
+    (class, reason)
 }
 
 fn by_variant(error: &object_store::Error, text: &str) -> Option<Class> {
