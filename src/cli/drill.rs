@@ -1,13 +1,19 @@
 //! `lifeboat drill`: restores for real, into scratch space.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::files::{self, Rest};
 use super::{Failure, ok};
-use crate::config::{Config, TargetConfig};
+use crate::config::{Config, FilesConfig, TargetConfig};
+use crate::daemon::control::{Client, Request};
 use crate::daemon::drills::options;
-use crate::daemon::fleet::{FleetError, open_replica, system_now};
+use crate::daemon::fleet::{FleetError, open_replica, socket_path, system_now};
 use crate::drills::{self, Drill, DrillError};
+
+/// The daemon reads a few small objects of each target.
+const TELL_WITHIN: Duration = Duration::from_secs(30);
 
 impl From<DrillError> for Failure {
     fn from(error: DrillError) -> Self {
@@ -43,11 +49,40 @@ pub(super) async fn drill(
             Some("`lifeboat config show` lists the targets".into()),
         ));
     }
+    let result = all(&config, (&databases, &mine, &dumps), as_json).await;
+    // A failure is recorded, too.
+    tell_daemon(&config, targets).await;
+    let drilled = result?;
+    ok(&format!("drill targets={drilled}"));
+    Ok(())
+}
+
+/// A daemon on this host shows what was found at once, instead of at its next start.
+async fn tell_daemon(config: &Config, targets: Vec<String>) {
+    let tell = async {
+        let Some(mut daemon) = Client::connect(&socket_path(config)).await? else {
+            return Ok(());
+        };
+        daemon.ask(&Request::Drilled { targets }).await.map(|_| ())
+    };
+    let late = || Err(std::io::ErrorKind::TimedOut.into());
+    let told = tokio::time::timeout(TELL_WITHIN, tell).await;
+    if let Err(error) = told.unwrap_or_else(|_| late()) {
+        tracing::warn!(%error, "the daemon did not hear of the drill; it reads the record at its next start");
+    }
+}
+
+/// Returns how many targets were drilled.
+async fn all(
+    config: &Config,
+    (databases, mine, dumps): (&[&TargetConfig], &[FilesConfig], &super::postgres::Split),
+    as_json: bool,
+) -> Result<usize, Failure> {
     let mut failed = Vec::new();
     let mut stopped = None;
-    for target in &databases {
+    for target in databases {
         for store in &target.options.stores {
-            match one(&config, target, store, as_json).await {
+            match one(config, target, store, as_json).await {
                 Ok(None) => {}
                 Ok(Some(failure)) => failed.push(failure),
                 // The others are drilled in any case.
@@ -58,9 +93,9 @@ pub(super) async fn drill(
             }
         }
     }
-    let (dumped, of_dumps) = super::postgres_care::drill(&config, &dumps, as_json).await?;
+    let (dumped, of_dumps) = super::postgres_care::drill(config, dumps, as_json).await?;
     failed.extend(of_dumps);
-    files::drill(&config, &mine, as_json).await?;
+    files::drill(config, mine, as_json).await?;
     if let Some(failure) = stopped.filter(|_| failed.is_empty()) {
         return Err(failure);
     }
@@ -74,9 +109,7 @@ pub(super) async fn drill(
             ),
         ));
     }
-    let drilled = databases.len() + mine.len() + dumped;
-    ok(&format!("drill targets={drilled}"));
-    Ok(())
+    Ok(databases.len() + mine.len() + dumped)
 }
 
 /// `Some`: what failed.

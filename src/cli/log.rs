@@ -1,4 +1,7 @@
-//! The log: to stderr, as text for people or one JSON object a line.
+//! The log: to stderr, as text for people or one JSON object a line. What repeats itself is summed, see [`repeats`].
+
+mod layer;
+mod repeats;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,13 +12,22 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Failure;
 use super::args::{Global, LogFormat};
 
-/// Starts it.
-pub(super) fn start(global: &Global) -> Result<(), Failure> {
+/// Keeps the log until its end.
+#[must_use]
+pub(super) struct Log {
+    /// Held until the end.
+    _rest: Option<layer::Rest>,
+}
+
+/// Starts it. A command that `goes_on` until it is ended sums what repeats itself; of others every line is told.
+pub(super) fn start(global: &Global, goes_on: bool) -> Result<Log, Failure> {
     let level = if global.quiet {
         "error"
     } else {
@@ -35,13 +47,27 @@ pub(super) fn start(global: &Global) -> Result<(), Failure> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false);
+    let (quiet, rest) = match goes_on {
+        false => (None, None),
+        true => {
+            let cannot = |e| Failure::new(1, format!("cannot start the log: {e}"), None);
+            let (quiet, rest) = layer::Quiet::start().map_err(cannot)?;
+            (Some(quiet), Some(rest))
+        }
+    };
     match global.log_format {
         LogFormat::Text => log
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .finish()
+            .with(quiet)
             .init(),
-        LogFormat::Json => log.event_format(Json::of_process()).init(),
+        LogFormat::Json => log
+            .event_format(Json::of_process())
+            .finish()
+            .with(quiet)
+            .init(),
     }
-    Ok(())
+    Ok(Log { _rest: rest })
 }
 
 /// `timestamp`, `severity` and `message`, what belongs to the event, and where it runs.

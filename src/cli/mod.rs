@@ -153,9 +153,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    if let Err(failure) = log::start(&cli.global) {
-        return report(&failure);
-    }
+    let goes_on = matches!(cli.command, Command::Run { .. } | Command::Follow(..));
+    let log = match log::start(&cli.global, goes_on) {
+        Ok(log) => log,
+        Err(failure) => return report(&failure),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         // Each costs its stack and an arena. Long work is bounded by `fleet::HEAVY_JOBS`, so that what it waits for finds a thread.
@@ -169,6 +171,7 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(dispatch(cli));
     // A download that nobody reads any more must not hold the exit.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    drop(log);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure),

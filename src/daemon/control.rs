@@ -28,6 +28,11 @@ pub enum Request {
     Status,
     /// Make targets durable and pin them under a label.
     Snapshot(super::snapshot::Wanted),
+    /// These targets were drilled, all if none is named: read what was found.
+    Drilled {
+        /// Names.
+        targets: Vec<String>,
+    },
     /// Let go of a database until this connection closes.
     Release {
         /// Name.
@@ -109,6 +114,13 @@ async fn serve(stream: UnixStream, fleet: &Fleet) -> std::io::Result<()> {
                 let taken = super::snapshot::snapshot(fleet, &wanted, instance).await;
                 tell(fleet, &wanted, &taken);
                 serde_json::to_vec(&taken)
+            }
+            Request::Drilled { targets } => {
+                super::drills::learn(fleet, &targets).await;
+                serde_json::to_vec(&Answer {
+                    ok: true,
+                    targets: Vec::new(),
+                })
             }
             Request::Release { target } => {
                 let result = fleet.release(&target).await;

@@ -311,6 +311,7 @@ impl Job {
             f.unreadable = backup.unreadable_count;
             if point.partial {
                 f.partial_runs += 1;
+                f.failed_at = Some(millis(point.time));
                 let first = backup.unreadable.keys().next().cloned().unwrap_or_default();
                 f.last_error = Some(format!(
                     "{} files could not be read, the first is {}",
@@ -335,6 +336,7 @@ impl Job {
         self.update(|f| {
             f.runs += 1;
             f.failures += 1;
+            f.failed_at = Some(millis(Timestamp::now()));
             f.last_error = Some(error.to_owned());
             f.hint = hint;
         });
@@ -354,6 +356,8 @@ impl Job {
         let work = tokio::task::spawn_blocking(move || files::prune(&target, &zone, false));
         match work.await {
             Ok(Ok(pruned)) => {
+                let bytes = |i: usize| pruned.points[i].bytes;
+                let held = crate::retention::copies::held(&pruned.decisions, bytes);
                 let forgotten = pruned.decisions.iter().filter(|d| !d.keeps()).count();
                 tracing::info!(
                     target_name = name,
@@ -363,6 +367,7 @@ impl Job {
                 );
                 self.update(|f| {
                     f.deleted_bytes += pruned.deleted_bytes;
+                    f.held = held;
                     f.retention_problem = None;
                 });
             }

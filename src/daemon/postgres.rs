@@ -212,6 +212,15 @@ fn millis(at: Timestamp) -> Millis {
     Millis(at.as_millisecond())
 }
 
+/// Bytes before compression of the newest dump, divided by those of the one before it. `dumps` are by time.
+pub(super) fn size_ratio(dumps: &[Manifest]) -> Option<f64> {
+    let [.., before, newest] = dumps else {
+        return None;
+    };
+    let (before, newest) = (before.dump.raw_size, newest.dump.raw_size);
+    (before > 0).then(|| newest as f64 / before as f64)
+}
+
 /// Two periods of a schedule, and its jitter: how old a dump may be.
 pub fn objective(server: &PostgresConfig) -> Duration {
     let Ok(schedule) = Schedule::parse(&server.schedule, &server.time_zone) else {
@@ -341,6 +350,9 @@ impl Database {
                 "this dump is not whole in the store"
             );
         }
+        let bytes = |i: usize| pruned.dumps[i].stored_bytes();
+        let held = crate::retention::copies::held(&pruned.decisions, bytes);
+        let ratio = size_ratio(&pruned.dumps);
         let kept: Vec<bool> = pruned
             .decisions
             .iter()
@@ -359,6 +371,8 @@ impl Database {
             f.deleted += deleted as u64;
             f.dumps = left.len() as u64;
             f.dump_bytes = left.iter().map(Manifest::stored_bytes).sum();
+            f.held = held;
+            f.size_ratio = ratio;
             f.damaged = damaged;
         });
     }

@@ -171,6 +171,7 @@ impl Job {
                 f.objective = limit;
                 f.dumps = all.len() as u64;
                 f.dump_bytes = all.iter().map(postgres::Manifest::stored_bytes).sum();
+                f.size_ratio = super::postgres::size_ratio(&all);
                 if let Some(newest) = all.last() {
                     shown(f, newest);
                     let took = newest.ended.duration_since(newest.began);

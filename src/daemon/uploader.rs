@@ -60,6 +60,8 @@ pub enum Ask {
 
 /// One uploader.
 pub struct Uploader {
+    /// Of the target.
+    pub name: String,
     /// Number among the target's stores.
     pub number: u32,
     /// The replica's root.
@@ -106,14 +108,16 @@ impl Uploader {
             match self.session(&mut pause).await {
                 Ok(()) => return,
                 Err(UploadError::Refused(refusal)) => {
-                    tracing::error!(store = self.store.display(), "{refusal}");
+                    tracing::error!(
+                        target_name = self.name,
+                        store = self.store.display(),
+                        "{refusal}"
+                    );
                     self.failed(&UploadError::Refused(refusal));
                     pause = PAUSE_REFUSED;
                 }
                 Err(error) => {
-                    if pause == PAUSE_MIN {
-                        tracing::warn!(store = self.store.display(), %error, "upload failed; capture continues and the spool holds it");
-                    }
+                    tracing::warn!(target_name = self.name, store = self.store.display(), %error, "upload failed; capture continues and the spool holds it");
                     self.failed(&error);
                 }
             }
@@ -142,6 +146,9 @@ impl Uploader {
             self.spool.acknowledge(*span, self.number);
         }
         self.publish(&replica);
+        if !was_failing {
+            self.look_at_tiers(&replica);
+        }
 
         let mut audited = Instant::now();
         let mut round = 0;
@@ -178,6 +185,7 @@ impl Uploader {
                 }
                 Next::Nothing => {
                     self.write_labels(&replica).await?;
+                    self.works();
                     let idle = self
                         .check_every
                         .saturating_sub(audited.elapsed())
@@ -271,6 +279,7 @@ impl Uploader {
         // A target that is stopping answers nothing.
         if self.ask.send(Ask::Rebase(epoch, tx)).await.is_ok() && rx.await == Ok(true) {
             tracing::warn!(
+                target_name = self.name,
                 store = self.store.display(),
                 "{refusal}; going on from the replica's newest point"
             );
@@ -301,7 +310,19 @@ impl Uploader {
             f.uploads += 1;
             f.uploaded_bytes += entry.size;
         });
+        self.works();
         self.publish(replica);
+        if entry.span.is_base() {
+            self.look_at_tiers(replica);
+        }
+    }
+
+    /// What is there by tier, before retention has run: costs no request.
+    fn look_at_tiers(&self, replica: &Replica) {
+        let pins = retention::Pins::default();
+        if let Ok(planned) = retention::plan_for(replica, &self.policy, &pins, (self.now)()) {
+            self.facts(|f| f.held = planned.plan.held(true));
+        }
     }
 
     fn publish(&self, replica: &Replica) {
@@ -329,12 +350,21 @@ impl Uploader {
             f.base = replica.base();
             f.objects = replica.catalog().len() as u64;
             f.object_bytes = replica.catalog().values().map(|e| e.size).sum();
-            f.failing_since = None;
-            f.last_error = None;
-            f.hint = None;
         });
         self.durable
             .send_replace(durable.filter(|d| *d >= self.from));
+    }
+
+    /// The store took something, or there is nothing that it should take: that it can be listed does not show that it can be written.
+    fn works(&self) {
+        let since = self.facts(|f| {
+            f.last_error = None;
+            f.hint = None;
+            f.failing_since.take()
+        });
+        if let Some(since) = since {
+            tracing::info!(target_name = self.name, store = self.store.display(), %since, "uploads work again");
+        }
     }
 
     fn failed(&self, error: &UploadError) {

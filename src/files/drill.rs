@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rand::RngExt;
 use rustic_core::repofile::Node;
 use rustic_core::{IndexedFull, LsOptions, Repository};
@@ -21,7 +21,7 @@ use super::points::{Goal, Point, find, snapshots};
 use super::{Backend, PATIENCE_BACKUP, Target, repository};
 use crate::drills;
 use crate::replica::layout::DRILLS_PREFIX;
-use crate::store::PutMode;
+use crate::store::{PutMode, Store};
 
 /// Files of a drill.
 const SAMPLE_FILES: usize = 100;
@@ -49,6 +49,18 @@ pub struct Drill {
     pub findings: Vec<String>,
 }
 
+impl Drill {
+    /// What was wrong first.
+    pub fn failure(&self) -> Option<String> {
+        self.findings.first().cloned()
+    }
+
+    /// Age of the snapshot when the drill began.
+    pub fn data_age(&self) -> SignedDuration {
+        self.time.duration_since(self.snapshot_time)
+    }
+}
+
 /// Restores a sample of the newest complete snapshot into `scratch` and records the result.
 ///
 /// # Errors
@@ -62,8 +74,6 @@ pub fn drill(target: &Target, scratch: &Path) -> Result<Drill, FilesError> {
     let all = snapshots(&backend, &repo)?;
     let points: Vec<Point> = all.iter().map(Point::of).collect();
     let newest = find(&points, &Goal::Newest)?;
-    let repo = repo.to_indexed().map_err(failed)?;
-    let sample = sample(&backend, &repo, &all[newest])?;
     let mut drill = Drill {
         time,
         snapshot: points[newest].id.clone(),
@@ -73,6 +83,22 @@ pub fn drill(target: &Target, scratch: &Path) -> Result<Drill, FilesError> {
         equal_to_disk: 0,
         seconds: 0.0,
         findings: Vec::new(),
+    };
+    let indexed = repo.to_indexed().map_err(failed);
+    let chosen = indexed.and_then(|repo| {
+        let sample = sample(&backend, &repo, &all[newest])?;
+        Ok((repo, sample))
+    });
+    let (repo, sample) = match chosen {
+        Ok(chosen) => chosen,
+        // Nothing of it can be restored.
+        Err(error @ FilesError::Damaged { .. }) => {
+            drill.seconds = started.elapsed().as_secs_f64();
+            drill.findings.push(error.to_string());
+            record(&backend, &drill)?;
+            return Err(error);
+        }
+        Err(error) => return Err(error),
     };
     for (path, node) in &sample {
         let copy = scratch.join("file");
@@ -229,6 +255,23 @@ fn record(backend: &Backend, drill: &Drill) -> Result<(), FilesError> {
             .put(&key, body.clone(), PutMode::Overwrite, None)
     })?;
     Ok(())
+}
+
+/// What the newest drills found, newest first. A record that cannot be read is left out.
+///
+/// # Errors
+/// The store's.
+pub async fn drills(store: &Store, most: usize) -> Result<Vec<Drill>, FilesError> {
+    let mut found = Vec::new();
+    for object in store.list(DRILLS_PREFIX).await?.iter().rev().take(most) {
+        match store.get(&object.key).await {
+            Ok(body) => found.extend(serde_json::from_slice(&body).ok()),
+            // Deleted since the listing.
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(found)
 }
 
 /// Id of the newest of these snapshots that a drill has found well.

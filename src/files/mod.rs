@@ -33,7 +33,7 @@ use std::time::Duration;
 
 pub use backend::Backend;
 pub use backup::{Backup, backup};
-pub use drill::{Drill, drill};
+pub use drill::{Drill, drill, drills};
 pub use error::FilesError;
 pub use points::{Goal, Point, find, free_label, list};
 pub use prune::{Pruned, prune};

@@ -20,6 +20,7 @@ mod page;
 mod points;
 mod up;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ use crate::observe::health::Verdict;
 use crate::observe::history::History;
 use crate::observe::metrics;
 use crate::observe::view::View;
+use crate::retention::Held;
 use crate::types::Millis;
 use access::Sees;
 
@@ -246,13 +248,38 @@ async fn target(
     let zone = app.config.time_zone.iana_name().unwrap_or("UTC");
     let mine = app.config.targets.iter().find(|t| t.name == name);
     let of_server = app.config.postgres.iter().find(|s| is_of(s, &name));
+    let of_files = app.config.files.iter().find(|f| f.name == name);
+    let of_dir = || {
+        let path = app.board.target(&name)?.facts().path;
+        let dirs = app.config.dirs.iter();
+        dirs.filter(|d| path.starts_with(&d.dir))
+            .map(|d| &d.options.retention)
+            .next()
+    };
     let retention = mine
         .map(|t| &t.options.retention)
-        .or(of_server.map(|s| &s.retention));
-    let kept = retention.map(page::kept);
+        .or(of_server.map(|s| &s.retention))
+        .or(of_files.map(|f| &f.retention))
+        .or_else(of_dir);
+    let kept = page::Kept {
+        policy: retention.map(page::policy),
+        held: held(&app.board, &name),
+    };
     let when = (system_now(), zone);
-    let html = page::target(&name, &points, asked.as_ref(), when, kept.as_deref(), sees);
+    let html = page::target(&name, &points, asked.as_ref(), when, &kept, sees);
     (HEADERS, Html(html)).into_response()
+}
+
+/// What retention keeps of a target, by store.
+fn held(board: &Board, name: &str) -> BTreeMap<String, Held> {
+    let of_target = board.target(name).map(|t| t.facts().stores);
+    let of_target = of_target.into_iter().flatten().map(|s| (s.store, s.held));
+    let of_dumps = board.postgres().into_iter().filter(|f| f.name == name);
+    let of_files = board.files().into_iter().filter(|f| f.name == name);
+    of_target
+        .chain(of_dumps.map(|f| (f.store, f.held)))
+        .chain(of_files.map(|f| (f.store, f.held)))
+        .collect()
 }
 
 fn missing() -> Response {

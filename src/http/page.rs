@@ -1,5 +1,7 @@
 //! The page for people: is everything safe, since when, and what to do if not. No script; one style sheet.
 
+use std::collections::BTreeMap;
+
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::access::Sees;
@@ -13,6 +15,7 @@ use crate::observe::history::Past;
 use crate::observe::services::Service;
 use crate::observe::view::View;
 use crate::postgres::Kind;
+use crate::retention::Held;
 use crate::types::Millis;
 
 /// Points in the table of one store.
@@ -83,6 +86,7 @@ pub(super) fn cards(view: &View, past: impl Fn(&Verdict) -> Option<Past>) -> Vec
                 "next",
                 f.next.map_or("not planned".to_owned(), |t| t.to_string()),
             ),
+            ("drill", drilled(f.drill.as_ref(), now)),
             ("files", format!("{} with {}", f.files, bytes(f.bytes))),
         ];
         ("Files", facts)
@@ -103,7 +107,7 @@ pub(super) fn cards(view: &View, past: impl Fn(&Verdict) -> Option<Past>) -> Vec
 }
 
 fn drilled(drill: Option<&DrillFacts>, now: Millis) -> String {
-    drill.map_or("not known to this process".to_owned(), |d| {
+    drill.map_or("none known".to_owned(), |d| {
         let word = if d.ok { "passed" } else { "FAILED" };
         let (ago, took) = (age(d.at, now), d.restore_seconds);
         format!("{word} {ago} ago, restored in {took:.1} s")
@@ -278,13 +282,21 @@ pub(super) struct Asked {
     pub(super) at: Result<Millis, String>,
 }
 
+/// What retention does with a target.
+pub(super) struct Kept {
+    /// What the configuration wants.
+    pub(super) policy: Option<String>,
+    /// What is there, by store.
+    pub(super) held: BTreeMap<String, Held>,
+}
+
 /// One target with its restorable window.
 pub(super) fn target(
     name: &str,
     points: &TargetPoints,
     asked: Option<&Asked>,
     (now, zone): (Millis, &str),
-    kept: Option<&str>,
+    kept: &Kept,
     sees: Sees,
 ) -> String {
     let everything = sees == Sees::Everything;
@@ -297,12 +309,12 @@ pub(super) fn target(
                 Some(point) => p { "Newest restorable point: " time datetime=(point.at) { (point.at) } " (" (age(point.at, now)) " ago)" },
                 None => p { "There is no restorable point." },
             }
-            @if let Some(kept) = kept { p { "Kept: " (kept) "." } }
+            @if let Some(policy) = &kept.policy { p { "Kept: " (policy) "." } }
         }
         main {
             @if everything && newest.is_some() { (choose(name, points, asked, zone)) }
             @for (number, store) in points.stores.iter().enumerate() {
-                (window(name, store, (number, points.flavour), now, everything))
+                (window(name, store, (number, points.flavour, kept.held.get(&store.store)), now, everything))
             }
             @if !everything {
                 p.note { "Stores, labels and restore commands are shown here once a token is set: " code { "http: { token: ... }" } }
@@ -394,7 +406,7 @@ fn command(name: &str, flavour: Flavour, point: &Point) -> String {
 fn window(
     name: &str,
     store: &StorePoints,
-    (number, flavour): (usize, Flavour),
+    (number, flavour, held): (usize, Flavour, Option<&Held>),
     now: Millis,
     everything: bool,
 ) -> Markup {
@@ -418,6 +430,10 @@ fn window(
                 )))
                 p.legend { (PreEscaped("lines: points; triangles: labels, also of deploys; circles: drills")) }
             }
+            @if let Some(held) = held.filter(|h| h.iter().next().is_some()) {
+                h3 { "Tiers" }
+                (tiers(&format!("tiers in store {}", number + 1), flavour, held))
+            }
             @if everything && !store.labels.is_empty() {
                 h3 { "Labels" }
                 (table(&format!("labels in store {}", number + 1), name, flavour, store.labels.iter().rev().map(|l| (l.label.as_str(), &l.point, l.kept))))
@@ -429,6 +445,26 @@ fn window(
             @if everything && !store.points.is_empty() {
                 h3 { "Newest points" }
                 (table(&format!("newest points in store {}", number + 1), name, flavour, store.points.iter().rev().take(SHOWN).map(|p| ("", p, true))))
+            }
+        }
+    }
+}
+
+fn tiers(words: &str, flavour: Flavour, held: &Held) -> Markup {
+    let what = match flavour {
+        Flavour::Sqlite => "Objects",
+        Flavour::Postgres | Flavour::Redis => "Dumps",
+        Flavour::Files => "Snapshots",
+    };
+    html! {
+        div.scroll tabindex="0" role="region" aria-label=(words) {
+            table {
+                thead { tr { th scope="col" { "Kept for" } th scope="col" { (what) } th scope="col" { "Size" } } }
+                tbody {
+                    @for (tier, copies, size) in held.iter() {
+                        tr { td { (tier) } td { (copies) } td { (bytes(size)) } }
+                    }
+                }
             }
         }
     }
@@ -458,8 +494,8 @@ fn table<'a>(
     }
 }
 
-/// What retention keeps, in words.
-pub(super) fn kept(retention: &RetentionConfig) -> String {
+/// What retention is to keep, in words.
+pub(super) fn policy(retention: &RetentionConfig) -> String {
     let tiers = [
         (retention.hourly, "hourly"),
         (retention.daily, "daily"),

@@ -9,9 +9,11 @@ use tokio::sync::Mutex;
 
 use super::App;
 use super::access::Sees;
+use crate::daemon::files::open_in;
 use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, is_of, open};
 use crate::drills;
+use crate::files;
 use crate::labels::{self, Pin};
 use crate::postgres::{self, Kind};
 use crate::restore::plan::{Catalog, Goal};
@@ -105,25 +107,21 @@ async fn list(app: &App, name: &str) -> Option<TargetPoints> {
             stores: futures::future::join_all(listed).await,
         });
     }
-    let files = app.board.files().into_iter().filter(|f| f.name == name);
-    let files: Vec<StorePoints> = files
-        .map(|f| StorePoints {
-            store: f.store,
-            // The repository is not opened for a page: its newest snapshot is known.
-            points: f
-                .snapshot
-                .zip(f.succeeded_at)
-                .map(|(id, at)| Point { id, at })
-                .into_iter()
-                .collect(),
-            ..StorePoints::default()
-        })
-        .collect();
-    if !files.is_empty() {
+    if let Some(config) = app.config.files.iter().find(|f| f.name == name) {
+        let listed = config.stores.iter().map(|store| async {
+            match open_in(&app.config, config, store).await {
+                Ok(target) => bounded(&target.store, files_in(&target)).await,
+                Err(error) => StorePoints {
+                    store: store.url.to_string(),
+                    error: Some(error.to_string()),
+                    ..StorePoints::default()
+                },
+            }
+        });
         return Some(TargetPoints {
             flavour: Flavour::Files,
             at,
-            stores: files,
+            stores: futures::future::join_all(listed).await,
         });
     }
     let server = app.config.postgres.iter().find(|s| is_of(s, name))?;
@@ -206,6 +204,38 @@ async fn sqlite(store: &Store) -> Result<StorePoints, String> {
                 at: p.at,
             })
             .collect(),
+        error: None,
+    })
+}
+
+/// Reads each snapshot: some hundred bytes each, a hundred of them after a year.
+async fn files_in(target: &files::Target) -> Result<StorePoints, String> {
+    let (store, target) = (target.store.clone(), target.clone());
+    let listed = tokio::task::spawn_blocking(move || files::list(&target)).await;
+    let listed = listed.map_err(|e| e.to_string())?;
+    let snapshots = listed.map_err(|e| e.to_string())?;
+    let drills = files::drills(&store, DRILLS).await;
+    let drills = drills.map_err(|e| e.to_string())?;
+    let point = |s: &files::Point| Point {
+        id: s.short().to_owned(),
+        at: Millis(s.time.as_millisecond()),
+    };
+    let labels = snapshots.iter().flat_map(|s| {
+        s.labels.iter().map(move |label| Named {
+            label: label.clone(),
+            point: point(s),
+            kept: true,
+        })
+    });
+    Ok(StorePoints {
+        store: store.display(),
+        labels: labels.collect(),
+        drills: drills
+            .iter()
+            .map(|d| (Millis(d.time.as_millisecond()), d.findings.is_empty()))
+            .collect(),
+        // A label may pin a partial one; nothing else is offered that lacks files.
+        points: snapshots.iter().filter(|s| !s.partial).map(point).collect(),
         error: None,
     })
 }

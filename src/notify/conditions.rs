@@ -293,6 +293,7 @@ impl Seen {
             let reasons = vec![format!("{}: {error}", f.store)];
             self.add(Kind::FilesFailed, &f.name, &f.store, reasons, hints);
         }
+        self.drill(&f.name, &f.store, f.drill.as_ref());
         self.retention(&f.name, &f.store, f.retention_problem.as_deref());
     }
 }

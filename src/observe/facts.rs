@@ -12,6 +12,7 @@ use super::servers::ServerFacts;
 use super::services::ProbeFacts;
 use super::view::SettingsCell;
 use crate::postgres::Kind;
+use crate::retention::Held;
 use crate::store::Stats;
 use crate::types::{Millis, Txid};
 
@@ -124,6 +125,8 @@ pub struct StoreFacts {
     pub retention_problem: Option<String>,
     /// Objects that were found deleted, and not by retention.
     pub missing: u64,
+    /// What is kept there, by tier; empty before the first look.
+    pub held: Held,
     /// Since when uploads fail.
     pub failing_since: Option<Millis>,
     /// The last failure, in words.
@@ -255,6 +258,12 @@ pub struct FilesFacts {
     pub unreadable: u64,
     /// How long the last finished run took, in seconds.
     pub seconds: f64,
+    /// What retention keeps, by tier; bytes are those of the files in it. Empty before its first run.
+    pub held: Held,
+    /// When a run failed last, or was not complete.
+    pub failed_at: Option<Millis>,
+    /// The last drill.
+    pub drill: Option<DrillFacts>,
     /// Bytes uploaded.
     pub uploaded_bytes: u64,
     /// Bytes that retention deleted.
@@ -312,6 +321,10 @@ pub struct PostgresFacts {
     pub dumps: u64,
     /// Their bytes.
     pub dump_bytes: u64,
+    /// What retention keeps, by tier; empty before its first run.
+    pub held: Held,
+    /// Bytes before compression of the newest dump, divided by those of the one before it.
+    pub size_ratio: Option<f64>,
     /// Dumps that retention deleted.
     pub deleted: u64,
     /// Retention runs that deleted nothing because something was wrong.

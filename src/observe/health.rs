@@ -169,6 +169,11 @@ pub fn files_verdict(f: &FilesFacts, now: Millis) -> Verdict {
         _ => {}
     }
     reasons.extend(f.last_error.clone());
+    let mut hints: Vec<String> = f.hint.iter().chain(&f.retention_problem).cloned().collect();
+    if let Some((reason, hint)) = drill_failure(&f.store, f.drill.as_ref()) {
+        reasons.push(reason);
+        hints.push(hint);
+    }
     let state = match (f.running_since, &f.last_error, age) {
         (Some(_), _, _) => "running",
         (None, Some(_), _) => "failed",
@@ -184,7 +189,7 @@ pub fn files_verdict(f: &FilesFacts, now: Millis) -> Verdict {
         objective_seconds: f.objective.as_secs_f64(),
         captured_txid: None,
         reasons,
-        hints: f.hint.iter().chain(&f.retention_problem).cloned().collect(),
+        hints,
         stores: vec![StoreVerdict {
             store: f.store.clone(),
             lag_seconds: age.unwrap_or(0) as f64 / 1000.0,
@@ -353,6 +358,15 @@ mod tests {
         red(|f| f.succeeded_at = None);
         red(|f| f.succeeded_at = Some(Millis(NOW.0 - 3_600_001)));
         red(|f| f.last_error = Some("3 files could not be read".into()));
+        red(|f| {
+            f.drill = Some(DrillFacts {
+                at: NOW,
+                ok: false,
+                failure: Some("a piece has another hash".into()),
+                restore_seconds: 1.0,
+                data_age_seconds: 1.0,
+            })
+        });
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
-use super::tiers;
+use super::tiers::{self, Held};
 use crate::config::RetentionConfig;
 
 /// A copy, as far as its keeping is concerned.
@@ -47,6 +47,21 @@ pub enum Reason {
     Unneeded,
 }
 
+impl Reason {
+    /// The tier, in one word.
+    fn tier(&self) -> &'static str {
+        match self {
+            Self::Newest | Self::NewestGood => "newest",
+            Self::Proven => "proven",
+            Self::Label(_) => "label",
+            Self::PointInTime => "point-in-time",
+            Self::Tier(tier, _) => tier,
+            Self::Foreign => "foreign",
+            Self::Unneeded => "other",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -76,6 +91,16 @@ impl Decision {
     pub fn keeps(&self) -> bool {
         self.reasons != [Reason::Unneeded]
     }
+}
+
+/// What is kept, by tier; `bytes` are those of a copy by its position.
+pub fn held(decisions: &[Decision], bytes: impl Fn(usize) -> u64) -> Held {
+    let mut held = Held::default();
+    for decision in decisions.iter().filter(|d| d.keeps()) {
+        let tiers = decision.reasons.iter().map(Reason::tier);
+        held.add(tiers, bytes(decision.index));
+    }
+    held
 }
 
 /// A clock that is off by more than this dated a copy wrongly.

@@ -8,7 +8,7 @@ use crate::restore::plan::Catalog;
 use crate::store::StoreError;
 use crate::types::{Millis, Txid};
 
-use super::{Refused, RetentionPlan, plan};
+use super::{Held, Refused, RetentionPlan, plan};
 
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Pruned {
     pub labels: u64,
     /// Labels whose point is gone.
     pub lost: Vec<(Txid, String)>,
+    /// What is kept.
+    pub held: Held,
 }
 
 /// Points that are kept beside the tiers.
@@ -171,12 +173,16 @@ pub async fn run(
 ) -> Result<Pruned, PruneError> {
     let free = plan_for(replica, policy, pins, now)?;
     if free.plan.deletions().next().is_none() {
-        return Ok(Pruned::default());
+        return Ok(Pruned {
+            held: free.plan.held(false),
+            ..Pruned::default()
+        });
     }
     replica.check_owner(true).await?;
     let Planned { plan, ending } = prepare(replica, policy, pins, now).await?;
     let mut done = Pruned {
         lost: plan.lost.clone(),
+        held: plan.held(false),
         ..Pruned::default()
     };
     // The name goes before what it stands for.

@@ -23,6 +23,7 @@ mod tiers;
 
 pub use execute::{Ending, Pins, Planned, PruneError, Pruned, plan_for, prepare, run};
 pub use prove::prove;
+pub use tiers::Held;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -65,6 +66,20 @@ pub enum Reason {
     BeyondGap,
     /// No kept point needs it.
     Unneeded,
+}
+
+impl Reason {
+    /// The tier, in one word.
+    fn tier(&self) -> &'static str {
+        match self {
+            Self::Newest | Self::NewestCapture => "newest",
+            Self::PointInTime => "point-in-time",
+            Self::Tier(tier, _) => tier,
+            Self::Label(_) => "label",
+            Self::BeyondGap => "beyond-gap",
+            Self::Unneeded => "other",
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -129,6 +144,16 @@ pub struct RetentionPlan {
 }
 
 impl RetentionPlan {
+    /// What is kept, by tier; with what would be deleted if `all`.
+    pub fn held(&self, all: bool) -> Held {
+        let mut held = Held::default();
+        for decision in self.decisions.iter().filter(|d| d.keep || all) {
+            let tiers = decision.reasons.iter().map(Reason::tier);
+            held.add(tiers, decision.entry.size);
+        }
+        held
+    }
+
     /// What to delete, from the highest TXID down.
     pub fn deletions(&self) -> impl Iterator<Item = &Entry> {
         let mut gone: Vec<&Entry> = self

@@ -6,6 +6,7 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub mod browser;
 pub mod daemon;
 pub mod faults;
 pub mod kamal;

@@ -422,6 +422,7 @@ impl Target {
                 // Each session finds out anew: a history that began anew must not inherit the old one's position.
                 durable.send_replace(None);
                 let uploader = Uploader {
+                    name: self.name.clone(),
                     number,
                     store: store.clone(),
                     spool: Arc::clone(spool),

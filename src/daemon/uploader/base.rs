@@ -78,6 +78,7 @@ impl Uploader {
             }
             (_, Err(Unwritten::Drift(what))) => {
                 tracing::error!(
+                    target_name = self.name,
                     store = self.store.display(),
                     hint = "every page is compared now, and the next full copy is right; if it comes again, check the disk",
                     "the full copy was not completed: {what}"

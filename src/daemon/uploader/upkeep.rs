@@ -26,17 +26,18 @@ impl Uploader {
         match result {
             Ok(done) => {
                 for (txid, label) in &done.lost {
-                    tracing::error!(store = self.store.display(), label, %txid, "a label is not restorable any more; nothing newer is affected");
+                    tracing::error!(target_name = self.name, store = self.store.display(), label, %txid, "a label is not restorable any more; nothing newer is affected");
                 }
                 self.facts(|f| {
                     f.labels_lost = done.lost.len() as u64;
                     f.retention_problem = None;
+                    f.held = done.held;
                 });
                 if done.objects == 0 {
                     return Ok(());
                 }
                 tracing::info!(
-                    store = self.store.display(),
+                    target_name = self.name, store = self.store.display(),
                     objects = done.objects,
                     bytes = done.bytes,
                     labels = done.labels,
@@ -73,7 +74,7 @@ impl Uploader {
 
     fn retention_failed(&self, why: &str, hint: &str) {
         tracing::error!(
-            store = self.store.display(),
+            target_name = self.name, store = self.store.display(),
             hint,
             "retention deletes nothing: {why}"
         );
@@ -92,7 +93,7 @@ impl Uploader {
         if missing.objects > 0 {
             let text = |t: Option<Txid>| t.map_or_else(|| "nothing".into(), |t| t.to_string());
             tracing::error!(
-                store = self.store.display(),
+                target_name = self.name, store = self.store.display(),
                 objects = missing.objects,
                 durable_before = text(missing.before),
                 durable_now = text(missing.after),
@@ -118,7 +119,7 @@ impl Uploader {
                 self.write_label(&wanted).await?;
             } else {
                 tracing::warn!(
-                    store = self.store.display(),
+                    target_name = self.name, store = self.store.display(),
                     label = wanted.label,
                     "the point cannot be labelled: this store got past it"
                 );
@@ -141,12 +142,12 @@ impl Uploader {
         };
         match labels::create(&wanted.label, &[(&self.store, label)]).await {
             Ok(name) => {
-                tracing::info!(store = self.store.display(), label = name, txid = %wanted.txid, "labelled");
+                tracing::info!(target_name = self.name, store = self.store.display(), label = name, txid = %wanted.txid, "labelled");
                 Ok(())
             }
             Err(LabelError::Store(e)) => Err(e.into()),
             Err(error) => {
-                tracing::warn!(store = self.store.display(), label = wanted.label, %error, "cannot label the point");
+                tracing::warn!(target_name = self.name, store = self.store.display(), label = wanted.label, %error, "cannot label the point");
                 Ok(())
             }
         }

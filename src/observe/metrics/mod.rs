@@ -2,6 +2,7 @@
 
 mod host;
 mod insight;
+mod kept;
 mod requests;
 mod servers;
 mod services;
@@ -380,6 +381,7 @@ impl Scrape {
         self.dumps(&view.postgres, Kind::Postgres, view.now)?;
         self.dumps(&view.postgres, Kind::Redis, view.now)?;
         self.drills(view)?;
+        self.kept(view)?;
         self.insight(view)?;
         self.requests(view)?;
         self.host(view)?;
@@ -548,7 +550,11 @@ impl Scrape {
         let of_dumps = view.postgres.iter();
         let of_dumps = of_dumps
             .filter_map(|f| Some((vec![f.name.as_str(), f.store.as_str()], f.drill.as_ref()?)));
-        let all: Vec<(Vec<&str>, &DrillFacts)> = of_targets.chain(of_dumps).collect();
+        let of_files = view.files.iter();
+        let of_files = of_files
+            .filter_map(|f| Some((vec![f.name.as_str(), f.store.as_str()], f.drill.as_ref()?)));
+        let all: Vec<(Vec<&str>, &DrillFacts)> =
+            of_targets.chain(of_dumps).chain(of_files).collect();
         let gauge = |spec: Spec, get: &dyn Fn(&DrillFacts) -> f64| {
             self.gauge(spec, all.iter().map(|(labels, d)| (labels.clone(), get(d))))
         };
@@ -628,6 +634,8 @@ mod tests {
                 data_age_seconds: 2.0,
             }),
             stats: Some(Default::default()),
+            base: Txid::new(1).map(|t| (t, Millis(1))),
+            held: kept::sample(),
             ..StoreFacts::default()
         };
         let target = TargetFacts {
@@ -639,11 +647,14 @@ mod tests {
         let files = FilesFacts {
             name: "uploads".into(),
             store: "s3://bucket/uploads".into(),
+            succeeded_at: Some(Millis(1)),
             ..FilesFacts::default()
         };
         let dumps = PostgresFacts {
             name: "main".into(),
             store: "s3://bucket/main".into(),
+            succeeded_at: Some(Millis(1)),
+            size_ratio: Some(1.0),
             ..PostgresFacts::default()
         };
         let cache = PostgresFacts {
