@@ -5,6 +5,7 @@
 mod common;
 mod pg;
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -69,6 +70,15 @@ impl Scene {
             || self.is_safe() && self.hook.phases(told).last().is_some_and(|p| p == "ended"),
         );
     }
+
+    /// As [`Scene::recovers`], and the alert is over: what comes next proves itself.
+    fn is_over(&self, daemon: &Daemon, prometheus: &Prometheus, (told, alert): (&str, &str)) {
+        self.recovers(daemon, told);
+        until("the end of the alert", &|| daemon.log(), || {
+            !prometheus.raises(alert)
+        });
+        self.hook.forget();
+    }
 }
 
 #[test]
@@ -118,7 +128,8 @@ fn heavy_fault_queue_stuck() {
         "a queue that is stuck is no matter of backups"
     );
     site.write("delete from solid_queue_ready_executions");
-    scene.recovers(&daemon, "queue-stuck");
+    let stuck = ("queue-stuck", "LifeboatQueueStuck");
+    scene.is_over(&daemon, &prometheus, stuck);
     // A dispatcher that is gone: its job is due and never becomes ready.
     common::solid::app(&site.db, "job('default','scheduled',5)");
     let signs = Signs {
@@ -129,6 +140,7 @@ fn heavy_fault_queue_stuck() {
     };
     scene.shows("queue not dispatched", &daemon, &prometheus, &signs);
     site.write("delete from solid_queue_scheduled_executions");
+    scene.is_over(&daemon, &prometheus, stuck);
     // No worker has had a heartbeat for ten minutes, and a job is ready.
     site.write("delete from solid_queue_processes");
     common::solid::app(&site.db, "beat('Worker',600); job('default','ready',90)");
@@ -322,17 +334,94 @@ fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
 fn heavy_fault_volume_nearly_full() {
     let mut scene = Scene::new("");
     let (daemon, prometheus) = scene.green();
+    // Of the volume that holds the database and, here, the local state.
+    let room = |scene: &Scene| {
+        let text = scene.site.get("/metrics");
+        let of = |name: &str| metric(&text, name, "");
+        (
+            of("lifeboat_volume_free_bytes"),
+            of("lifeboat_volume_min_free_bytes"),
+        )
+    };
+    let (free, floor) = room(&scene);
+    assert!(free > 1.5 * floor && floor > 0.0, "{free} {floor}");
+    assert!(!prometheus.raises("LifeboatDiskLow"));
+    assert!(!scene.site.get("/readyz").contains("the spool is dropped"));
     drop(daemon);
     // No volume of a test machine has so much free.
     scene.site.min_free = "99%";
     let daemon = scene.site.start();
     let signs = Signs {
-        metric: ("lifeboat_volume_min_free_bytes", "", positive),
-        reason: "\"status\"",
+        metric: ("lifeboat_volume_min_free_bytes", "", |floor| floor > 1e9),
+        reason: "the spool is dropped",
         alert: "LifeboatDiskLow",
         told: "disk-low",
     };
     scene.shows("volume nearly full", &daemon, &prometheus, &signs);
+    let (free, floor) = room(&scene);
+    assert!(free < 1.5 * floor, "{free} {floor}");
+    until("safe", &|| daemon.log(), || scene.is_safe());
+    drop(daemon);
+    scene.site.min_free = "16MiB";
+    let daemon = scene.site.start();
+    let over = ("disk-low", "LifeboatDiskLow");
+    scene.is_over(&daemon, &prometheus, over);
+    assert!(!scene.site.get("/readyz").contains("the spool is dropped"));
+}
+
+/// The file is damaged below the app: what reads that part of it fails, here as in the app.
+#[test]
+fn heavy_fault_database_unreadable() {
+    let scene = Scene::new("insight: { every: 100ms }\n");
+    let site = &scene.site;
+    common::solid::make(&site.db);
+    common::solid::app(&site.db, "beat('Worker')");
+    let place = common::python(
+        &site.db,
+        "c=conn(); assert c.execute('pragma wal_checkpoint(truncate)').fetchone()[0]==0
+n=c.execute(\"select rootpage from sqlite_schema where name='solid_queue_processes'\").fetchone()[0]
+s=c.execute('pragma page_size').fetchone()[0]; print((n-1)*s, s)",
+    );
+    let (offset, size) = place.split_once(' ').unwrap();
+    let offset: u64 = offset.parse().unwrap();
+    let put = |bytes: &[u8]| {
+        let file = std::fs::File::options().write(true).open(&site.db);
+        file.unwrap().write_all_at(bytes, offset).unwrap();
+    };
+    let mut page = vec![0; size.parse().unwrap()];
+    let file = std::fs::File::open(&site.db).unwrap();
+    file.read_exact_at(&mut page, offset).unwrap();
+    drop(file);
+    let (daemon, prometheus) = scene.green();
+    until("readable", &|| daemon.log(), || {
+        let text = site.get("/metrics");
+        text.contains("lifeboat_database_up{target=\"app\"} 1")
+            && !prometheus.query("lifeboat_database_up == 1").is_empty()
+    });
+    put(&vec![0xff; page.len()]);
+    // It reads again what somebody wrote to.
+    site.write("update t set a='x' where id=1");
+    let signs = Signs {
+        metric: ("lifeboat_database_up", "app", |v| v == 0.0),
+        reason: "the database cannot be read: ",
+        alert: "LifeboatDatabaseDown",
+        told: "database-down",
+    };
+    scene.shows("database unreadable", &daemon, &prometheus, &signs);
+    let text = site.get("/metrics");
+    assert!(
+        text.contains("lifeboat_database_up{target=\"app\"} 0"),
+        "{text}"
+    );
+    assert!(site.get("/up").contains("\"database\":\"failed\""));
+    put(&page);
+    site.write("update t set a='y' where id=1");
+    scene.is_over(
+        &daemon,
+        &prometheus,
+        ("database-down", "LifeboatDatabaseDown"),
+    );
+    assert!(site.get("/up").contains("\"database\":\"ok\""));
 }
 
 #[test]
@@ -382,6 +471,13 @@ fn heavy_fault_database_vanished() {
         told: "unsafe",
     };
     scene.shows("database vanished", &daemon, &prometheus, &signs);
+    // To the app it is down as well; there is one message about it.
+    until("the app's side of it", &|| daemon.log(), || {
+        let text = site.get("/metrics");
+        text.contains("lifeboat_database_up{target=\"app\"} 0")
+            && site.get("/up").contains("the database file is gone")
+            && prometheus.raises("LifeboatDatabaseDown")
+    });
     for end in ["-wal", "-shm", ""] {
         let path = site.path(&format!("app.sqlite3{end}"));
         std::fs::rename(path.with_extension(format!("gone{end}")), &path).unwrap();

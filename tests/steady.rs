@@ -178,6 +178,10 @@ fn stores_have_positions_of_their_own() {
     std::fs::rename(&second, site.path("away")).unwrap();
     std::fs::write(&second, b"").unwrap();
     let objects = || files(&site.path("store")).len();
+    // The capture beside the full copy comes after what `sync` waits for.
+    wait_for(&daemon, "the newest capture", || {
+        site.path("store/app/ltx/0").exists() && !files(&site.path("store/app/ltx/0")).is_empty()
+    });
     for i in 0..8 {
         let before = objects();
         site.write(&format!("update t set a='two {i}' where id={i}+1"));

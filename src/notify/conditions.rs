@@ -11,12 +11,11 @@ use crate::observe::facts::{
 use crate::observe::health::Verdict;
 use crate::observe::services::Service;
 use crate::observe::view::View;
+use crate::observe::volume::MAKE_ROOM;
 use crate::types::Millis;
 
 /// A first copy takes its time: only after this long is it a problem that there is none.
 const FIRST_COPY: Duration = Duration::from_secs(3600);
-/// A volume is low at this many times `min-free`: one and a half, so that there is time to act before the spool is dropped.
-const DISK_LOW: (u64, u64) = (3, 2);
 
 /// Something that lasts until it is over.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,11 +71,11 @@ impl Seen {
         }
         // It is there, whether or not it was set lately.
         seen.present.insert("clock".to_owned());
-        // Queues that are stuck and servers that are down are told as such, below.
+        // Queues that are stuck, servers that are down and volumes with little room are told as such, below.
         let services = view.services();
         for service in services
             .iter()
-            .filter(|s| !["queue", "postgres", "redis"].contains(&s.kind))
+            .filter(|s| !["queue", "postgres", "redis", "volume"].contains(&s.kind))
         {
             seen.service(service);
         }
@@ -87,14 +86,8 @@ impl Seen {
             let path = volume.path.display().to_string();
             let min_free = view.settings.min_free.bytes_of(volume.total_bytes);
             seen.present.insert(path.clone());
-            if volume.free_bytes < min_free / DISK_LOW.1 * DISK_LOW.0 {
-                let reason = format!(
-                    "{} MiB of {} MiB are free; below {} MiB the spool is dropped",
-                    volume.free_bytes >> 20,
-                    volume.total_bytes >> 20,
-                    min_free >> 20
-                );
-                let hint = "make room; captures and uploads go on".to_owned();
+            if let Some(reason) = volume.trouble(min_free) {
+                let hint = MAKE_ROOM.to_owned();
                 seen.add(Kind::DiskLow, &path, "", vec![reason], vec![hint]);
             }
         }

@@ -63,7 +63,7 @@ impl ProbeFacts {
 /// The verdict on one service.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Service {
-    /// `probe`, `postgres`, `redis`, `clock` or `queue`.
+    /// `probe`, `postgres`, `redis`, `clock`, `volume` or `queue`.
     pub kind: &'static str,
     /// Unique among those of its kind.
     pub name: String,

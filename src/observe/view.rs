@@ -12,7 +12,7 @@ use super::health::{Verdict, WalStat, files_verdict, postgres_verdict, verdict};
 use super::insight::AppFacts;
 use super::servers::{ServerFacts, server_verdict};
 use super::services::{ProbeFacts, Service, probe_verdict, queue_service};
-use super::volume::{Host, Volume, host, volumes};
+use super::volume::{Host, Volume, host, low_services, volumes};
 use crate::postgres::Kind;
 use crate::types::Millis;
 
@@ -123,6 +123,7 @@ impl View {
         probes
             .chain(servers)
             .chain(self.clock.verdict())
+            .chain(low_services(&self.volumes, self.settings.min_free))
             .chain(queues.filter_map(|app| queue_service(&app)))
             .collect()
     }

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use std::os::unix::fs::MetadataExt;
 
+use super::services::Service;
+use crate::config::MinFree;
+
 /// One mounted file system.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Volume {
@@ -19,6 +22,46 @@ pub struct Volume {
     pub inodes: u64,
     /// Inodes that are free.
     pub free_inodes: u64,
+}
+
+/// A volume is low at this many times `min-free`: one and a half, so that there is time to act before the spool is dropped.
+const LOW: (u64, u64) = (3, 2);
+
+impl Volume {
+    /// What to say of it if little is free. `min_free` is in bytes of this volume.
+    pub fn trouble(&self, min_free: u64) -> Option<String> {
+        (self.free_bytes < min_free / LOW.1 * LOW.0).then(|| {
+            format!(
+                "{} MiB of {} MiB are free; below {} MiB the spool is dropped",
+                self.free_bytes >> 20,
+                self.total_bytes >> 20,
+                min_free >> 20
+            )
+        })
+    }
+}
+
+/// The next step.
+pub const MAKE_ROOM: &str = "make room; captures and uploads go on";
+
+/// Those that have little room, as services to show: copies are safe as long as they have any.
+pub fn low_services(volumes: &[Volume], min_free: MinFree) -> Vec<Service> {
+    let all = volumes.iter().enumerate();
+    let low = all.filter_map(|(n, volume)| {
+        let warning = volume.trouble(min_free.bytes_of(volume.total_bytes))?;
+        Some(Service {
+            kind: "volume",
+            // Its path is nothing for those without the token.
+            name: format!("volume {}", n + 1),
+            address: volume.path.display().to_string(),
+            state: "up",
+            since: None,
+            reasons: Vec::new(),
+            warnings: vec![warning],
+            hints: vec![MAKE_ROOM.into()],
+        })
+    });
+    low.collect()
 }
 
 /// The file systems of these folders, each once. Folders that are not there are left out.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ pub fn project(path: &str) -> PathBuf {
 pub struct Prometheus {
     child: Child,
     port: u16,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Drop for Prometheus {
@@ -44,13 +45,40 @@ impl Prometheus {
             .arg("--storage.tsdb.path=data")
             .current_dir(dir.path())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(dir.path().join("log")).unwrap())
             .spawn()
             .expect("prometheus is missing: run bin/install-dev");
-        Self {
-            child,
-            port,
-            _dir: dir,
+        let mut prometheus = Self { child, port, dir };
+        prometheus.has_its_rules();
+        prometheus
+    }
+
+    /// It runs, and has taken the rules: one that refuses them raises nothing, and silence would look like health.
+    fn has_its_rules(&mut self) {
+        let text = std::fs::read_to_string(project("config/prometheus/alerts.yml")).unwrap();
+        let written = text.matches("- alert:").count();
+        assert!(written > 20, "{written}");
+        let begun = Instant::now();
+        loop {
+            let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "Prometheus ended: {ended:?}\n{}", log());
+            let answer = self.ask("/api/v1/rules", "").unwrap_or_default();
+            let groups = answer["data"]["groups"].as_array().cloned();
+            let taken: usize = groups
+                .iter()
+                .flatten()
+                .map(|g| g["rules"].as_array().map_or(0, Vec::len))
+                .sum();
+            if taken == written {
+                return;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "{taken} of {written} rules were taken\n{}",
+                log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 

@@ -74,6 +74,11 @@ impl Receiver {
         self.state.lock().unwrap().1.clone()
     }
 
+    /// Nothing that came before counts from here on.
+    pub fn forget(&self) {
+        self.state.lock().unwrap().1.clear();
+    }
+
     /// Events of a generic webhook, over all batches.
     pub fn events(&self) -> Vec<Value> {
         // After a crash one may come twice: the same id says so.
