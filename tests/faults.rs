@@ -537,6 +537,29 @@ fn heavy_fault_postgresql_down() {
     );
 }
 
+/// A certificate of the app that nobody renews.
+#[test]
+fn heavy_fault_certificate_ends() {
+    let mut scene = Scene::new("");
+    common::tls::certificates(scene.site.dir.path(), &[("soon", "7")]);
+    let app = common::tls::TlsServer::new(scene.site.dir.path(), "soon");
+    let authority = scene.site.path("ca.pem").display().to_string();
+    scene.site.env.push(("SSL_CERT_FILE".into(), authority));
+    scene.site.extra.push_str(&format!(
+        "probes:\n  - name: web\n    url: https://localhost:{}/up\n    every: 500ms\n",
+        app.port
+    ));
+    let (daemon, prometheus) = scene.green();
+    let signs = Signs {
+        metric: ("probe_ssl_earliest_cert_expiry", "web", positive),
+        reason: "its certificate ends at",
+        alert: "LifeboatCertificateEnds",
+        told: "certificate",
+    };
+    scene.shows("certificate ends", &daemon, &prometheus, &signs);
+    assert!(scene.is_safe() && scene.hook.phases("app-down").is_empty());
+}
+
 /// A clock that runs as the file says, for a process and its children.
 struct FakeClock(std::path::PathBuf);
 

@@ -125,6 +125,33 @@ fn heavy_fault_redis_killed() {
     scene.recovers("redis_up", "database-down");
 }
 
+/// A dump that lost most of its rows is kept, and said to be odd.
+#[test]
+fn heavy_fault_dump_looks_odd() {
+    let scene = Scene::green();
+    let server = &scene.site.server;
+    let fill = "CREATE TABLE filling AS SELECT i, repeat(md5(i::text), 8) AS text FROM generate_series(1, 30000) i;";
+    server.sql(pg::DATABASE, fill);
+    scene.site.ok(&["snapshot", "--label", "full"]);
+    let before = scene.site.metric("lifeboat_postgres_anomalies");
+    assert_eq!(before, 0.0);
+    server.sql(pg::DATABASE, "DELETE FROM filling WHERE i > 10;");
+    scene.site.ok(&["snapshot", "--label", "lost"]);
+    let signs = Signs {
+        metric: ("lifeboat_postgres_anomalies", "app", |n| n > 0.0),
+        reason: "look at the newest dump",
+        alert: "LifeboatDumpOdd",
+        told: "size-anomaly",
+    };
+    let get = |path: &str| scene.site.get(path);
+    let log = || scene.log();
+    let watched = (&scene.hook, &scene.prometheus);
+    shows("dump looks odd", (&get, &log), watched, &signs);
+    let ratio = scene.site.metric("lifeboat_postgres_size_ratio");
+    assert!(ratio > 0.0 && ratio < 0.9, "{ratio}");
+    assert!(scene.is_safe(), "it is complete");
+}
+
 #[test]
 fn heavy_fault_app_failing() {
     let scene = Scene::green();

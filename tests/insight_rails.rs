@@ -127,7 +127,9 @@ fn each_part_is_off_by_one_key() {
     wait_for(&daemon, "a database that capture can read", || {
         up(&site)["database"] == "ok"
     });
-    assert!(!site.get("/metrics").contains("lifeboat_insight"));
+    let text = site.get("/metrics");
+    assert!(!text.contains("lifeboat_insight") && !text.contains("node_"));
+    assert!(text.contains("lifeboat_volume_free_bytes"), "{text}");
 }
 
 /// A table of the app that only has the name costs the app's database nothing: it is well, and what could not be asked is counted.

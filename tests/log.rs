@@ -95,7 +95,7 @@ fn a_store_that_is_down_is_told_once_and_then_counted() {
     let log = daemon.log.clone();
     assert_ne!(daemon.stop(), 0, "the last upload was not possible");
     let log = std::fs::read_to_string(log).unwrap();
-    let last = log.lines().filter(|l| l.contains("(repeated ")).next_back();
+    let last = log.lines().rfind(|l| l.contains("(repeated "));
     assert!(
         last.is_some_and(|l| l.contains("\"app\"")),
         "what was counted is told at the end: {log}"

@@ -31,6 +31,10 @@ pub struct InsightConfig {
     pub postgres: bool,
     /// Statistics of Redis servers.
     pub redis: bool,
+    /// Space of the volumes of databases and local state. Not turned off with the rest: the backup needs room.
+    pub volumes: bool,
+    /// Memory and processors of the host.
+    pub host: bool,
     /// Time between two looks at one database or server.
     pub every: Duration,
     /// Allowed age of the oldest job that is ready or due.
@@ -46,6 +50,8 @@ impl Default for InsightConfig {
             rails: true,
             postgres: true,
             redis: true,
+            volumes: true,
+            host: true,
             every: DEFAULT_EVERY,
             max_queue_wait: DEFAULT_MAX_QUEUE_WAIT,
             max_heartbeat_age: DEFAULT_MAX_HEARTBEAT_AGE,
@@ -65,7 +71,7 @@ impl Builder<'_, '_> {
                 let text = Text::new(text, raw.referenced, raw.defined);
                 let on = v.flag("insight", &text)?;
                 (insight.sqlite, insight.rails) = (on, on);
-                (insight.postgres, insight.redis) = (on, on);
+                (insight.postgres, insight.redis, insight.host) = (on, on, on);
                 return Ok(insight);
             }
             ScalarOr::Map(map) => map,
@@ -75,6 +81,8 @@ impl Builder<'_, '_> {
             ("rails", raw.rails, &mut insight.rails),
             ("postgres", raw.postgres, &mut insight.postgres),
             ("redis", raw.redis, &mut insight.redis),
+            ("volumes", raw.volumes, &mut insight.volumes),
+            ("host", raw.host, &mut insight.host),
         ] {
             if let Some(text) = text {
                 *on = v.flag(key, &text)?;
@@ -103,6 +111,8 @@ pub(super) fn show_insight(insight: &InsightConfig) -> Value {
         "rails": insight.rails,
         "postgres": insight.postgres,
         "redis": insight.redis,
+        "volumes": insight.volumes,
+        "host": insight.host,
         "every": format_duration(insight.every),
         "max-queue-wait": format_duration(insight.max_queue_wait),
         "max-heartbeat-age": format_duration(insight.max_heartbeat_age),

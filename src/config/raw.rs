@@ -293,6 +293,8 @@ raw!(
         rails: Text,
         postgres: Text,
         redis: Text,
+        volumes: Text,
+        host: Text,
         every: Text,
         max_queue_wait: Text,
         max_heartbeat_age: Text,

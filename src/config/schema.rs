@@ -128,6 +128,16 @@ pub fn schema() -> Value {
                             value("Statistics of PostgreSQL servers. Default true."),
                         ),
                         ("redis", value("Statistics of Redis servers. Default true.")),
+                        (
+                            "volumes",
+                            value(
+                                "Space of the volumes of databases and local state. Default true.",
+                            ),
+                        ),
+                        (
+                            "host",
+                            value("Memory and processors of the host. Default true."),
+                        ),
                         ("every", value("Time between two looks. Default 30s.")),
                         (
                             "max-queue-wait",

@@ -372,7 +372,7 @@ impl Database {
             f.dumps = left.len() as u64;
             f.dump_bytes = left.iter().map(Manifest::stored_bytes).sum();
             f.held = held;
-            f.size_ratio = ratio;
+            f.size_ratio = ratio.or(f.size_ratio);
             f.damaged = damaged;
         });
     }
@@ -524,6 +524,10 @@ impl Database {
 
 /// Facts of the newest dump.
 pub(super) fn shown(f: &mut PostgresFacts, manifest: &Manifest) {
+    let another = f.dump.as_ref().is_some_and(|id| *id != manifest.id);
+    if another && f.raw_bytes > 0 {
+        f.size_ratio = Some(manifest.dump.raw_size as f64 / f.raw_bytes as f64);
+    }
     f.succeeded_at = Some(millis(manifest.began));
     f.dump = Some(manifest.id.clone());
     f.bytes = manifest.stored_bytes();

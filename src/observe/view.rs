@@ -71,8 +71,8 @@ pub struct View {
     pub drill_plan: Option<DrillPlan>,
     /// Notifications by channel.
     pub told: BTreeMap<String, Told>,
-    /// The host.
-    pub host: Host,
+    /// The host, if it is looked at.
+    pub host: Option<Host>,
     /// The configuration.
     pub settings: Settings,
 }
@@ -83,7 +83,10 @@ impl View {
         let settings = board.settings().get();
         let targets = board.snapshot();
         let folders = targets.iter().filter_map(|t| t.path.parent());
-        let volumes = volumes(folders.chain(settings.state_dir.as_deref()));
+        let volumes = match settings.insight.volumes {
+            true => volumes(folders.chain(settings.state_dir.as_deref())),
+            false => Vec::new(),
+        };
         let with_wal = |t: TargetFacts| {
             let wal = wal_stat(&t);
             (t, wal)
@@ -100,7 +103,7 @@ impl View {
             volumes,
             drill_plan: board.drill_plan(),
             told: board.notifications().all(),
-            host: host(),
+            host: settings.insight.host.then(host),
             settings,
         }
     }

@@ -2,10 +2,14 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
 use super::daemon::tool;
+
+/// Pages that were pictured by this test.
+static PICTURES: AtomicUsize = AtomicUsize::new(0);
 
 /// What the browser found on each page of `base`, in light and in dark. `TEST_SCREENSHOTS` names a folder that gets the pictures.
 pub fn browse(folder: &Path, base: &str, token: &str, paths: &[&str]) -> Vec<Value> {
@@ -27,9 +31,10 @@ pub fn browse(folder: &Path, base: &str, token: &str, paths: &[&str]) -> Vec<Val
     assert!(out.status.success(), "{erred}");
     if let Ok(pictures) = std::env::var("TEST_SCREENSHOTS") {
         let test = std::thread::current().name().unwrap_or("page").to_owned();
-        for number in 0..paths.len() {
+        for place in 0..paths.len() {
+            let number = PICTURES.fetch_add(1, Ordering::Relaxed);
             for scheme in ["light", "dark"] {
-                let made = folder.join(format!("page-{number}-{scheme}.png"));
+                let made = folder.join(format!("page-{place}-{scheme}.png"));
                 let name = format!("{test}-{number}-{scheme}.png");
                 std::fs::copy(made, Path::new(&pictures).join(name)).unwrap();
             }

@@ -2,7 +2,7 @@
 
 use super::{Scrape, Spec};
 use crate::observe::view::View;
-use crate::observe::volume::Volume;
+use crate::observe::volume::{Host, Volume};
 
 const VOLUME: &[&str] = &["path"];
 const SIZE: Spec = (
@@ -76,13 +76,14 @@ impl Scrape {
         })?;
         volume(INODES, &|v| v.inodes)?;
         volume(FREE_INODES, &|v| v.free_inodes)?;
-        self.gauge(MEMORY, [(vec![], view.host.memory_total as f64)])?;
-        self.gauge(AVAILABLE, [(vec![], view.host.memory_available as f64)])?;
-        self.gauge(LOAD, [(vec![], view.host.load1)])?;
+        let host = |get: fn(&Host) -> f64| view.host.iter().map(move |h| (vec![], get(h)));
+        self.gauge(MEMORY, host(|h| h.memory_total as f64))?;
+        self.gauge(AVAILABLE, host(|h| h.memory_available as f64))?;
+        self.gauge(LOAD, host(|h| h.load1))?;
         self.counter(CLOCK_STEPS, [(vec![], view.clock.steps)])?;
         let step = view.clock.last.map_or(0, |s| s.by_ms);
         self.gauge(CLOCK_STEP, [(vec![], step as f64 / 1000.0)])?;
-        let cpu = view.host.cpu.iter();
+        let cpu = view.host.iter().flat_map(|h| &h.cpu);
         self.counter_of_seconds(CPU, cpu.map(|(mode, seconds)| (vec![*mode], *seconds)))
     }
 }

@@ -1,6 +1,7 @@
 //! Ages of the newest copies, and what is kept in which tier.
 
 use super::{STORE, Scrape, Spec};
+use crate::observe::health::Verdict;
 use crate::observe::view::View;
 use crate::postgres::Kind;
 use crate::retention::Held;
@@ -36,6 +37,13 @@ const BASE_AGE: Spec = (
     "Age of the newest full copy; no series before the first",
     STORE,
 );
+const COPY_STATE: Spec = (
+    "lifeboat_copy_state",
+    "1 for the state that dumps or files of a target are in",
+    &["target", "store", "state"],
+);
+/// Of [`crate::observe::health`]'s verdicts on them.
+const COPY_STATES: [&str; 4] = ["waiting", "running", "steady", "failed"];
 const KEPT: Spec = (
     "lifeboat_retention_objects",
     "Objects, dumps or snapshots that are kept, each in the first tier that wants it",
@@ -53,8 +61,18 @@ fn age(at: Millis, now: Millis) -> f64 {
 }
 
 impl Scrape {
-    pub(super) fn kept(&self, view: &View) -> prometheus::Result<()> {
+    /// `verdicts` are all of the view.
+    pub(super) fn kept(&self, view: &View, verdicts: &[Verdict]) -> prometheus::Result<()> {
         let now = view.now;
+        let copies = verdicts.iter().skip(view.targets.len());
+        let copies = copies.filter_map(|v| Some((v, v.stores.first()?.store.as_str())));
+        let states = copies.flat_map(|(v, store)| {
+            COPY_STATES.map(|word| {
+                let labels = vec![v.name.as_str(), store, word];
+                (labels, f64::from(u8::from(v.state == word)))
+            })
+        });
+        self.gauge(COPY_STATE, states)?;
         let files = || view.files.iter();
         let ages = files().filter_map(|f| {
             let at = f.succeeded_at?;

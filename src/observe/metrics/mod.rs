@@ -381,7 +381,7 @@ impl Scrape {
         self.dumps(&view.postgres, Kind::Postgres, view.now)?;
         self.dumps(&view.postgres, Kind::Redis, view.now)?;
         self.drills(view)?;
-        self.kept(view)?;
+        self.kept(view, &verdicts)?;
         self.insight(view)?;
         self.requests(view)?;
         self.host(view)?;
@@ -684,7 +684,7 @@ mod tests {
             clock: Default::default(),
             servers: servers::sample(),
             volumes: vec![volume],
-            host: crate::observe::volume::host(),
+            host: Some(crate::observe::volume::host()),
             settings: Default::default(),
             drill_plan: Some(crate::observe::facts::DrillPlan {
                 next: Millis(1),
