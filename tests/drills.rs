@@ -421,9 +421,13 @@ async fn a_database_that_appeared_while_the_daemon_runs_is_drilled() {
     };
     let config = Arc::new(config::load(&args, &Environment::default()).unwrap());
     let board = Arc::new(Board::default());
-    let fleet = Fleet::start(Arc::clone(&config), Arc::clone(&board))
-        .await
-        .unwrap();
+    let fleet = Fleet::start(
+        Arc::clone(&config),
+        Arc::clone(&board),
+        std::time::Duration::ZERO,
+    )
+    .await
+    .unwrap();
     std::fs::copy(&site.db, apps.join("second.sqlite3")).unwrap();
     let found = config::discover(&config.dirs[0], &config.targets).unwrap();
     for target in &found.taken {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::files_drills;
 use super::fleet::{Fleet, state_path, system_now};
 use super::postgres::{Ask, Database, blocking, open};
 use super::wait::{self, Woken};
 use crate::config::{Config, TargetConfig};
 use crate::drills::{self, Drill, DrillError, Options};
-use crate::files::{self, FilesError};
 use crate::observe::facts::{Board, DrillFacts, DrillPlan};
 use crate::postgres::{self, Connection, PostgresError, Stop, StopOnDrop};
 use crate::retention::copies::newest;
@@ -77,7 +77,7 @@ pub async fn run(config: Arc<Config>, fleet: Arc<Fleet>, board: Arc<Board>) {
 /// Drills everything that there is now, one after the other.
 pub async fn all(config: &Config, fleet: &Fleet, board: &Board) {
     of_dumps(config, fleet, board).await;
-    of_files(config, fleet, board).await;
+    files_drills::all(config, fleet, board).await;
     for target in fleet.targets().await {
         let Ok(stores) = fleet.stores(&target.name).await else {
             // It vanished.
@@ -189,87 +189,6 @@ fn note_dump(database: &Database, store: &Store, board: &Board, drill: &postgres
     database.update(board, store, |f| f.drill = Some(facts));
 }
 
-/// A sample of each repository.
-async fn of_files(config: &Config, fleet: &Fleet, board: &Board) {
-    for files in &config.files {
-        let targets = match super::files::open(config, files).await {
-            Ok(targets) => targets,
-            Err(error) => {
-                tracing::warn!(target_name = files.name, %error, "no drill");
-                continue;
-            }
-        };
-        for target in targets {
-            let _permit = fleet.heavy().await;
-            let store = target.store.clone();
-            let work = move || {
-                let scratch = tempfile::tempdir().map_err(|source| FilesError::Io {
-                    path: std::env::temp_dir(),
-                    source,
-                })?;
-                files::drill(&target, scratch.path())
-            };
-            let result = match tokio::task::spawn_blocking(work).await {
-                Ok(result) => result,
-                Err(error) => {
-                    tracing::error!(target_name = files.name, %error, "the drill broke off");
-                    continue;
-                }
-            };
-            let (name, store_name) = (&files.name, store.display());
-            match result {
-                Ok(drill) => tracing::info!(
-                    target_name = name,
-                    store = store_name,
-                    files = drill.files,
-                    seconds = drill.seconds,
-                    "drill: restored and right"
-                ),
-                Err(error @ FilesError::Damaged { .. }) => tracing::error!(
-                    target_name = name,
-                    store = store_name,
-                    failure = %error,
-                    hint = "`lifeboat verify` names what is damaged",
-                    "drill failed"
-                ),
-                Err(FilesError::NoPoint(error) | FilesError::NoRepository(error)) => {
-                    tracing::info!(target_name = name, %error, "nothing to drill yet");
-                }
-                Err(error) => {
-                    let hint = error
-                        .hint()
-                        .unwrap_or_else(|| "it is tried again at the next scheduled time".into());
-                    tracing::warn!(target_name = name, store = store_name, %error, hint, "no drill");
-                }
-            }
-            // A failure is recorded, too.
-            recorded_of_files(name, &store, board).await;
-        }
-    }
-}
-
-/// The last record; returns when that drill began.
-async fn recorded_of_files(name: &str, store: &Store, board: &Board) -> Option<Timestamp> {
-    match files::drills(store, 1).await.as_deref() {
-        Ok([drill, ..]) => {
-            let facts = DrillFacts {
-                at: Millis(drill.time.as_millisecond()),
-                ok: drill.findings.is_empty(),
-                failure: drill.failure(),
-                restore_seconds: drill.seconds,
-                data_age_seconds: drill.data_age().as_secs_f64(),
-            };
-            board.update_files(name, &store.display(), |f| f.drill = Some(facts));
-            Some(drill.time)
-        }
-        Ok([]) => None,
-        Err(error) => {
-            tracing::debug!(target_name = name, %error, "cannot read the last drill");
-            None
-        }
-    }
-}
-
 async fn one(
     config: &Config,
     target: &TargetConfig,
@@ -376,23 +295,6 @@ async fn remembered_dumps(
     oldest
 }
 
-async fn remembered_files(
-    config: &Config,
-    board: &Board,
-    wanted: &impl Fn(&str) -> bool,
-) -> Option<Timestamp> {
-    let mut oldest: Option<Timestamp> = None;
-    for files in config.files.iter().filter(|f| wanted(&f.name)) {
-        let targets = super::files::open(config, files).await;
-        for target in targets.iter().flatten() {
-            if let Some(at) = recorded_of_files(&files.name, &target.store, board).await {
-                oldest = Some(oldest.map_or(at, |o| o.min(at)));
-            }
-        }
-    }
-    oldest
-}
-
 /// A command has drilled these targets, all if none is named: what it found becomes known here. A few requests for each.
 pub async fn learn(fleet: &Fleet, names: &[String]) {
     let wanted = |name: &str| names.is_empty() || names.iter().any(|n| n == name);
@@ -407,7 +309,7 @@ async fn remembered(
     wanted: impl Fn(&str) -> bool,
 ) -> Option<Timestamp> {
     let of_dumps = remembered_dumps(config, board, &wanted).await;
-    let of_files = remembered_files(config, board, &wanted).await;
+    let of_files = files_drills::remembered(config, board, &wanted).await;
     let mut oldest = [of_dumps, of_files].into_iter().flatten().min();
     let targets = fleet.targets().await.into_iter();
     for target in targets.filter(|t| wanted(&t.name)) {

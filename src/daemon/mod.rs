@@ -8,6 +8,7 @@ pub mod control;
 pub mod cuts;
 pub mod drills;
 pub mod files;
+mod files_drills;
 pub mod files_jobs;
 pub mod fleet;
 pub mod postgres;

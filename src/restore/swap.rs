@@ -139,10 +139,7 @@ impl SwapError {
     pub fn is_refusal(&self) -> bool {
         !matches!(
             self,
-            Self::Io { .. }
-                | Self::Folder { .. }
-                | Self::NoSpace { .. }
-                | Self::WalStays { .. }
+            Self::Io { .. } | Self::Folder { .. } | Self::NoSpace { .. } | Self::WalStays { .. }
         )
     }
 }

@@ -37,7 +37,8 @@ impl Uploader {
                     return Ok(());
                 }
                 tracing::info!(
-                    target_name = self.name, store = self.store.display(),
+                    target_name = self.name,
+                    store = self.store.display(),
                     objects = done.objects,
                     bytes = done.bytes,
                     labels = done.labels,
@@ -74,7 +75,8 @@ impl Uploader {
 
     fn retention_failed(&self, why: &str, hint: &str) {
         tracing::error!(
-            target_name = self.name, store = self.store.display(),
+            target_name = self.name,
+            store = self.store.display(),
             hint,
             "retention deletes nothing: {why}"
         );
@@ -93,7 +95,8 @@ impl Uploader {
         if missing.objects > 0 {
             let text = |t: Option<Txid>| t.map_or_else(|| "nothing".into(), |t| t.to_string());
             tracing::error!(
-                target_name = self.name, store = self.store.display(),
+                target_name = self.name,
+                store = self.store.display(),
                 objects = missing.objects,
                 durable_before = text(missing.before),
                 durable_now = text(missing.after),
@@ -119,7 +122,8 @@ impl Uploader {
                 self.write_label(&wanted).await?;
             } else {
                 tracing::warn!(
-                    target_name = self.name, store = self.store.display(),
+                    target_name = self.name,
+                    store = self.store.display(),
                     label = wanted.label,
                     "the point cannot be labelled: this store got past it"
                 );
