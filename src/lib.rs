@@ -22,6 +22,8 @@ pub mod sqlite;
 
 pub mod schedule;
 
+pub mod memory;
+
 pub mod files;
 
 pub mod postgres;

@@ -1,7 +1,6 @@
 //! The command line: parse, load the configuration, run one command, print errors with hints, exit code.
 
 mod absent;
-mod allocator;
 mod args;
 mod compat;
 mod demo;
@@ -143,7 +142,7 @@ fn quiet_threads() {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    allocator::bound();
+    crate::memory::bound();
     quiet_threads();
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,

@@ -14,6 +14,7 @@ use super::error::FilesError;
 use super::lock::{Lock, Mode};
 use super::points::{Point, all_snapshots};
 use super::{Backend, PATIENCE_BACKUP, Target, drill, repository, verify};
+use crate::memory::give_back;
 use crate::retention::copies::{Candidate, Decision, decide};
 
 /// A clock that is off by more than this may not delete.
@@ -78,10 +79,11 @@ pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, 
     }
     let kept: Vec<_> = keep.iter().map(|d| &all[d.index]).collect();
     verify::whole(&backend, &repo, &kept)?;
-    let plan = repo.prune_plan(&options).map_err(failed)?;
-    let size = plan.stats.size_sum();
+    give_back();
+    let stats = repo.prune_plan(&options).map_err(failed)?.stats;
+    let size = stats.size_sum();
     pruned.marked_bytes = size.remove + size.repackrm;
-    pruned.deleted_bytes = plan.stats.size_to_delete.remove;
+    pruned.deleted_bytes = stats.size_to_delete.remove;
     if dry_run {
         return Ok(pruned);
     }
@@ -89,10 +91,12 @@ pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, 
         return Err(lost(&backend));
     }
     repo.delete_snapshots(&forget).map_err(failed)?;
-    // Planned again on what is there now: nothing is assumed of the first plan.
+    // Planned again on what is there now: nothing is assumed of the first plan, which is gone by now. One is large.
+    give_back();
     let options = PruneOptions::default();
     let plan = repo.prune_plan(&options).map_err(failed)?;
     repo.prune(&options, plan).map_err(failed)?;
+    give_back();
     verify::whole(&backend, &repo, &kept)?;
     Ok(pruned)
 }

@@ -17,6 +17,7 @@ use super::contents::{RUN_MAX_BYTES, opened};
 use super::error::FilesError;
 use super::record::hold;
 use super::repository::Repo;
+use crate::memory::give_back;
 
 /// Folders that are read at a time: each is a request of its own.
 const FOLDER_READERS: usize = 16;
@@ -39,6 +40,7 @@ pub(super) fn read_back(
     let mut packs = Needed::of(backend, &indexed, tree)?;
     // It is not needed any more, and large.
     let repo = indexed.drop_index();
+    give_back();
     let failed: Failed = Mutex::default();
     let (jobs, work) = sync_channel::<IndexPack>(1);
     let work = Mutex::new(work);

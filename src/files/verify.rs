@@ -11,6 +11,7 @@ use super::points::{Goal, Point, all_snapshots, find};
 use super::read_back::read_back;
 use super::repository::Repo;
 use super::{Backend, PATIENCE_BACKUP, Target, repository};
+use crate::memory::give_back;
 
 /// How long is spent on finding out which snapshots lack something.
 const LOOK_FOR: Duration = Duration::from_secs(60);
@@ -31,6 +32,7 @@ pub fn verify(target: &Target) -> Result<Point, FilesError> {
     whole(&backend, &repo, &all.iter().collect::<Vec<_>>())?;
     let (key, tree) = (repository::key(&backend, &repo)?, all[newest].tree);
     drop(all);
+    give_back();
     read_back(&backend, repo, &key, tree)?;
     Ok(points.swap_remove(newest))
 }

@@ -9,7 +9,7 @@ const ARENAS: std::os::raw::c_int = 2;
 
 /// Bounds the arenas, unless the environment does. To be called before the first thread.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub(super) fn bound() {
+pub fn bound() {
     let tuned = |name: &str, what: &str| {
         std::env::var_os(name).is_some_and(|value| value.to_string_lossy().contains(what))
     };
@@ -24,4 +24,16 @@ pub(super) fn bound() {
 
 /// Other allocators have no such arenas.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(super) fn bound() {}
+pub fn bound() {}
+
+/// Gives what was freed back to the system: between two parts of a run that each hold much, the second must not come on top of what is left
+/// of the first in other arenas.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn give_back() {
+    // SAFETY: takes and returns integers only and may be called by any thread at any time; it touches nothing that is allocated.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators are not asked.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn give_back() {}
