@@ -646,3 +646,44 @@ fn the_dockerfile_keeps_its_promises() {
             .any(|l| l.contains("\"/usr/local/bin/lifeboat\", \"health\""))
     );
 }
+
+/// `bin/kamal` of the project where there is one, else `kamal`; or whatever `KAMAL` says, in several words if need be.
+#[test]
+fn kamal_is_called_as_the_project_or_the_environment_says() {
+    let project = Project::new();
+    let _sidecar = project.sidecar("web1");
+    let wrapper = |name: &str| {
+        let path = project.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mark = project.path("called").display().to_string();
+        let kamal = project.path("bin/kamal").display().to_string();
+        std::fs::write(
+            &path,
+            format!("#!/bin/sh\necho \"$0 $*\" >> {mark}\n[ \"$1\" != exec ] || shift 2\nexec {kamal} \"$@\"\n"),
+        )
+        .unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        path
+    };
+    let called = || std::fs::read_to_string(project.path("called")).unwrap_or_default();
+    wrapper("project/bin/kamal");
+    project.deploys(&["deploy", "--version", "v1"]);
+    assert!(
+        called().contains("bin/kamal accessory exec lifeboat"),
+        "{}",
+        called()
+    );
+    std::fs::remove_file(project.path("project/bin/kamal")).unwrap();
+    std::fs::remove_file(project.path("called")).unwrap();
+
+    let bundle = wrapper("elsewhere/bundle");
+    let project = project.with("KAMAL", &format!("{} exec kamal", bundle.display()));
+    project.deploys(&["deploy", "--version", "v2"]);
+    let called = std::fs::read_to_string(project.path("called")).unwrap();
+    assert!(
+        called.contains("bundle exec kamal accessory exec lifeboat"),
+        "{called}"
+    );
+    assert!(project.labels("web1").contains(&"before-v2".to_owned()));
+}

@@ -30,6 +30,7 @@ pub(super) async fn snapshot(
             Some("for example 60s or 5m".into()),
         )
     })?;
+    let deadline = std::time::Instant::now() + timeout;
     // Databases first, then files: no row points at a file that is missing.
     let (mine, rest) = files::split(&config, &args.targets)?;
     let rest = match rest {
@@ -53,11 +54,21 @@ pub(super) async fn snapshot(
             show(&done, json);
             match (&done.label, done.ok) {
                 (Some(label), true) => (label.clone(), done.targets.len()),
-                _ => return Err(failure(&done)),
+                _ => return Err(with_files(failure(&done), &mine)),
             }
         }
     };
-    files::back_up(&config, &mine, Some(&label), json).await?;
+    let done = files::back_up(&config, &mine, Some(&label), Some(deadline), json).await;
+    done.map_err(|failure| match databases {
+        0 => failure,
+        n => Failure {
+            message: format!(
+                "{}; {n} databases are durable and pinned as {label}, not every target of files is",
+                failure.message
+            ),
+            ..failure
+        },
+    })?;
     let targets = databases + mine.len();
     ok(&format!("snapshot label={label} targets={targets} durable"));
     Ok(())
@@ -109,6 +120,18 @@ fn unsure(why: &str) -> Failure {
         format!("the daemon did not answer: {why}; it is not known whether the label was set"),
         Some("see its log, and `lifeboat list`".into()),
     )
+}
+
+/// Files come last, so where databases fail they were not tried.
+fn with_files(failure: Failure, files: &[crate::config::FilesConfig]) -> Failure {
+    if files.is_empty() {
+        return failure;
+    }
+    let names: Vec<&str> = files.iter().map(|f| f.name.as_str()).collect();
+    Failure {
+        message: format!("{}; not tried: {}", failure.message, names.join(", ")),
+        ..failure
+    }
 }
 
 fn failure(done: &Snapshot) -> Failure {

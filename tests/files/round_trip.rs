@@ -157,3 +157,31 @@ fn labels_of_files_are_found_as_all_labels_are() {
     site.ok(&["restore", "--all", "--label", "v1", "--in-place"]);
     assert_eq!(std::fs::read(site.data("one")).unwrap(), b"1");
 }
+
+/// `--timeout` bounds files, too: that they are not done in time is said, and the databases that are pinned are named.
+#[test]
+fn a_labelled_snapshot_of_files_is_given_up_after_its_time() {
+    let mut site = Site::new();
+    site.write("one", b"1");
+    let db = site.path("app.sqlite3");
+    let made = std::process::Command::new("sqlite3")
+        .arg(&db)
+        .arg("pragma journal_mode=wal; create table t(a);")
+        .output();
+    let made = made.expect("sqlite3 is missing: run bin/install-dev");
+    assert!(made.status.success());
+    // Connections are taken and never answered.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    site.extra += &format!(
+        "    store: {{ url: s3://bucket/files, endpoint: \"http://{}\", access-key-id: a, secret-access-key: b }}\nsqlite:\n  - path: {}\n",
+        silent.local_addr().unwrap(),
+        db.display()
+    );
+    let said = site.refused(&["snapshot", "--label", "v1", "--timeout", "5s"], 1);
+    assert!(
+        said.contains("uploads could not be backed up within --timeout")
+            && said.contains("1 databases are durable and pinned as v1"),
+        "{said}"
+    );
+    assert!(site.ok(&["list", "app"]).contains("label v1"));
+}

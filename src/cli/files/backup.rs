@@ -1,5 +1,9 @@
 //! `lifeboat snapshot` of files.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
 use serde_json::json;
 
 use super::{NAMED, blocking, each};
@@ -25,7 +29,7 @@ pub(in crate::cli) async fn snapshot(
     if let Some(names) = names {
         count += run::make_durable(config.clone(), names, timeout, as_json).await?;
     }
-    back_up(&config, &mine, None, as_json).await?;
+    back_up(&config, &mine, None, None, as_json).await?;
     ok(&format!("snapshot targets={count} durable"));
     Ok(())
 }
@@ -51,16 +55,17 @@ pub(in crate::cli) async fn free_label(
     Ok(files::free_label(&points, label))
 }
 
-/// Backs up files, under a label if one is given. A partial backup is a failure.
+/// Backs up files, under a label if one is given, until a deadline if there is one. A partial backup is a failure.
 pub(in crate::cli) async fn back_up(
     config: &Config,
     mine: &[FilesConfig],
     label: Option<&str>,
+    deadline: Option<Instant>,
     as_json: bool,
 ) -> Result<(), Failure> {
     let mut partial = 0;
     each(config, mine, async |files, target| {
-        let backup = one(target, label.map(str::to_owned)).await?;
+        let backup = one(target, label.map(str::to_owned), deadline).await?;
         partial += u64::from(backup.point.partial);
         show(&files.name, &backup, as_json);
         Ok(())
@@ -76,8 +81,15 @@ pub(in crate::cli) async fn back_up(
     Ok(())
 }
 
-/// One backup; an interrupt ends it in order.
-async fn one(target: Target, label: Option<String>) -> Result<Backup, Failure> {
+/// One backup; an interrupt ends it in order, and so does the deadline.
+async fn one(
+    target: Target,
+    label: Option<String>,
+    deadline: Option<Instant>,
+) -> Result<Backup, Failure> {
+    let name = target.config.name.clone();
+    let late = Arc::new(AtomicBool::new(false));
+    let is_late = Arc::clone(&late);
     let (started, backend) = tokio::sync::oneshot::channel();
     let work = blocking(move || {
         files::backup(&target, label.as_deref(), |backend| {
@@ -87,16 +99,32 @@ async fn one(target: Target, label: Option<String>) -> Result<Backup, Failure> {
     });
     let stop = async move {
         let backend = backend.await;
-        if tokio::signal::ctrl_c().await.is_ok()
-            && let Ok(backend) = backend
-        {
-            tracing::info!("interrupted: ending the backup");
+        let over = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+            is_late.store(true, Ordering::Relaxed);
+        };
+        let told = tokio::select! {
+            told = tokio::signal::ctrl_c() => told.is_ok(),
+            () = over => true,
+        };
+        if let (true, Ok(backend)) = (told, backend) {
+            tracing::info!("ending the backup");
             backend.stop();
         }
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        result = work => result,
+        result = work => match result {
+            Err(_) if late.load(Ordering::Relaxed) => Err(Failure::new(
+                1,
+                format!("{name} could not be backed up within --timeout; what was uploaded is kept, and the next run goes on from it"),
+                Some("give it more --timeout, or run `lifeboat snapshot` without a label first".into()),
+            )),
+            result => result,
+        },
         () = stop => Err(Failure::new(1, "interrupted", None)),
     }
 }
