@@ -56,6 +56,24 @@ fn snapshots_dump_pin_and_reuse() {
     assert_eq!(dumps[0]["labels"][0], "before-v1");
     assert_eq!(dumps[0]["dump"]["counts"]["public.orders"], 2000);
     assert!(dumps[0]["dump"]["globals"]["size"].as_u64().unwrap() > 100);
+    // One that a fast clock dated into the future is of unknown age.
+    let id = dumps[0]["dump"]["id"].as_str().unwrap();
+    let manifest = site
+        .dir
+        .path()
+        .join(format!("store/app/dumps/{id}/manifest.json"));
+    let dated = std::fs::read(&manifest).unwrap();
+    let mut text: Value = serde_json::from_slice(&dated).unwrap();
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(20);
+    text["began"] = soon.to_string().into();
+    std::fs::write(&manifest, text.to_string()).unwrap();
+    site.ok(&["snapshot", "--label", "ahead"]);
+    let newer = site.dumps("app");
+    let newer = newer.iter().find(|d| d["labels"][0] == "ahead").unwrap();
+    assert_ne!(newer["dump"]["id"], id);
+    let newer = newer["dump"]["id"].as_str().unwrap();
+    std::fs::remove_dir_all(site.dir.path().join(format!("store/app/dumps/{newer}"))).unwrap();
+    std::fs::write(&manifest, dated).unwrap();
 
     site.extra = "    schedule: '0 3 1 1 *'\n".into();
     site.ok(&["snapshot", "app", "--label", "before-v1"]);

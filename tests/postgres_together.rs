@@ -181,6 +181,34 @@ fn all_kinds_to_one_label_and_back() {
 }
 
 #[test]
+fn a_reused_dump_knows_what_the_queue_knows() {
+    let mut app = App::new("    on-deploy: reuse\n");
+    app.site.ok(&["snapshot", "app"]);
+    app.site.ok(&["snapshot", "--label", "v1"]);
+    assert_eq!(
+        app.site.dumps("app").len(),
+        1,
+        "no queue: it is good enough"
+    );
+    let queue = app.path("queue.sqlite3");
+    std::fs::copy(app.path("main.sqlite3"), &queue).unwrap();
+    let entry = format!("sqlite:\n  - path: {}\n", queue.display());
+    app.site.extra = app.site.extra.replace("sqlite:\n", &entry);
+    // A job of an order that the dump does not know.
+    app.write("second");
+    app.site.ok(&["snapshot", "--label", "v2"]);
+    let dumps = app.site.dumps("app");
+    assert_eq!(dumps.len(), 2);
+    assert_eq!(dumps[0]["labels"], json!(["v1"]));
+    assert_eq!(dumps[1]["labels"], json!(["v2"]));
+    let label = std::fs::read(app.path("store/queue/lifeboat/labels/v2.json")).unwrap();
+    let label: Value = serde_json::from_slice(&label).unwrap();
+    let time = |v: &Value| -> jiff::Timestamp { v.as_str().unwrap().parse().unwrap() };
+    let (dump, queue) = (time(&dumps[1]["dump"]["began"]), time(&label["at"]));
+    assert!(dump >= queue, "{dump} {queue}");
+}
+
+#[test]
 fn a_set_that_did_not_finish_is_refused_and_a_target_that_was_skipped_is_left() {
     let mut app = App::new("    on-deploy: skip\n");
     app.site.ok(&["snapshot", "app"]);

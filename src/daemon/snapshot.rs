@@ -1,6 +1,7 @@
 //! Labelled snapshots: everything committed so far durable, proven restorable, and pinned under one name.
 //!
-//! Order: queues are captured before everything else, so that a restored queue never knows more than the data. A point is taken and cut
+//! Order: queues are captured before everything else, so that a restored queue never knows more than the data; a dump is reused only if it began
+//! after that. A point is taken and cut
 //! ([`super::cuts`]) in one step; then it is waited for; then each store is listed and a restore to exactly that point is planned; then the
 //! labels are written; last of all the manifest of the set.
 
@@ -85,6 +86,8 @@ enum Item {
 struct Taken {
     pin: Pin,
     at: Millis,
+    /// By then what it holds was decided.
+    settled: Timestamp,
     begun: Instant,
 }
 
@@ -109,14 +112,23 @@ impl Item {
         name == "queue" || name.ends_with("_queue") || name.ends_with("-queue")
     }
 
-    /// Everything committed before this call lies at or before the point.
-    async fn take(&self, fleet: &Fleet, label: &str) -> Result<Taken, String> {
+    /// Everything committed before this call lies at or before the point; where a dump is good enough that was made before, everything committed
+    /// before `after`.
+    async fn take(
+        &self,
+        fleet: &Fleet,
+        label: &str,
+        after: Option<Timestamp>,
+    ) -> Result<Taken, String> {
         let begun = Instant::now();
         match self {
             Self::Unknown(_, why) => Err(why.clone()),
             Self::Postgres(database, good_for) => {
                 let recent = match good_for {
-                    Some(age) => recent(database, *age).await.map_err(|e| e.to_string())?,
+                    Some(age) => {
+                        let found = recent(database, *age, after).await;
+                        found.map_err(|e| e.to_string())?
+                    }
                     None => None,
                 };
                 let manifest = match recent {
@@ -128,6 +140,7 @@ impl Item {
                 };
                 Ok(Taken {
                     at: Millis(manifest.began.as_millisecond()),
+                    settled: manifest.ended,
                     pin: Pin::Postgres { dump: manifest.id },
                     begun,
                 })
@@ -137,6 +150,7 @@ impl Item {
                 Ok(Taken {
                     pin: Pin::sqlite(txid),
                     at: system_now(),
+                    settled: Timestamp::now(),
                     begun,
                 })
             }
@@ -182,14 +196,20 @@ impl Item {
     }
 }
 
-/// The newest dump, if every store holds it and it is not older than `age`.
-async fn recent(database: &Database, age: Duration) -> Result<Option<Manifest>, PostgresError> {
+/// The newest dump, if every store holds it, it is not older than `age`, and it began at or after `after`.
+async fn recent(
+    database: &Database,
+    age: Duration,
+    after: Option<Timestamp>,
+) -> Result<Option<Manifest>, PostgresError> {
     let mut found: Option<Manifest> = None;
     for store in &database.stores {
         let newest = postgres::list(store).await?.pop();
         let fresh = newest.filter(|m| {
-            let old = Timestamp::now().duration_since(m.began);
-            old.unsigned_abs() <= age && m.anomalies.is_empty()
+            // One of the future was dated by a wrong clock: nobody knows how old it is.
+            let old = Duration::try_from(Timestamp::now().duration_since(m.began));
+            let is_young = old.is_ok_and(|old| old <= age);
+            is_young && m.anomalies.is_empty() && after.is_none_or(|t| m.began >= t)
         });
         match (&found, fresh) {
             (_, None) => return Ok(None),
@@ -278,16 +298,25 @@ async fn attempt_all(
         format!("not durable within {seconds} s")
     };
     let mut taken = Vec::new();
+    // A dump that is reused must know what the queues know.
+    let mut after = None;
     for queues in [true, false] {
         let wave = items.iter().filter(|i| i.is_queue() == queues);
-        let takes = wave.map(|item| async {
+        let takes = wave.map(|item| async move {
             let begun = Instant::now();
-            match tokio::time::timeout_at(deadline, item.take(fleet, &wanted.label)).await {
+            let take = item.take(fleet, &wanted.label, after);
+            match tokio::time::timeout_at(deadline, take).await {
                 Ok(result) => (item.clone(), result, begun),
                 Err(_) => (item.clone(), Err(late()), begun),
             }
         });
         taken.extend(futures::future::join_all(takes).await);
+        let settled = |taken: &Result<Taken, String>| {
+            taken
+                .as_ref()
+                .map_or_else(|_| Timestamp::now(), |t| t.settled)
+        };
+        after = taken.iter().map(|(_, result, _)| settled(result)).max();
     }
     let proofs = taken.into_iter().map(|(item, taken, begun)| async move {
         let result = match taken {
