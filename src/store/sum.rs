@@ -49,7 +49,7 @@ impl Sum {
 
     fn of_parts(&self) -> String {
         let all = Md5::digest(self.parts.concat());
-        format!("{}-{}", hex::encode(&all), self.parts.len())
+        format!("{}-{}", hex::encode(all), self.parts.len())
     }
 
     /// Judges the ETag of the answer. Pure.

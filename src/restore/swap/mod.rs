@@ -11,6 +11,9 @@
 //!   is taken over by the next.
 //! - Old files are kept as `<name>.before-restore-<UTC time>`, which discovery ignores. They are never deleted here.
 
+mod error;
+mod undo;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -19,130 +22,15 @@ use std::time::SystemTime;
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock};
 use tempfile::{NamedTempFile, TempPath};
-use thiserror::Error;
 
+pub use self::error::SwapError;
+pub use self::undo::{Kept, kept_for_undo, undo, undo_claimed};
 use super::proof::Proof;
 use crate::types::Millis;
 
 /// What lies beside a database.
 const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 const KEPT: &str = ".before-restore-";
-const KEPT_BY_UNDO: &str = ".before-undo-";
-
-/// Why a file was not put in place.
-#[derive(Debug, Error)]
-pub enum SwapError {
-    /// Something is there.
-    #[error("{0} exists already; nothing was changed")]
-    Exists(PathBuf),
-    /// Nobody may have it open.
-    #[error("{path} is in use: {reason}; nothing was changed")]
-    InUse {
-        /// The database.
-        path: PathBuf,
-        /// SQLite's words.
-        reason: String,
-    },
-    /// What it holds cannot be brought into one file, and apart from its WAL it would lack commits.
-    #[error(
-        "the WAL of {path} cannot be brought into the database file ({reason}); nothing was changed"
-    )]
-    WalStays {
-        /// The database.
-        path: PathBuf,
-        /// SQLite's words.
-        reason: String,
-    },
-    /// The last thing that happened here was an undo.
-    #[error(
-        "the last restore of {path} is undone already; {older} is what an earlier restore replaced; nothing was changed"
-    )]
-    Undone {
-        /// The database.
-        path: PathBuf,
-        /// The newest copy that a restore kept.
-        older: PathBuf,
-    },
-    /// Not enough room.
-    #[error("{path} needs {need} bytes, but its volume has {free} free; nothing was changed")]
-    NoSpace {
-        /// The target.
-        path: PathBuf,
-        /// Bytes needed.
-        need: u64,
-        /// Bytes free.
-        free: u64,
-    },
-    /// Another restore is at work on the same place.
-    #[error("another restore to {0} is running; nothing was changed by this one")]
-    Running(PathBuf),
-    /// Nothing to swap back.
-    #[error("{0} has no kept copy from before a restore")]
-    NothingKept(PathBuf),
-    /// The folder of the place is not there, or may not be written to.
-    #[error("cannot write to the folder {path}: {source}; nothing was changed")]
-    Folder {
-        /// Which folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file system.
-    #[error("{path}: {source}")]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl SwapError {
-    /// The next step for a person.
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Exists(path) => format!(
-                "choose one: `-o OTHER-PATH` to restore beside it; `--in-place` to replace {} and keep the old one for --undo; `--if-not-exists` to leave it",
-                path.display()
-            ),
-            Self::InUse { .. } => {
-                "stop the app (with Kamal: `kamal app stop`), then restore again".into()
-            }
-            Self::WalStays { path, .. } => format!(
-                "make it possible (free space, rights of the folder); if the database is beyond repair, move {0}, {0}-wal and {0}-shm away together, then restore with --in-place again",
-                path.display()
-            ),
-            Self::Undone { path, older } => format!(
-                "to go back further: `lifeboat restore --at TIME`, or with the app stopped rename {} to {}",
-                older.display(),
-                path.display()
-            ),
-            Self::NoSpace { .. } => "free space, or restore to another volume with -o".into(),
-            Self::Running(_) => "wait for it, or stop it, then restore again".into(),
-            Self::NothingKept(_) => {
-                "only `restore --in-place` keeps a copy that --undo can swap back".into()
-            }
-            Self::Folder { path, source } if source.kind() == io::ErrorKind::NotFound => {
-                format!(
-                    "make it first (mkdir -p {}), or mount the volume",
-                    path.display()
-                )
-            }
-            Self::Folder { .. } => {
-                "restore as a user who may write there, or to another place with -o".into()
-            }
-            Self::Io { .. } => return None,
-        })
-    }
-
-    /// A refusal, as opposed to a failure.
-    pub fn is_refusal(&self) -> bool {
-        !matches!(
-            self,
-            Self::Io { .. } | Self::Folder { .. } | Self::NoSpace { .. } | Self::WalStays { .. }
-        )
-    }
-}
 
 fn at(path: &Path) -> impl Fn(io::Error) -> SwapError + '_ {
     move |source| SwapError::Io {
@@ -327,101 +215,6 @@ pub fn put_claimed(
     Ok(kept)
 }
 
-/// Swaps the newest kept copy back; the present database is kept in turn.
-pub fn undo(path: &Path, now: Millis) -> Result<(PathBuf, PathBuf), SwapError> {
-    let claim = claim(path)?;
-    undo_claimed(path, claim, now)
-}
-
-/// The same for a claimed database.
-pub fn undo_claimed(
-    path: &Path,
-    claim: Option<Claim>,
-    now: Millis,
-) -> Result<(PathBuf, PathBuf), SwapError> {
-    let copy = kept_for_undo(path)?.path;
-    // Under its own name first: a WAL must never lie beside a database that it does not belong to.
-    drop(Proof::take(&copy)?);
-    let kept = keep(path, KEPT_BY_UNDO, now)?;
-    fs::rename(&copy, path).map_err(at(path))?;
-    for companion in COMPANIONS {
-        bring(
-            &with_suffix(&copy, companion),
-            &with_suffix(path, companion),
-        )?;
-    }
-    sync_folder(path)?;
-    drop(claim);
-    Ok((copy, kept))
-}
-
-/// What lies beside a copy goes with it. Only of a file that SQLite cannot read it holds anything: then it lies under the copy's name until
-/// here, also if this is killed before.
-fn bring(from: &Path, to: &Path) -> Result<(), SwapError> {
-    let size = match fs::metadata(from) {
-        Ok(meta) => meta.len(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(at(from)(e)),
-    };
-    match size {
-        0 => fs::remove_file(from),
-        _ => fs::rename(from, to),
-    }
-    .map_err(at(from))
-}
-
-/// A database that a restore in place replaced.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// Where it is.
-    pub path: PathBuf,
-    /// When, as its name says it. Copies that one command made have the same.
-    pub stamp: String,
-}
-
-/// What [`undo`] would put back: the newest database that a restore in place replaced.
-///
-/// # Errors
-/// [`SwapError::NothingKept`]; [`SwapError::Undone`] if the newest is older than the last undo: a second undo would not repeat the first, but
-/// silently go back to the restore before it.
-pub fn kept_for_undo(path: &Path) -> Result<Kept, SwapError> {
-    let newest = newest(path, KEPT)?.ok_or_else(|| SwapError::NothingKept(path.to_owned()))?;
-    match self::newest(path, KEPT_BY_UNDO)? {
-        // An undo that was killed before its rename: it only gave the present database a second name.
-        Some(undone) if undone.stamp >= newest.stamp && !is_same(&undone.path, path) => {
-            Err(SwapError::Undone {
-                path: path.to_owned(),
-                older: newest.path,
-            })
-        }
-        _ => Ok(newest),
-    }
-}
-
-fn is_same(one: &Path, other: &Path) -> bool {
-    let id = |path| fs::metadata(path).map(|m| (m.dev(), m.ino()));
-    matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
-}
-
-/// By the times in their names: `20261120T101500.123Z`, and `-2` for a second one in the same millisecond.
-fn newest(path: &Path, word: &str) -> Result<Option<Kept>, SwapError> {
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let prefix = format!("{name}{word}");
-    let kept = fs::read_dir(folder(path))
-        .map_err(at(path))?
-        .filter_map(|item| {
-            let path = item.ok()?.path();
-            let name = path.file_name()?.to_string_lossy().into_owned();
-            let stamp = name.strip_prefix(&prefix)?.to_owned();
-            (!COMPANIONS.iter().any(|c| name.ends_with(c))).then_some(Kept { path, stamp })
-        });
-    Ok(kept.max_by(|a, b| a.stamp.cmp(&b.stamp)))
-}
-
 /// Moves a checkpointed database and what lies beside it to a dated name.
 fn keep(path: &Path, word: &str, now: Millis) -> Result<PathBuf, SwapError> {
     move_companions(path, word, now)?;
@@ -508,6 +301,7 @@ fn sync_folder(path: &Path) -> Result<(), SwapError> {
 mod tests {
     use rusqlite::Connection;
 
+    use super::undo::KEPT_BY_UNDO;
     use super::*;
 
     fn database(path: &Path, value: i64) {
