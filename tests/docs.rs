@@ -153,6 +153,22 @@ fn words(command: &str) -> Vec<String> {
     words
 }
 
+/// What stands between backquotes, outside of blocks.
+fn inline(text: &str) -> Vec<String> {
+    let mut fenced = false;
+    let mut prose = String::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced && !line.starts_with("    ") {
+            prose += line;
+            prose += " ";
+        }
+    }
+    let spans = prose.split('`').skip(1).step_by(2);
+    spans.map(str::to_owned).collect()
+}
+
 #[test]
 fn every_command_parses() {
     let mut seen = 0;
@@ -166,6 +182,19 @@ fn every_command_parses() {
             seen += 1;
             if let Err(error) = lifeboat::cli::parse(words(command).into_iter().map(Into::into)) {
                 wrong.push(format!("{}: {line}\n{error}", page.display()));
+            }
+        }
+    }
+    // In the middle of a sentence, too.
+    for page in pages() {
+        for span in inline(&std::fs::read_to_string(&page).unwrap()) {
+            let Some(command) = command(&span) else {
+                continue;
+            };
+            seen += 1;
+            let parsed = lifeboat::cli::parse(words(command).into_iter().map(Into::into));
+            if let Err(error) = parsed {
+                wrong.push(format!("{}: `{span}`\n{error}", page.display()));
             }
         }
     }
