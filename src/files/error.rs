@@ -71,6 +71,16 @@ pub enum FilesError {
     /// Nothing to swap back.
     #[error("{} has no kept content from before a restore", .0.display())]
     NothingKept(PathBuf),
+    /// The last thing that happened here was an undo.
+    #[error(
+        "the last restore of {path} is undone already; {older} is what an earlier restore replaced; nothing was changed"
+    )]
+    UndoneAlready {
+        /// The path.
+        path: PathBuf,
+        /// The newest content that a restore replaced.
+        older: PathBuf,
+    },
     /// What is in the repository is not what was put there.
     #[error("the repository in {store} is damaged: {what}")]
     Damaged {
@@ -133,6 +143,9 @@ impl FilesError {
             Self::NothingKept(_) => {
                 "only `restore --in-place` keeps what --undo can swap back".into()
             }
+            Self::UndoneAlready { .. } => {
+                "to go back further: `lifeboat restore --at TIME --in-place`, or move the files by hand".into()
+            }
             Self::Refused(_) | Self::Stopped | Self::Io { .. } | Self::Repository { .. } => return None,
         })
     }
@@ -152,6 +165,7 @@ impl FilesError {
             Self::Refused(_)
                 | Self::Running(_)
                 | Self::NothingKept(_)
+                | Self::UndoneAlready { .. }
                 | Self::Stopped
                 | Self::Io { .. }
         )
@@ -167,7 +181,8 @@ impl FilesError {
             | Self::Replaced(_)
             | Self::Refused(_)
             | Self::Running(_)
-            | Self::NothingKept(_) => 4,
+            | Self::NothingKept(_)
+            | Self::UndoneAlready { .. } => 4,
             Self::Damaged { .. } | Self::Key { .. } => 5,
             Self::Store(_)
             | Self::Password(_)

@@ -53,12 +53,10 @@ pub fn kept(config: &FilesConfig, path: Option<&Path>) -> Result<Vec<PathBuf>, F
     let mut all = Vec::new();
     for path in &wanted {
         let (base, only) = base_of(path, path.is_dir());
-        let found = match only {
-            _ if !base.is_dir() => Ok(None),
-            Some(name) => kept_file(&base, &name),
-            None => named(&base, OLD).map(|mut kept| kept.pop()),
-        };
-        all.extend(found.map_err(|e| FilesError::io(path, e))?);
+        if base.is_dir() {
+            let found = newest(&base, only.as_deref(), path);
+            all.extend(found.map_err(|e| e.into_error(path))?);
+        }
     }
     match (all.is_empty(), wanted.into_iter().next()) {
         (true, Some(path)) => Err(FilesError::NothingKept(path)),
@@ -101,10 +99,32 @@ impl Trouble {
     }
 }
 
-fn kept_file(base: &Path, name: &Path) -> io::Result<Option<PathBuf>> {
-    let folders = named(base, OLD_FILE)?;
-    let mut files = folders.into_iter().rev().map(|f| f.join(name));
-    Ok(files.find(|f| f.symlink_metadata().is_ok()))
+/// What the last restore of a folder, or of one file in it, replaced. What an earlier one did stays where it is: an undo that is asked for twice must
+/// not go back to that.
+fn newest(base: &Path, file: Option<&Path>, path: &Path) -> Result<Option<PathBuf>, Trouble> {
+    let last = |word| -> io::Result<Option<(PathBuf, String)>> {
+        let folders = named(base, word)?.into_iter().rev();
+        let found = folders.map(|folder| match file {
+            Some(name) => (folder.join(name), stamp_of(&folder, word).1),
+            None => (folder.clone(), stamp_of(&folder, word).1),
+        });
+        Ok(found
+            .into_iter()
+            .find(|(p, _)| p.symlink_metadata().is_ok()))
+    };
+    let (old, undone) = match file {
+        Some(_) => (OLD_FILE, UNDONE_FILE),
+        None => (OLD, UNDONE),
+    };
+    match (last(old)?, last(undone)?) {
+        (Some((kept, stamp)), Some((_, undone))) if undone > stamp => {
+            Err(Trouble::Other(FilesError::UndoneAlready {
+                path: path.to_owned(),
+                older: kept,
+            }))
+        }
+        (kept, _) => Ok(kept.map(|(kept, _)| kept)),
+    }
 }
 
 fn one(config: &FilesConfig, left_out: &LeftOut, path: &Path) -> Result<Option<Undone>, Trouble> {
@@ -118,7 +138,7 @@ fn one(config: &FilesConfig, left_out: &LeftOut, path: &Path) -> Result<Option<U
         kept,
     };
     if let Some(name) = only {
-        let Some(kept) = kept_file(&base, &name)? else {
+        let Some(kept) = newest(&base, Some(&name), path)? else {
             return Ok(None);
         };
         let _open = Opened::new(&base)?;
@@ -143,7 +163,7 @@ fn one(config: &FilesConfig, left_out: &LeftOut, path: &Path) -> Result<Option<U
     if mend(&folder, &filter)? {
         return Ok(Some(of(None)));
     }
-    let Some(kept) = named(&base, OLD)?.pop() else {
+    let Some(kept) = newest(&base, None, path)? else {
         return Ok(None);
     };
     let (kept, stamp) = stamp_of(&kept, OLD);

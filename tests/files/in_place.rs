@@ -46,6 +46,29 @@ fn content(site: &Site) -> Vec<String> {
 }
 
 #[test]
+fn a_second_undo_does_not_go_back_to_an_earlier_restore() {
+    let site = Site::new();
+    let in_place = ["restore", "uploads", "--in-place", "--at", "0s"];
+    for path in [None, Some(["--path", "file"])] {
+        let path = path.as_ref().map_or(&[][..], |p| &p[..]);
+        for text in ["january", "june"] {
+            site.write("file", b"saved");
+            site.backup();
+            site.write("file", text.as_bytes());
+            site.ok(&[&in_place[..], path].concat());
+        }
+        let undo = [&["restore", "uploads", "--undo"][..], path].concat();
+        site.ok(&undo);
+        assert_eq!(std::fs::read(site.data("file")).unwrap(), b"june");
+        let said = site.refused(&undo, 4);
+        assert!(said.contains("undone already"), "{said}");
+        let said = site.refused(&[&undo[..], &["--dry-run"]].concat(), 4);
+        assert!(said.contains("undone already"), "{said}");
+        assert_eq!(std::fs::read(site.data("file")).unwrap(), b"june");
+    }
+}
+
+#[test]
 fn undo_swaps_back_what_a_restore_replaced() {
     let site = Site::new();
     site.write("dir/file", b"old");
