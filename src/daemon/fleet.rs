@@ -283,8 +283,8 @@ impl Fleet {
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(source) => return Err(FleetError::State { path, source }),
             }
-            let holder = lock_holder(&path.join("lock"))
-                .unwrap_or_else(|| "a process in another container".into());
+            let holder =
+                lock_holder(&path.join("lock")).unwrap_or_else(|| "another process".into());
             let socket = socket_path(&self.config);
             let is_daemon = matches!(Client::connect(&socket).await, Ok(Some(_)));
             if is_daemon || begun.elapsed() > self.patience {

@@ -92,5 +92,18 @@ daemon() {
   "$LIFEBOAT" run "$@" >/dev/null 2>>"$LAB/daemon.log" &
   echo $! >>"$LAB/pids"
 }
-running() { until_true "$LIFEBOAT" sync -q "$@"; }
+# A daemon listens; a `sync` alone would do its work itself.
+listening() {
+  local socket code
+  while read -r socket; do
+    code=0
+    curl -s -m 2 --unix-socket "$socket" http://here >/dev/null 2>&1 || code=$?
+    [ $code = 7 ] || return 0
+  done < <(find "$LAB" -name lifeboat.sock)
+  return 1
+}
+running() {
+  until_true listening
+  until_true "$LIFEBOAT" sync -q "$@"
+}
 again() { rm -rf "$@"; }
