@@ -3,7 +3,7 @@
 //! glibc gives threads that meet in `malloc` arenas of their own, up to eight for each core, and what is freed in one of them serves no
 //! other. Backups of files allocate on a dozen threads: that alone held 20 MiB more at a million files.
 
-/// Two threads still allocate at the same time; more arenas made nothing faster that was measured.
+/// Two threads still allocate at the same time.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const ARENAS: std::os::raw::c_int = 2;
 

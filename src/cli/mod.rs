@@ -22,6 +22,7 @@ mod restore;
 mod restore_all;
 mod restore_one;
 mod restore_options;
+mod restore_undo;
 mod run;
 mod snapshot;
 mod status;

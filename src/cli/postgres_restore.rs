@@ -6,13 +6,14 @@ use jiff::Timestamp;
 
 use super::args::{Global, RestoreArgs};
 use super::postgres::split;
-use super::postgres_work::{Place, aside_of, say, told, undo, work};
+use super::postgres_work::{Place, aside_of, kept, say, told, undo, work};
 use super::restore_all::Planned;
 use super::{Failure, ok};
 use crate::config::{Config, OnDeploy, parse_time};
 use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, Database, blocking};
 use crate::labels::{self, Pin};
+use crate::postgres::PostgresError;
 use crate::postgres::{self, Connection, Manifest};
 use crate::retention::copies::newest;
 use crate::store::Store;
@@ -24,9 +25,20 @@ pub(super) struct Job {
     live: Option<Connection>,
     /// `None`: swap the kept database back.
     dump: Option<(Manifest, Vec<Store>, Place)>,
+    /// When that was replaced.
+    replaced: Option<String>,
 }
 
 impl Job {
+    pub(super) fn name(&self) -> &str {
+        &self.database.name
+    }
+
+    /// When what an undo would put back was replaced.
+    pub(super) fn replaced(&self) -> Option<&str> {
+        self.replaced.as_deref()
+    }
+
     /// The file that it writes, and the target's name.
     pub(super) fn file(&self) -> Option<(PathBuf, String)> {
         match &self.dump {
@@ -41,6 +53,7 @@ impl Job {
             database,
             live,
             dump,
+            ..
         } = self;
         let Some((manifest, stores, place)) = dump else {
             let live = live.map_or_else(|| database.connection().cloned(), Ok)?;
@@ -98,6 +111,7 @@ pub(super) async fn restore(
         database,
         live,
         dump,
+        replaced: None,
     };
     let words = job.run(global, args).await?;
     if !args.dry_run {
@@ -141,11 +155,24 @@ async fn plan(
         }
         None => Place::Live,
     };
-    if args.undo {
+    if let (true, Some(server)) = (args.undo, &live) {
+        let replaced = match kept(&database, server).await {
+            Ok(kept) if kept.is_by_undo() => {
+                return Ok(Planned::Absent(format!(
+                    "{name}: its last restore is undone already"
+                )));
+            }
+            Ok(kept) => Some(kept.at),
+            Err(PostgresError::Nothing(why)) => {
+                return Ok(Planned::Absent(format!("{name}: {why}")));
+            }
+            Err(error) => return Err(error.into()),
+        };
         return Ok(Planned::Job(Job {
             database,
             live,
             dump: None,
+            replaced,
         }));
     }
     // Without a dump the server need not even be there.
@@ -192,6 +219,7 @@ async fn plan(
         database,
         live,
         dump: Some((manifest, stores, place)),
+        replaced: None,
     }))
 }
 

@@ -321,6 +321,16 @@ pub(super) fn told(global: &Global, database: &Database, manifest: &Manifest, do
     }
 }
 
+/// What an undo would put back.
+pub(super) async fn kept(
+    database: &Database,
+    live: &Connection,
+) -> Result<postgres::Kept, PostgresError> {
+    let clients = database.clients(&aside_of(database, live).await?).await?;
+    let live = live.clone();
+    blocking(move || postgres::kept_for_undo(&live, &clients)).await
+}
+
 pub(super) async fn undo(
     global: &Global,
     database: &Database,
@@ -331,6 +341,7 @@ pub(super) async fn undo(
     let connection = live.clone();
     if dry_run {
         let back = blocking(move || postgres::kept_for_undo(&connection, &clients)).await?;
+        let back = back.name;
         if global.json {
             println!(
                 "{}",

@@ -3,13 +3,13 @@
 use super::absent::with_absent;
 use super::args::{Global, RestoreArgs};
 use super::restore_all::Others;
-use super::restore_one::{blocking, prepared, undoable};
+use super::restore_one::{blocking, prepared};
 use super::restore_options as options;
-use super::{Failure, load_for, ok};
+use super::{Failure, load_for, ok, restore_undo};
 use crate::config::{Config, TargetConfig, parse_time};
 use crate::daemon::fleet::{open_replica, system_now};
 use crate::restore::plan::Goal;
-use crate::restore::swap::SwapError;
+use crate::restore::swap::{SwapError, kept_for_undo};
 use crate::restore::{Output, Planned, RestoreError, Tried, planned};
 use crate::store::{Store, StoreSpec};
 use crate::types::Txid;
@@ -53,6 +53,9 @@ async fn run(global: &Global, args: RestoreArgs, changed: &mut Changed) -> Resul
         let config = load_for(global, args.source.as_slice())?;
         Some(with_absent(config, args.source.as_deref()).await?)
     };
+    if let (Some(config), true, false) = (&config, args.in_place, args.dry_run || args.undo) {
+        restore_undo::begin(config);
+    }
     let tz = config
         .as_ref()
         .map_or(jiff::tz::TimeZone::UTC, |c| c.time_zone.clone());
@@ -124,10 +127,18 @@ async fn run(global: &Global, args: RestoreArgs, changed: &mut Changed) -> Resul
             Err(failure) => return Err(failure),
         }
     }
-    if args.undo {
-        planned = undoable(planned, args.source.is_none() && others.count.targets == 0)?;
-    }
     let config = config.as_ref();
+    match config {
+        Some(config) if args.undo && args.source.is_none() => {
+            planned = restore_undo::of_the_last_restore(config, planned, &mut others)?;
+        }
+        _ if args.undo => {
+            for (job, _) in &planned {
+                kept_for_undo(job.output.path()).map_err(RestoreError::from)?;
+            }
+        }
+        _ => {}
+    }
     // All are read, proven and locked before the first is put in place: what stops one stops all while nothing has changed.
     let mut ready = Vec::new();
     for (job, sources) in planned {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::Failure;
 use super::args::{Global, RestoreArgs};
 use super::restore::Changed;
+use super::restore_undo::stamp;
 use super::{files, postgres_restore};
 use crate::config::Config;
 
@@ -76,6 +77,34 @@ impl Others {
             all.files.extend(all.count.take(planned));
         }
         Ok(all)
+    }
+
+    /// Of an undo: when what it would put back was replaced, of each target.
+    pub(super) fn replaced(&self) -> Vec<String> {
+        let dumps = self
+            .dumps
+            .iter()
+            .filter_map(|job| job.replaced().map(stamp));
+        let files = self.files.iter().filter_map(files::Job::replaced);
+        dumps.chain(files).collect()
+    }
+
+    /// Leaves out what was replaced before `since`, and says so.
+    pub(super) fn leave_older(&mut self, since: &str) {
+        let mut absent = 0;
+        let mut is_newer = |name: &str, at: Option<String>| {
+            let is_newer = at.as_deref().is_none_or(|at| at >= since);
+            if !is_newer {
+                println!("{name}: what it replaced is of an earlier restore; it stays as it is");
+                absent += 1;
+            }
+            is_newer
+        };
+        self.dumps
+            .retain(|job| is_newer(job.name(), job.replaced().map(stamp)));
+        self.files
+            .retain(|job| is_newer(job.name(), job.replaced()));
+        self.count.absent += absent;
     }
 
     /// Where something will be written.

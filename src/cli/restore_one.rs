@@ -24,52 +24,6 @@ use crate::types::Millis;
 /// The bound on pinning the present state before a restore in place.
 const PIN_TIMEOUT_MS: u64 = 30_000;
 
-/// Of everything that can be undone: what the newest restore replaced, and nothing that an earlier one did. All of it is looked at before
-/// anything is changed.
-pub(super) fn undoable(
-    planned: Vec<(Job, Vec<Source>)>,
-    must: bool,
-) -> Result<Vec<(Job, Vec<Source>)>, Failure> {
-    let [_, _, ..] = planned.as_slice() else {
-        for (job, _) in &planned {
-            kept_for_undo(job.output.path()).map_err(RestoreError::from)?;
-        }
-        return Ok(planned);
-    };
-    let mut found = Vec::new();
-    let mut first = None;
-    for (job, _) in planned {
-        match kept_for_undo(job.output.path()) {
-            Ok(kept) => found.push((job, kept)),
-            Err(error @ (SwapError::NothingKept(_) | SwapError::Undone { .. })) => {
-                eprintln!("{}: {error}; it stays as it is", job.name);
-                first.get_or_insert(error);
-            }
-            Err(error) => return Err(RestoreError::from(error).into()),
-        }
-    }
-    let newest = found.iter().map(|(_, kept)| kept.stamp.clone()).max();
-    if let (None, Some(error), true) = (&newest, first, must) {
-        return Err(RestoreError::from(error).into());
-    }
-    found.retain(|(job, kept)| {
-        let is_of_it = Some(&kept.stamp) == newest.as_ref();
-        if !is_of_it {
-            eprintln!(
-                "{}: {} is what an earlier restore replaced; it stays as it is (`lifeboat restore {} --undo` swaps it back)",
-                job.name,
-                kept.path.display(),
-                job.name
-            );
-        }
-        is_of_it
-    });
-    Ok(found
-        .into_iter()
-        .map(|(job, _)| (job, Vec::new()))
-        .collect())
-}
-
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
 ) -> Result<T, Failure> {
@@ -161,7 +115,7 @@ impl Prepared {
         match &mut self.step {
             Step::Told => Ok(()),
             Step::Undo(claim) => {
-                *claim = swap::claim(self.job.output.path())?;
+                *claim = swap::claim_undo(self.job.output.path())?;
                 Ok(())
             }
             Step::Put(ready) => ready.claim(),
@@ -181,12 +135,19 @@ impl Prepared {
             Step::Told => Ok(()),
             Step::Undo(claim) => {
                 let (back, kept) = blocking(move || Ok(undo_claimed(&path, claim, now)?)).await?;
-                println!(
-                    "{}: {} is back; the database that it replaced is {}",
-                    job.name,
-                    back.display(),
-                    kept.display()
-                );
+                match kept {
+                    Some(kept) => println!(
+                        "{}: {} is back; the database that it replaced is {}",
+                        job.name,
+                        back.display(),
+                        kept.display()
+                    ),
+                    None => println!(
+                        "{}: {} is back; nothing was there",
+                        job.name,
+                        back.display()
+                    ),
+                }
                 Ok(())
             }
             Step::Put(ready) => {

@@ -104,7 +104,7 @@ pub fn undo(
 ) -> Result<(String, Option<String>), PostgresError> {
     let name = live.database();
     let aside = aside(clients, live, name);
-    let (back, comment) = newest_kept(clients, &aside, name)?;
+    let (Kept { name: back, .. }, comment) = newest_kept(clients, &aside, name)?;
     let there = exists(clients, &aside, name)?;
     may_swap(clients, &aside, name, there)?;
     let away = there.then(|| dated(name, "undone", now));
@@ -128,9 +128,25 @@ pub fn undo(
 ///
 /// # Errors
 /// [`PostgresError::Nothing`]; the server's.
-pub fn kept_for_undo(live: &Connection, clients: &Clients) -> Result<String, PostgresError> {
+pub fn kept_for_undo(live: &Connection, clients: &Clients) -> Result<Kept, PostgresError> {
     let name = live.database();
-    newest_kept(clients, &aside(clients, live, name), name).map(|(database, _)| database)
+    newest_kept(clients, &aside(clients, live, name), name).map(|(kept, _)| kept)
+}
+
+/// A database that was replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its name now.
+    pub name: String,
+    /// When it was replaced, RFC 3339 in UTC.
+    pub at: String,
+}
+
+impl Kept {
+    /// It was replaced by an undo: swapping it back would repeat the restore.
+    pub fn is_by_undo(&self) -> bool {
+        self.name.contains("_undone_")
+    }
 }
 
 /// The newest database that a restore of `name` replaced, and the comment that it had.
@@ -138,7 +154,7 @@ fn newest_kept(
     clients: &Clients,
     aside: &Connection,
     name: &str,
-) -> Result<(String, Option<String>), PostgresError> {
+) -> Result<(Kept, Option<String>), PostgresError> {
     let mut kept: Vec<(String, String, Option<String>)> = marked(clients, aside)?
         .into_iter()
         .filter_map(|(database, mark, _)| match mark {
@@ -148,7 +164,7 @@ fn newest_kept(
         .collect();
     kept.sort();
     let newest = kept.pop();
-    let newest = newest.map(|(_, database, comment)| (database, comment));
+    let newest = newest.map(|(at, name, comment)| (Kept { name, at }, comment));
     newest.ok_or_else(|| {
         PostgresError::Nothing(format!(
             "no database that a restore of {name} replaced is there; nothing was changed"

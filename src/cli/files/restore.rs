@@ -51,6 +51,26 @@ impl Job {
         }
     }
 
+    pub(in crate::cli) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// When what an undo would put back was replaced, as its place is named.
+    pub(in crate::cli) fn replaced(&self) -> Option<String> {
+        let Work::Undo(config, _) = &self.work else {
+            return None;
+        };
+        let kept = files::kept(config, None).ok()?;
+        let stamp = |path: &PathBuf| {
+            let names = path.components().rev();
+            let name = names
+                .map(|c| c.as_os_str().to_string_lossy())
+                .find(|name| name.starts_with(".lifeboat-"))?;
+            name.rsplit('-').next().map(str::to_owned)
+        };
+        kept.iter().filter_map(stamp).max()
+    }
+
     /// Does it; returns what to say of it.
     pub(in crate::cli) async fn run(
         self,

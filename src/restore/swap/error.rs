@@ -29,6 +29,11 @@ pub enum SwapError {
         /// SQLite's words.
         reason: String,
     },
+    /// The last restore in place replaced nothing.
+    #[error(
+        "there was no database at {0} before its last restore, so there is nothing to put back; nothing was changed"
+    )]
+    NothingThere(PathBuf),
     /// The last thing that happened here was an undo.
     #[error(
         "the last restore of {path} is undone already; {older} is what an earlier restore replaced; nothing was changed"
@@ -95,6 +100,10 @@ impl SwapError {
             ),
             Self::NoSpace { .. } => "free space, or restore to another volume with -o".into(),
             Self::Running(_) => "wait for it, or stop it, then restore again".into(),
+            Self::NothingThere(path) => format!(
+                "copies that earlier restores replaced lie beside it, as {}.before-restore-<time>",
+                path.display()
+            ),
             Self::NothingKept(_) => {
                 "only `restore --in-place` keeps a copy that --undo can swap back".into()
             }

@@ -24,13 +24,15 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock};
 use tempfile::{NamedTempFile, TempPath};
 
 pub use self::error::SwapError;
-pub use self::undo::{Kept, kept_for_undo, undo, undo_claimed};
+pub use self::undo::{Kept, claim_undo, kept_for_undo, undo, undo_claimed};
 use super::proof::Proof;
 use crate::types::Millis;
 
 /// What lies beside a database.
 const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 const KEPT: &str = ".before-restore-";
+/// Ends the name of a mark: nothing was there.
+const NONE: &str = ".none";
 
 fn at(path: &Path) -> impl Fn(io::Error) -> SwapError + '_ {
     move |source| SwapError::Io {
@@ -192,8 +194,26 @@ pub fn put_in_place(
 ) -> Result<Option<PathBuf>, SwapError> {
     match claim(path)? {
         Some(claim) => put_claimed(file, path, claim, now).map(Some),
-        None => put_new(file, path, now).map(|()| None),
+        None => put_nothing_there(file, path, now).map(|()| None),
     }
+}
+
+/// In place where no database is. A mark stays, so that an undo does not go back to what an earlier restore replaced.
+fn put_nothing_there(file: NamedTempFile, path: &Path, now: Millis) -> Result<(), SwapError> {
+    let mark = mark_of_none(path, KEPT, now)?;
+    let done = put_new(file, path, now);
+    if done.is_err() {
+        // The mark says nothing then.
+        let _ = fs::remove_file(&mark);
+    }
+    done
+}
+
+/// An empty file that says: at this moment nothing was there.
+fn mark_of_none(path: &Path, word: &str, now: Millis) -> Result<PathBuf, SwapError> {
+    let mark = with_suffix(&dated(path, word, now), NONE);
+    File::create_new(&mark).map_err(at(&mark))?;
+    Ok(mark)
 }
 
 /// Replaces a claimed database, and returns where the old one is kept.
@@ -222,8 +242,9 @@ fn keep(path: &Path, word: &str, now: Millis) -> Result<PathBuf, SwapError> {
     if path.exists() {
         // A hard link first: at no moment is the old database without a name.
         fs::hard_link(path, &kept).map_err(at(&kept))?;
+        return Ok(kept);
     }
-    Ok(kept)
+    mark_of_none(path, word, now)
 }
 
 fn move_companions(path: &Path, word: &str, now: Millis) -> Result<(), SwapError> {
@@ -386,6 +407,35 @@ mod tests {
         keep(&path, KEPT_BY_UNDO, Millis(2_000)).unwrap();
         undo(&path, Millis(3_000)).unwrap();
         assert_eq!(value(&path), 1);
+    }
+
+    #[test]
+    fn an_undo_of_a_restore_that_replaced_nothing_goes_back_to_nothing_older() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        database(&path, 1);
+        put_in_place(restored(&path, 2), &path, Millis(1_000)).unwrap();
+        fs::remove_file(&path).unwrap();
+        put_in_place(restored(&path, 3), &path, Millis(2_000)).unwrap();
+        let error = undo(&path, Millis(3_000)).unwrap_err();
+        assert!(matches!(error, SwapError::NothingThere(_)), "{error}");
+        assert_eq!(value(&path), 3);
+        // A restore that failed leaves no mark.
+        let other = dir.path().join("other.db");
+        database(&other, 1);
+        put_nothing_there(restored(&other, 2), &other, Millis(4_000)).unwrap_err();
+        assert!(matches!(
+            undo(&other, Millis(5_000)),
+            Err(SwapError::NothingKept(_))
+        ));
+        // Undone onto an empty place, and asked again.
+        put_in_place(restored(&path, 4), &path, Millis(6_000)).unwrap();
+        put_in_place(restored(&path, 5), &path, Millis(7_000)).unwrap();
+        fs::remove_file(&path).unwrap();
+        undo(&path, Millis(8_000)).unwrap();
+        assert_eq!(value(&path), 4);
+        let error = undo(&path, Millis(9_000)).unwrap_err();
+        assert!(matches!(error, SwapError::Undone { .. }), "{error}");
     }
 
     /// SQLite cannot read it, as an encrypted one: what its WAL holds cannot be brought home, so it goes along.

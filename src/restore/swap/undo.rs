@@ -6,28 +6,38 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{
-    COMPANIONS, Claim, KEPT, SwapError, at, claim, folder, keep, sync_folder, with_suffix,
+    COMPANIONS, Claim, KEPT, NONE, SwapError, at, claim, folder, keep, sync_folder, with_suffix,
 };
 use crate::restore::proof::Proof;
 use crate::types::Millis;
 
 pub(super) const KEPT_BY_UNDO: &str = ".before-undo-";
 
-/// Swaps the newest kept copy back; the present database is kept in turn.
-pub fn undo(path: &Path, now: Millis) -> Result<(PathBuf, PathBuf), SwapError> {
-    let claim = claim(path)?;
+/// Swaps the newest kept copy back; the present database, if there is one, is kept in turn.
+pub fn undo(path: &Path, now: Millis) -> Result<(PathBuf, Option<PathBuf>), SwapError> {
+    let claim = claim_undo(path)?;
     undo_claimed(path, claim, now)
 }
 
-/// The same for a claimed database.
+/// Claims the database at `path` for an undo: what would be put back is there, and nobody has that open either. Blocks.
+///
+/// # Errors
+/// Those of [`claim`] and [`kept_for_undo`]. Nothing was changed.
+pub fn claim_undo(path: &Path) -> Result<Option<Claim>, SwapError> {
+    let copy = kept_for_undo(path)?.path;
+    // Under its own name: a WAL must never lie beside a database that it does not belong to.
+    drop(Proof::take(&copy)?);
+    claim(path)
+}
+
+/// The same after [`claim_undo`].
 pub fn undo_claimed(
     path: &Path,
     claim: Option<Claim>,
     now: Millis,
-) -> Result<(PathBuf, PathBuf), SwapError> {
+) -> Result<(PathBuf, Option<PathBuf>), SwapError> {
     let copy = kept_for_undo(path)?.path;
-    // Under its own name first: a WAL must never lie beside a database that it does not belong to.
-    drop(Proof::take(&copy)?);
+    let was_there = path.exists();
     let kept = keep(path, KEPT_BY_UNDO, now)?;
     fs::rename(&copy, path).map_err(at(path))?;
     for companion in COMPANIONS {
@@ -38,11 +48,11 @@ pub fn undo_claimed(
     }
     sync_folder(path)?;
     drop(claim);
-    Ok((copy, kept))
+    Ok((copy, Some(kept).filter(|_| was_there)))
 }
 
-/// What lies beside a copy goes with it. Only of a file that SQLite cannot read it holds anything: then it lies under the copy's name until
-/// here, also if this is killed before.
+/// What lies beside a copy goes with it. Only of a file that SQLite cannot read it holds anything; killed right before this, that lies beside
+/// under the copy's name.
 fn bring(from: &Path, to: &Path) -> Result<(), SwapError> {
     let size = match fs::metadata(from) {
         Ok(meta) => meta.len(),
@@ -72,9 +82,14 @@ pub struct Kept {
 /// silently go back to the restore before it.
 pub fn kept_for_undo(path: &Path) -> Result<Kept, SwapError> {
     let newest = newest(path, KEPT)?.ok_or_else(|| SwapError::NothingKept(path.to_owned()))?;
+    if newest.stamp.ends_with(NONE) {
+        return Err(SwapError::NothingThere(path.to_owned()));
+    }
     match self::newest(path, KEPT_BY_UNDO)? {
-        // An undo that was killed before its rename: it only gave the present database a second name.
-        Some(undone) if undone.stamp >= newest.stamp && !is_same(&undone.path, path) => {
+        // An undo that was killed before its rename only gave the present database a second name, or found none and left none.
+        Some(undone)
+            if undone.stamp >= newest.stamp && path.exists() && !is_same(&undone.path, path) =>
+        {
             Err(SwapError::Undone {
                 path: path.to_owned(),
                 older: newest.path,
