@@ -491,15 +491,15 @@ fn a_connection_that_breaks_leaves_the_app_stopped_and_the_lock_held() {
 /// One server says that nothing was changed there; of the other one nothing is known.
 #[test]
 fn what_one_server_says_counts_for_no_other() {
-    let project = Project::empty(&["web1", "web2"]);
-    for host in ["web1", "web2"] {
+    let project = Project::empty(&["web1", "job1"]);
+    for host in ["web1", "job1"] {
         project.app(host);
     }
     project.deploys(&["deploy", "--version", "v42"]);
-    for host in ["web1", "web2"] {
+    for host in ["web1", "job1"] {
         project.insert(host, "later");
     }
-    std::fs::write(project.host("web2", "cut"), "--in-place").unwrap();
+    std::fs::write(project.host("job1", "cut"), "--in-place").unwrap();
     // It fails on the first: its store is away once the rehearsal is over.
     std::fs::write(project.host("web1", "fails"), "--in-place").unwrap();
     let out = project.restore(&["--yes", "production", "--label", "before-v42"]);

@@ -142,6 +142,19 @@ fn all_kinds_to_one_label_and_back() {
     );
     assert_eq!(app.holds(), ["third"; 3]);
 
+    // Only the last restore: what was restored before it stays.
+    site.ok(&["restore", "uploads", "--label", "v1", "--in-place"]);
+    site.ok(&["restore", "main", "--label", "v1", "--in-place"]);
+    assert_eq!(app.holds(), ["first", "third", "first"]);
+    let text = site.ok(&["restore", "--all", "--undo"]);
+    assert!(
+        text.contains("of an earlier restore") && text.contains("undone already"),
+        "{text}"
+    );
+    assert_eq!(app.holds(), ["third", "third", "first"]);
+    site.ok(&["restore", "uploads", "--undo"]);
+    assert_eq!(app.holds(), ["third"; 3]);
+
     // A lost host.
     std::fs::remove_file(app.path("main.sqlite3")).unwrap();
     for ending in ["-wal", "-shm"] {

@@ -11,7 +11,7 @@ use crate::restore::RestoreError;
 use crate::restore::swap::{SwapError, kept_for_undo};
 
 /// What one restore in place replaced carries times from its begin on; what earlier ones did lies before it.
-const FORMAT: &str = "%Y%m%dT%H%M%S";
+const FORMAT: &str = "%Y%m%dT%H%M%S%.3f";
 
 /// A time as names of kept databases begin with it: they can be compared as texts.
 pub(super) fn stamp(at: &str) -> String {
