@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::Failure;
 use super::args::{Global, RestoreArgs};
 use super::restore::Changed;
-use super::restore_undo::stamp;
+use super::restore_undo::digits;
 use super::{files, postgres_restore};
 use crate::config::Config;
 
@@ -84,8 +84,9 @@ impl Others {
         let dumps = self
             .dumps
             .iter()
-            .filter_map(|job| job.replaced().map(stamp));
+            .filter_map(|job| job.replaced().map(digits));
         let files = self.files.iter().filter_map(files::Job::replaced);
+        let files = files.map(|at| digits(&at));
         dumps.chain(files).collect()
     }
 
@@ -101,9 +102,9 @@ impl Others {
             is_newer
         };
         self.dumps
-            .retain(|job| is_newer(job.name(), job.replaced().map(stamp)));
+            .retain(|job| is_newer(job.name(), job.replaced().map(digits)));
         self.files
-            .retain(|job| is_newer(job.name(), job.replaced()));
+            .retain(|job| is_newer(job.name(), job.replaced().map(|at| digits(&at))));
         self.count.absent += absent;
     }
 

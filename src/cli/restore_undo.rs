@@ -10,13 +10,10 @@ use crate::daemon::fleet::socket_path;
 use crate::restore::RestoreError;
 use crate::restore::swap::{SwapError, kept_for_undo};
 
-/// What one restore in place replaced carries times from its begin on; what earlier ones did lies before it.
-const FORMAT: &str = "%Y%m%dT%H%M%S%.3f";
-
-/// A time as names of kept databases begin with it: they can be compared as texts.
-pub(super) fn stamp(at: &str) -> String {
-    at.parse::<jiff::Timestamp>()
-        .map_or_else(|_| at.to_owned(), |at| at.strftime(FORMAT).to_string())
+/// A time, or what begins with one in a name, as its digits in UTC, to the millisecond or finer: so they can be compared as texts. What one
+/// restore in place replaced carries times from its begin on; what earlier ones did lies before it.
+pub(super) fn digits(at: &str) -> String {
+    at.chars().filter(char::is_ascii_digit).collect()
 }
 
 fn record(config: &Config) -> PathBuf {
@@ -26,7 +23,9 @@ fn record(config: &Config) -> PathBuf {
 /// A restore in place begins.
 pub(super) fn begin(config: &Config) {
     let path = record(config);
-    let now = jiff::Timestamp::now().strftime(FORMAT).to_string();
+    let now = jiff::Timestamp::now()
+        .strftime("%Y%m%dT%H%M%S%.3f")
+        .to_string();
     let written = path
         .parent()
         .map_or(Ok(()), std::fs::create_dir_all)
@@ -61,7 +60,8 @@ pub(super) fn of_the_last_restore(
         }
     }
     let began = std::fs::read_to_string(record(config)).ok();
-    let times = found.iter().map(|(_, kept)| kept.stamp.clone());
+    let began = began.map(|text| digits(&text));
+    let times = found.iter().map(|(_, kept)| digits(&kept.stamp));
     let newest = times.chain(others.replaced()).max();
     let Some(since) = began.or(newest.clone()) else {
         return match first {
@@ -79,7 +79,8 @@ pub(super) fn of_the_last_restore(
         ));
     }
     found.retain(|(job, kept)| {
-        if kept.stamp < since {
+        let is_older = digits(&kept.stamp) < since;
+        if is_older {
             eprintln!(
                 "{}: {} is what an earlier restore replaced; it stays as it is (`lifeboat restore {} --undo` swaps it back)",
                 job.name,
@@ -87,7 +88,7 @@ pub(super) fn of_the_last_restore(
                 job.name
             );
         }
-        kept.stamp >= since
+        !is_older
     });
     others.leave_older(&since);
     Ok(found
