@@ -317,6 +317,27 @@ fn a_store_that_lags_is_not_taken_because_its_objects_arrived_later() {
     assert_same_pages(&now, &restored, "the first store lags");
 }
 
+/// The folder of a new server is empty and tells nothing; the store does, whether the folder is watched or not.
+#[test]
+fn databases_of_a_folder_that_is_empty_are_restored_from_the_store() {
+    let mut site = Site::new();
+    let folder = site.path("tenants");
+    std::fs::create_dir(&folder).unwrap();
+    let tenant = folder.join("one.sqlite3");
+    std::fs::copy(&site.db, &tenant).unwrap();
+    python(&tenant, "conn().execute('pragma journal_mode=wal')");
+    site.extra += &format!("  - dir: {}\n", folder.display());
+    site.sync();
+    set(&tenant, "saved");
+    site.sync();
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    let all = ["restore", "--all", "--if-not-exists", "--if-replica-exists"];
+    let said = site.ok(&all);
+    assert!(said.contains("restored=1 existing=1"), "{said}");
+    assert_eq!(value(&tenant), "saved");
+}
+
 /// Two databases and their copies as they were, and what they are now.
 fn two_databases() -> (Site, [std::path::PathBuf; 2]) {
     let mut site = Site::new();

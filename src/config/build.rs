@@ -270,6 +270,10 @@ impl<'r, 'a> Builder<'r, 'a> {
                 path: dir.dir.clone(),
                 source,
             })?;
+            if found.taken.is_empty() {
+                self.notices
+                    .push(format!("no database in {} yet", dir.dir.display()));
+            }
             for target in &found.taken {
                 self.notices.push(format!(
                     "found database {} as `{}`",
@@ -286,8 +290,8 @@ impl<'r, 'a> Builder<'r, 'a> {
         check_unique(&self.targets)?;
         files::check_unique(&self.files, &self.targets)?;
         postgres::check_unique(&self.postgres, &self.files, &self.targets)?;
-        self.dirs.retain(|dir| dir.watch);
-        let no_databases = self.targets.is_empty() && self.dirs.is_empty();
+        // One that is not watched stays for what the store may have of it.
+        let no_databases = self.targets.is_empty() && !self.dirs.iter().any(|dir| dir.watch);
         if no_databases && self.files.is_empty() && self.postgres.is_empty() {
             return Err(ConfigError::NoTargets {
                 place: self.values.line(0),
