@@ -9,6 +9,9 @@
 //! - `.lifeboat-met-S` holds what the app made in the middle, under names that the incoming content needs; and what comes in under names that
 //!   backups leave out: a database, its WAL, what is excluded. Those stay as they are.
 //!
+//! Where nothing was, `.lifeboat-old-S` is an empty folder, and for a single file `.lifeboat-oldfile-S.absent` holds an empty file of its
+//! name: every restore, and every undo, leaves a stamp, so that an undo never takes what an earlier restore replaced for the newest one's.
+//!
 //! Nothing but `.lifeboat-restored-*` and empty folders of ours is ever deleted. One exchange at a time: P is locked meanwhile.
 //! What a backup leaves out is not moved: a folder that contains such things is gone through, not renamed.
 
@@ -37,6 +40,8 @@ pub(super) const OLD_FILE: &str = ".lifeboat-oldfile-";
 /// The same, for what an undo replaced.
 pub(super) const UNDONE_FILE: &str = ".lifeboat-undonefile-";
 const MET: &str = ".lifeboat-met-";
+/// Behind the name of a folder for a single file: nothing was there.
+pub(super) const ABSENT: &str = ".absent";
 /// Behind the name of a folder that is being filled.
 const MOVING: &str = ".moving";
 
@@ -107,7 +112,7 @@ impl Aside {
     /// # Errors
     /// [`FilesError::Io`].
     pub(super) fn begin(folder: Rc<Locked>, only: Option<PathBuf>) -> Result<Self, FilesError> {
-        let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%fZ");
+        let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%9fZ");
         let restored = folder.base.join(format!("{RESTORED}{stamp}"));
         let made = Opened::new(&folder.base).and_then(|_open| std::fs::create_dir(&restored));
         made.map_err(|e| FilesError::io(&folder.base, e))?;
@@ -203,6 +208,17 @@ pub(super) fn exchanges(base: &Path) -> io::Result<Option<Vec<PathBuf>>> {
     Ok(Some(all))
 }
 
+/// Says that nothing was there which could be kept.
+pub(super) fn mark_absent(kept: &Path) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (kept.parent(), kept.file_name()) else {
+        return Ok(());
+    };
+    let mut mark = folder.as_os_str().to_owned();
+    mark.push(ABSENT);
+    std::fs::create_dir_all(&mark)?;
+    File::create(Path::new(&mark).join(name)).map(drop)
+}
+
 /// Puts `file` in the place of another, which is kept. At no moment is the old one without a name.
 pub(super) fn replace(file: &Path, place: &Path, kept: &Path) -> io::Result<Option<PathBuf>> {
     let was = place.symlink_metadata().ok();
@@ -218,6 +234,8 @@ pub(super) fn replace(file: &Path, place: &Path, kept: &Path) -> io::Result<Opti
             // Linked by a run that was killed.
             Ok(()) | Err(_) => {}
         }
+    } else {
+        mark_absent(kept)?;
     }
     std::fs::rename(file, place)?;
     Ok(was.map(|_| kept.into()))
@@ -246,8 +264,29 @@ pub(super) fn exchange(
         }
         return Err(error);
     }
+    Ok((!is_empty(&kept)?).then_some(kept))
+}
+
+/// Of a folder of ours: nothing was there.
+pub(super) fn is_empty(folder: &Path) -> io::Result<bool> {
+    let _open = Opened::new(folder)?;
+    Ok(std::fs::read_dir(folder)?.next().is_none())
+}
+
+/// Remembers the undo of an exchange that was taken back.
+pub(super) fn mark_undone(base: &Path, stamp: &str) -> io::Result<()> {
     let _open = Opened::new(base)?;
-    Ok(std::fs::remove_dir(&kept).is_err().then_some(kept))
+    std::fs::create_dir_all(base.join(format!("{UNDONE}{stamp}")))
+}
+
+/// A restore that was not decided: its stamp.
+pub(super) fn undecided(base: &Path) -> io::Result<Option<String>> {
+    let stamp = |kept: PathBuf| {
+        let name = kept.file_name().unwrap_or_default().to_string_lossy();
+        let stamp = name.trim_start_matches(OLD).strip_suffix(MOVING)?;
+        Some(stamp.to_owned())
+    };
+    Ok(named(base, OLD)?.into_iter().rev().find_map(stamp))
 }
 
 /// A restore that was decided and is not finished: what it kept. If its undo was decided, that counts.

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::LeftOut;
 use super::error::FilesError;
-use super::opened::Opened;
+use super::opened::{Opened, rename};
 use super::place::{
-    Locked, OLD, OLD_FILE, RESTORED, UNDONE, UNDONE_FILE, base_of, exchange, mend, named,
-    remove_unneeded, replace, unfinished,
+    ABSENT, Locked, OLD, OLD_FILE, RESTORED, UNDONE, UNDONE_FILE, base_of, exchange, is_empty,
+    mark_absent, mark_undone, mend, named, remove_unneeded, replace, undecided, unfinished,
 };
 use super::source::Filter;
 use crate::config::FilesConfig;
@@ -19,6 +19,15 @@ pub struct Undone {
     /// Which.
     pub path: PathBuf,
     /// Where the content is that was there, if there was any.
+    pub kept: Option<PathBuf>,
+}
+
+/// A path that an undo would change.
+#[derive(Clone, Debug)]
+pub struct Back {
+    /// Which.
+    pub path: PathBuf,
+    /// What would come back; `None` if nothing was there.
     pub kept: Option<PathBuf>,
 }
 
@@ -48,14 +57,24 @@ pub fn undo(
 ///
 /// # Errors
 /// [`FilesError::NothingKept`], [`FilesError::Io`].
-pub fn kept(config: &FilesConfig, path: Option<&Path>) -> Result<Vec<PathBuf>, FilesError> {
+pub fn kept(config: &FilesConfig, path: Option<&Path>) -> Result<Vec<Back>, FilesError> {
     let wanted = wanted(config, path);
     let mut all = Vec::new();
     for path in &wanted {
         let (base, only) = base_of(path, path.is_dir());
         if base.is_dir() {
             let found = newest(&base, only.as_deref(), path);
-            all.extend(found.map_err(|e| e.into_error(path))?);
+            let Some(found) = found.map_err(|e| e.into_error(path))? else {
+                continue;
+            };
+            let is_absent = match &only {
+                Some(_) => is_mark(&found),
+                None => is_empty(&found).map_err(|e| FilesError::io(&found, e))?,
+            };
+            all.push(Back {
+                path: path.clone(),
+                kept: (!is_absent).then_some(found),
+            });
         }
     }
     match (all.is_empty(), wanted.into_iter().next()) {
@@ -144,8 +163,11 @@ fn one(config: &FilesConfig, left_out: &LeftOut, path: &Path) -> Result<Option<U
         let _open = Opened::new(&base)?;
         let (from, stamp) = stamp_of(kept.parent().unwrap_or(&base), OLD_FILE);
         let undone = base.join(format!("{UNDONE_FILE}{stamp}")).join(&name);
-        let replaced = replace(&kept, path, &undone)?;
-        // A rename to another name of the same file does nothing.
+        let replaced = match is_mark(&kept) {
+            true => take_away(path, &undone)?,
+            false => replace(&kept, path, &undone)?,
+        };
+        // The mark; or what a rename to another name of the same file leaves.
         if kept.symlink_metadata().is_ok() {
             std::fs::remove_file(&kept)?;
         }
@@ -160,7 +182,11 @@ fn one(config: &FilesConfig, left_out: &LeftOut, path: &Path) -> Result<Option<U
         remove_unneeded(&base.join(format!("{RESTORED}{stamp}")));
         return Ok(Some(of(replaced)));
     }
+    let undecided = undecided(&base)?;
     if mend(&folder, &filter)? {
+        if let Some(stamp) = undecided {
+            mark_undone(&base, &stamp)?;
+        }
         return Ok(Some(of(None)));
     }
     let Some(kept) = newest(&base, None, path)? else {
@@ -170,7 +196,30 @@ fn one(config: &FilesConfig, left_out: &LeftOut, path: &Path) -> Result<Option<U
     Ok(Some(of(exchange(&folder, &filter, &stamp, &kept, UNDONE)?)))
 }
 
+/// Nothing was there when the restore came: what is there now steps aside.
+fn take_away(place: &Path, undone: &Path) -> io::Result<Option<PathBuf>> {
+    // Otherwise a run that was killed has done it, and what is there now came later.
+    if undone.symlink_metadata().is_err() {
+        if place.symlink_metadata().is_err() {
+            mark_absent(undone)?;
+            return Ok(None);
+        }
+        if let Some(folder) = undone.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        rename(place, undone)?;
+    }
+    Ok(Some(undone.into()))
+}
+
+/// Instead of a single file that was not there.
+fn is_mark(kept: &Path) -> bool {
+    let folder = kept.parent().and_then(Path::file_name).unwrap_or_default();
+    folder.to_string_lossy().ends_with(ABSENT)
+}
+
 fn stamp_of(folder: &Path, word: &str) -> (PathBuf, String) {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    (folder.into(), name.trim_start_matches(word).to_owned())
+    let stamp = name.trim_start_matches(word).trim_end_matches(ABSENT);
+    (folder.into(), stamp.to_owned())
 }

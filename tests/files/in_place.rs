@@ -68,6 +68,81 @@ fn a_second_undo_does_not_go_back_to_an_earlier_restore() {
     }
 }
 
+/// Nothing was there: the undo empties the place again, and what an earlier restore replaced is not its business.
+#[test]
+fn an_undo_of_a_restore_into_nothing_goes_no_further_back() {
+    let in_place = ["restore", "uploads", "--in-place"];
+    for path in [None, Some(["--path", "file"])] {
+        let path = path.as_ref().map_or(&[][..], |p| &p[..]);
+        let site = Site::quick();
+        let file = site.write("file", b"saved");
+        site.backup();
+        site.write("file", b"january");
+        site.ok(&[&in_place[..], path].concat());
+        std::fs::remove_file(&file).unwrap();
+        site.ok(&[&in_place[..], path].concat());
+        site.write("file", b"since then");
+        let undo = [&["restore", "uploads", "--undo"][..], path].concat();
+        let said = site.ok(&[&undo[..], &["--dry-run"]].concat());
+        assert!(said.contains("nothing was there"), "{said}");
+        let said = site.ok(&undo);
+        assert!(!file.exists(), "{said}");
+        let kept = said.split("is in ").nth(1).unwrap();
+        let kept = std::path::Path::new(kept.split(';').next().unwrap());
+        let kept = if kept.is_dir() {
+            kept.join("file")
+        } else {
+            kept.into()
+        };
+        assert_eq!(std::fs::read(kept).unwrap(), b"since then");
+        for dry in [&["--dry-run"][..], &[]] {
+            let said = site.refused(&[&undo[..], dry].concat(), 4);
+            assert!(said.contains("undone already"), "{said}");
+        }
+        assert!(!file.exists());
+    }
+}
+
+#[test]
+fn an_undo_onto_an_empty_place_is_remembered() {
+    let in_place = ["restore", "uploads", "--in-place"];
+    for path in [None, Some(["--path", "file"])] {
+        let path = path.as_ref().map_or(&[][..], |p| &p[..]);
+        let site = Site::quick();
+        let file = site.write("file", b"saved");
+        site.backup();
+        for text in ["january", "june"] {
+            site.write("file", text.as_bytes());
+            site.ok(&[&in_place[..], path].concat());
+        }
+        std::fs::remove_file(&file).unwrap();
+        let undo = [&["restore", "uploads", "--undo"][..], path].concat();
+        site.ok(&undo);
+        assert_eq!(std::fs::read(&file).unwrap(), b"june");
+        let said = site.refused(&undo, 4);
+        assert!(said.contains("undone already"), "{said}");
+        assert_eq!(std::fs::read(&file).unwrap(), b"june");
+    }
+}
+
+/// An exchange that was not decided is taken back, and the next undo does not go on with the restore before.
+#[test]
+fn an_exchange_that_was_taken_back_is_remembered() {
+    let site = Site::quick();
+    let file = site.write("file", b"saved");
+    site.backup();
+    site.write("file", b"january");
+    site.ok(&["restore", "uploads", "--in-place"]);
+    let moving = site.data(".lifeboat-old-29991121T120000000000000Z.moving");
+    std::fs::create_dir(&moving).unwrap();
+    std::fs::rename(&file, moving.join("file")).unwrap();
+    site.ok(&["restore", "uploads", "--undo"]);
+    assert_eq!(std::fs::read(&file).unwrap(), b"saved");
+    let said = site.refused(&["restore", "uploads", "--undo"], 4);
+    assert!(said.contains("undone already"), "{said}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"saved");
+}
+
 #[test]
 fn undo_swaps_back_what_a_restore_replaced() {
     let site = Site::new();

@@ -81,8 +81,12 @@ impl Job {
         match self.work {
             Work::Undo(files, _) if args.dry_run => {
                 let path = args.path.clone();
-                for kept in files::kept(&files, path.as_deref())? {
-                    println!("{name}: would swap {} back", kept.display());
+                for back in files::kept(&files, path.as_deref())? {
+                    let path = back.path.display();
+                    match &back.kept {
+                        Some(kept) => println!("{name}: would swap {} back", kept.display()),
+                        None => println!("{name}: would move {path} aside: nothing was there"),
+                    }
                 }
                 Ok(format!("target={name} dry-run"))
             }
