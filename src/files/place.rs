@@ -1,6 +1,7 @@
 //! In place: the old content steps aside, the restored one takes its place, by renames inside one file system.
 //!
-//! Inside the folder P, which itself stays because it is often a mount point; `S` is the time of the restore:
+//! Inside the folder P, which itself stays because it is often a mount point; `S` is the time of the restore, with `-2` and so on for its further
+//! paths:
 //! - `.lifeboat-restored-S` holds what is being restored. Alone it is what a killed restore left: nobody needs it, the next one removes it.
 //! - `.lifeboat-old-S.moving` fills with the old content. While it is there the exchange is not decided: [`mend`] takes it back.
 //! - `.lifeboat-old-S` holds all of the old content. From this rename on the exchange is decided: [`mend`] finishes it.
@@ -111,8 +112,11 @@ impl Aside {
     ///
     /// # Errors
     /// [`FilesError::Io`].
-    pub(super) fn begin(folder: Rc<Locked>, only: Option<PathBuf>) -> Result<Self, FilesError> {
-        let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%9fZ");
+    pub(super) fn begin(
+        folder: Rc<Locked>,
+        only: Option<PathBuf>,
+        stamp: String,
+    ) -> Result<Self, FilesError> {
         let restored = folder.base.join(format!("{RESTORED}{stamp}"));
         let made = Opened::new(&folder.base).and_then(|_open| std::fs::create_dir(&restored));
         made.map_err(|e| FilesError::io(&folder.base, e))?;
@@ -121,7 +125,7 @@ impl Aside {
                 Some(name) => restored.join(name),
                 None => restored,
             },
-            stamp: stamp.to_string(),
+            stamp,
             folder,
             only,
         })
@@ -162,6 +166,17 @@ impl Aside {
     }
 }
 
+/// The time of a restore that begins, as the names of its folders have it.
+pub(super) fn time_of_now() -> String {
+    let now = jiff::Timestamp::now();
+    now.strftime("%Y%m%dT%H%M%S%9fZ").to_string()
+}
+
+/// The time of a restore, of a stamp.
+pub(super) fn time_of(stamp: &str) -> &str {
+    stamp.split(['-', '.']).next().unwrap_or(stamp)
+}
+
 /// Removes a folder of ours that nobody needs; one that stays is in nobody's way.
 pub(super) fn remove_unneeded(folder: &Path) {
     let base = folder.parent().unwrap_or(folder);
@@ -194,18 +209,29 @@ pub(super) fn named(base: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
 
 /// Exchanges in a folder that were decided or are under way, by name; `None` if one of them is not finished.
 pub(super) fn exchanges(base: &Path) -> io::Result<Option<Vec<PathBuf>>> {
-    let mut all = Vec::new();
+    let (done, pending) = by_state(base)?;
+    Ok(pending.is_empty().then_some(done))
+}
+
+/// Stamps of exchanges that are not finished.
+pub(super) fn pending(base: &Path) -> io::Result<Vec<String>> {
+    Ok(by_state(base)?.1)
+}
+
+fn by_state(base: &Path) -> io::Result<(Vec<PathBuf>, Vec<String>)> {
+    let (mut done, mut pending) = (Vec::new(), Vec::new());
     for (word, incoming) in [(OLD, RESTORED), (UNDONE, OLD)] {
         for kept in named(base, word)? {
             let name = kept.file_name().unwrap_or_default().to_string_lossy();
             let stamp = name.trim_start_matches(word);
             if stamp.ends_with(MOVING) || base.join(format!("{incoming}{stamp}")).is_dir() {
-                return Ok(None);
+                pending.push(stamp.to_owned());
+            } else {
+                done.push(kept);
             }
-            all.push(kept);
         }
     }
-    Ok(Some(all))
+    Ok((done, pending))
 }
 
 /// Says that nothing was there which could be kept.

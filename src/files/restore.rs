@@ -16,7 +16,7 @@ use super::attributes::set;
 use super::error::FilesError;
 use super::lock::{Lock, Mode};
 use super::opened::remove;
-use super::place::{Aside, Locked, base_of};
+use super::place::{Aside, Locked, base_of, time_of_now};
 use super::points::{Goal, Point, find, snapshots};
 use super::source::Filter;
 use super::write::Writer;
@@ -303,7 +303,8 @@ impl<S: IndexedFull> Run<'_, S> {
         places: &mut Vec<Aside>,
     ) -> Result<(), FilesError> {
         let mut folders: Vec<Rc<Locked>> = Vec::new();
-        for (path, node) in nodes {
+        let time = time_of_now();
+        for (at, (path, node)) in nodes.iter().enumerate() {
             let filter = Filter::at(path, &target.config, &target.left_out);
             if !node.is_dir() && filter.keeps(path, path.symlink_metadata().ok().as_ref()) {
                 return Err(FilesError::Refused(format!(
@@ -317,7 +318,11 @@ impl<S: IndexedFull> Run<'_, S> {
                 None => Rc::new(Locked::begin(&base, &filter)?),
             };
             folders.push(Rc::clone(&folder));
-            let aside = Aside::begin(folder, only)?;
+            let stamp = match at {
+                0 => time.clone(),
+                at => format!("{time}-{}", at + 1),
+            };
+            let aside = Aside::begin(folder, only, stamp)?;
             let restored = aside.restored.clone();
             places.push(aside);
             self.place(node, &restored)?;

@@ -1,14 +1,19 @@
 //! Swapping back what the last restore in place kept.
+//!
+//! Of several paths those that the newest restore replaced; the others stay as they are. Every path is locked and looked at before the first is
+//! changed.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::LeftOut;
 use super::error::FilesError;
 use super::opened::{Opened, rename};
 use super::place::{
     ABSENT, Locked, OLD, OLD_FILE, RESTORED, UNDONE, UNDONE_FILE, base_of, exchange, is_empty,
-    mark_absent, mark_undone, mend, named, remove_unneeded, replace, undecided, unfinished,
+    mark_absent, mark_undone, mend, named, pending, remove_unneeded, replace, time_of, undecided,
+    unfinished,
 };
 use super::source::Filter;
 use crate::config::FilesConfig;
@@ -31,56 +36,65 @@ pub struct Back {
     pub kept: Option<PathBuf>,
 }
 
-/// Swaps the newest kept content back, of each path or of one; what is there is kept in turn. A restore that was killed in the middle is
+/// Swaps back what the newest restore replaced, of each path or of one; what is there is kept in turn. A restore that was killed in the middle is
 /// taken back or finished first. Needs no store.
 ///
 /// # Errors
-/// [`FilesError::NothingKept`], [`FilesError::Running`], [`FilesError::Io`].
+/// [`FilesError::NothingKept`], [`FilesError::UndoneAlready`], [`FilesError::Running`]: nothing was changed. [`FilesError::Io`]: said again, it goes
+/// on with the paths that are left.
 pub fn undo(
     config: &FilesConfig,
     left_out: &LeftOut,
     path: Option<&Path>,
 ) -> Result<Vec<Undone>, FilesError> {
     let wanted = wanted(config, path);
-    let mut done = Vec::new();
+    let mut folders: Vec<Rc<Locked>> = Vec::new();
     for path in &wanted {
-        let one = one(config, left_out, path).map_err(|e| e.into_error(path))?;
-        done.extend(one);
+        let (base, _) = base_of(path, path.is_dir());
+        if base.is_dir() && !folders.iter().any(|f| f.base == base) {
+            folders.push(Rc::new(Locked::take(&base)?));
+        }
     }
-    match (done.is_empty(), wanted.into_iter().next()) {
-        (true, Some(path)) => Err(FilesError::NothingKept(path)),
-        _ => Ok(done),
+    let mut done: Vec<Undone> = Vec::new();
+    for seen in chosen(&wanted)? {
+        let Some(folder) = folders.iter().find(|f| f.base == seen.base) else {
+            continue;
+        };
+        match one(config, left_out, &seen, folder) {
+            Ok(one) => done.push(one),
+            Err(error) => {
+                for one in done {
+                    tracing::warn!(path = %one.path.display(), kept = ?one.kept, "is as it was before the restore already; the next --undo goes on with the others");
+                }
+                return Err(FilesError::io(&seen.path, error));
+            }
+        }
     }
+    Ok(done)
 }
 
 /// What [`undo`] would swap back.
 ///
 /// # Errors
-/// [`FilesError::NothingKept`], [`FilesError::Io`].
+/// [`FilesError::NothingKept`], [`FilesError::UndoneAlready`], [`FilesError::Io`].
 pub fn kept(config: &FilesConfig, path: Option<&Path>) -> Result<Vec<Back>, FilesError> {
-    let wanted = wanted(config, path);
     let mut all = Vec::new();
-    for path in &wanted {
-        let (base, only) = base_of(path, path.is_dir());
-        if base.is_dir() {
-            let found = newest(&base, only.as_deref(), path);
-            let Some(found) = found.map_err(|e| e.into_error(path))? else {
-                continue;
-            };
-            let is_absent = match &only {
-                Some(_) => is_mark(&found),
-                None => is_empty(&found).map_err(|e| FilesError::io(&found, e))?,
-            };
-            all.push(Back {
-                path: path.clone(),
-                kept: (!is_absent).then_some(found),
-            });
-        }
+    for seen in chosen(&wanted(config, path))? {
+        let kept = match seen.step {
+            Step::Swap(kept) => {
+                let is_absent = match &seen.only {
+                    Some(_) => is_mark(&kept),
+                    None => is_empty(&kept).map_err(|e| FilesError::io(&kept, e))?,
+                };
+                (!is_absent).then_some(kept)
+            }
+            // In the middle of an exchange.
+            _ => Some(seen.path.clone()),
+        };
+        let path = seen.path;
+        all.push(Back { path, kept });
     }
-    match (all.is_empty(), wanted.into_iter().next()) {
-        (true, Some(path)) => Err(FilesError::NothingKept(path)),
-        _ => Ok(all),
-    }
+    Ok(all)
 }
 
 fn wanted(config: &FilesConfig, path: Option<&Path>) -> Vec<PathBuf> {
@@ -92,108 +106,177 @@ fn wanted(config: &FilesConfig, path: Option<&Path>) -> Vec<PathBuf> {
     }
 }
 
-enum Trouble {
-    Io(io::Error),
-    Other(FilesError),
+/// What an undo of a path has to do.
+enum Step {
+    /// No restore in place was here.
+    Nothing,
+    /// An exchange is not finished.
+    Mend,
+    /// This comes back.
+    Swap(PathBuf),
+    /// It was done; with what an earlier restore replaced.
+    Done(Option<PathBuf>),
 }
 
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
+/// A path as it is before an undo.
+struct Seen {
+    path: PathBuf,
+    /// The folder where it is exchanged, and its name there if it is a single file.
+    base: PathBuf,
+    only: Option<PathBuf>,
+    step: Step,
+    /// Of the newest restore, undone or not; empty without one.
+    time: String,
+}
+
+/// The paths that the newest restore of all of them replaced; the others are named.
+fn chosen(wanted: &[PathBuf]) -> Result<Vec<Seen>, FilesError> {
+    let seen = wanted.iter().map(|path| {
+        let (base, only) = base_of(path, path.is_dir());
+        let found = match base.is_dir() {
+            true => look(&base, only.as_deref()).map_err(|e| FilesError::io(path, e))?,
+            false => (Step::Nothing, String::new()),
+        };
+        Ok(Seen {
+            path: path.clone(),
+            base,
+            only,
+            step: found.0,
+            time: found.1,
+        })
+    });
+    let seen = seen.collect::<Result<Vec<_>, FilesError>>()?;
+    let newest = seen.iter().map(|s| s.time.clone()).max();
+    let newest = newest.unwrap_or_default();
+    let is_of_it = |s: &Seen| s.time == newest && matches!(s.step, Step::Mend | Step::Swap(_));
+    let (of_it, others): (Vec<Seen>, Vec<Seen>) = seen.into_iter().partition(is_of_it);
+    if of_it.is_empty() {
+        return Err(refusal(wanted, others, &newest));
     }
-}
-
-impl From<FilesError> for Trouble {
-    fn from(error: FilesError) -> Self {
-        Self::Other(error)
+    for other in others {
+        let path = other.path.display();
+        match other.step {
+            Step::Nothing => {
+                tracing::warn!(%path, "nothing of it was replaced by a restore; it stays as it is")
+            }
+            Step::Done(_) => {
+                tracing::warn!(%path, "its last restore is undone already; it stays as it is")
+            }
+            Step::Mend => {
+                tracing::warn!(%path, "an earlier restore of it was interrupted; it stays as it is (--path takes that one back)")
+            }
+            Step::Swap(kept) => {
+                tracing::warn!(%path, kept = %kept.display(), "an earlier restore replaced it; it stays as it is (--path swaps it back)")
+            }
+        }
     }
+    Ok(of_it)
 }
 
-impl Trouble {
-    fn into_error(self, path: &Path) -> FilesError {
-        match self {
-            Self::Io(source) => FilesError::io(path, source),
-            Self::Other(error) => error,
+/// Nothing is of the newest restore any more.
+fn refusal(wanted: &[PathBuf], seen: Vec<Seen>, newest: &str) -> FilesError {
+    let undone = seen.iter().find(|s| s.time == newest && !newest.is_empty());
+    let path = undone.map(|s| s.path.clone());
+    let older = seen.into_iter().find_map(|s| match s.step {
+        Step::Swap(kept) | Step::Done(Some(kept)) => Some(kept),
+        _ => None,
+    });
+    match (path, older) {
+        (Some(path), Some(older)) => FilesError::UndoneAlready { path, older },
+        (path, _) => {
+            let first = path.or_else(|| wanted.first().cloned());
+            FilesError::NothingKept(first.unwrap_or_default())
         }
     }
 }
 
 /// What the last restore of a folder, or of one file in it, replaced. What an earlier one did stays where it is: an undo that is asked for twice must
 /// not go back to that.
-fn newest(base: &Path, file: Option<&Path>, path: &Path) -> Result<Option<PathBuf>, Trouble> {
-    let last = |word| -> io::Result<Option<(PathBuf, String)>> {
-        let folders = named(base, word)?.into_iter().rev();
-        let found = folders.map(|folder| match file {
-            Some(name) => (folder.join(name), stamp_of(&folder, word).1),
-            None => (folder.clone(), stamp_of(&folder, word).1),
-        });
-        Ok(found
-            .into_iter()
-            .find(|(p, _)| p.symlink_metadata().is_ok()))
-    };
+fn look(base: &Path, file: Option<&Path>) -> io::Result<(Step, String)> {
     let (old, undone) = match file {
         Some(_) => (OLD_FILE, UNDONE_FILE),
         None => (OLD, UNDONE),
     };
-    match (last(old)?, last(undone)?) {
-        (Some((kept, stamp)), Some((_, undone))) if undone > stamp => {
-            Err(Trouble::Other(FilesError::UndoneAlready {
-                path: path.to_owned(),
-                older: kept,
-            }))
+    let pending = match file {
+        Some(_) => Vec::new(),
+        None => pending(base)?,
+    };
+    if let Some(time) = pending.iter().map(|stamp| time_of(stamp)).max() {
+        return Ok((Step::Mend, time.to_owned()));
+    }
+    let last = |word| -> io::Result<Option<(PathBuf, String)>> {
+        let folders = named(base, word)?.into_iter().rev();
+        let mut found = folders.map(|folder| {
+            let time = time_of(&stamp_of(&folder, word).1).to_owned();
+            match file {
+                Some(name) => (folder.join(name), time),
+                None => (folder, time),
+            }
+        });
+        Ok(found.find(|(path, _)| path.symlink_metadata().is_ok()))
+    };
+    Ok(match (last(old)?, last(undone)?) {
+        (Some((kept, time)), Some((_, undone))) if undone > time => {
+            (Step::Done(Some(kept)), undone)
         }
-        (kept, _) => Ok(kept.map(|(kept, _)| kept)),
+        (Some((kept, time)), _) => (Step::Swap(kept), time),
+        (None, Some((_, undone))) => (Step::Done(None), undone),
+        (None, None) => (Step::Nothing, String::new()),
+    })
+}
+
+fn one(
+    config: &FilesConfig,
+    left_out: &LeftOut,
+    seen: &Seen,
+    folder: &Locked,
+) -> io::Result<Undone> {
+    let (base, path) = (&seen.base, &seen.path);
+    let of = |kept| Undone {
+        path: path.clone(),
+        kept,
+    };
+    if let (Some(name), Step::Swap(kept)) = (&seen.only, &seen.step) {
+        return file(base, name, kept, path).map(of);
+    }
+    let filter = Filter::at(base, config, left_out);
+    if let Some(kept) = unfinished(base)? {
+        // Back from here, without finishing: what stopped it may stop it again.
+        let (kept, stamp) = stamp_of(&kept, OLD);
+        let replaced = exchange(folder, &filter, &stamp, &kept, UNDONE)?;
+        remove_unneeded(&base.join(format!("{RESTORED}{stamp}")));
+        return Ok(of(replaced));
+    }
+    let undecided = undecided(base)?;
+    if mend(folder, &filter)? {
+        if let Some(stamp) = undecided {
+            mark_undone(base, &stamp)?;
+        }
+        return Ok(of(None));
+    }
+    match look(base, None)?.0 {
+        Step::Swap(kept) => {
+            let (kept, stamp) = stamp_of(&kept, OLD);
+            exchange(folder, &filter, &stamp, &kept, UNDONE).map(of)
+        }
+        _ => Ok(of(None)),
     }
 }
 
-fn one(config: &FilesConfig, left_out: &LeftOut, path: &Path) -> Result<Option<Undone>, Trouble> {
-    let (base, only) = base_of(path, path.is_dir());
-    if !base.is_dir() {
-        return Ok(None);
-    }
-    let folder = Locked::take(&base)?;
-    let of = |kept| Undone {
-        path: path.into(),
-        kept,
+fn file(base: &Path, name: &Path, kept: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
+    let _open = Opened::new(base)?;
+    let (from, stamp) = stamp_of(kept.parent().unwrap_or(base), OLD_FILE);
+    let undone = base.join(format!("{UNDONE_FILE}{stamp}")).join(name);
+    let replaced = match is_mark(kept) {
+        true => take_away(path, &undone)?,
+        false => replace(kept, path, &undone)?,
     };
-    if let Some(name) = only {
-        let Some(kept) = newest(&base, Some(&name), path)? else {
-            return Ok(None);
-        };
-        let _open = Opened::new(&base)?;
-        let (from, stamp) = stamp_of(kept.parent().unwrap_or(&base), OLD_FILE);
-        let undone = base.join(format!("{UNDONE_FILE}{stamp}")).join(&name);
-        let replaced = match is_mark(&kept) {
-            true => take_away(path, &undone)?,
-            false => replace(&kept, path, &undone)?,
-        };
-        // The mark; or what a rename to another name of the same file leaves.
-        if kept.symlink_metadata().is_ok() {
-            std::fs::remove_file(&kept)?;
-        }
-        std::fs::remove_dir(from)?;
-        return Ok(Some(of(replaced)));
+    // The mark; or what a rename to another name of the same file leaves.
+    if kept.symlink_metadata().is_ok() {
+        std::fs::remove_file(kept)?;
     }
-    let filter = Filter::at(&base, config, left_out);
-    if let Some(kept) = unfinished(&base)? {
-        // Back from here, without finishing: what stopped it may stop it again.
-        let (kept, stamp) = stamp_of(&kept, OLD);
-        let replaced = exchange(&folder, &filter, &stamp, &kept, UNDONE)?;
-        remove_unneeded(&base.join(format!("{RESTORED}{stamp}")));
-        return Ok(Some(of(replaced)));
-    }
-    let undecided = undecided(&base)?;
-    if mend(&folder, &filter)? {
-        if let Some(stamp) = undecided {
-            mark_undone(&base, &stamp)?;
-        }
-        return Ok(Some(of(None)));
-    }
-    let Some(kept) = newest(&base, None, path)? else {
-        return Ok(None);
-    };
-    let (kept, stamp) = stamp_of(&kept, OLD);
-    Ok(Some(of(exchange(&folder, &filter, &stamp, &kept, UNDONE)?)))
+    std::fs::remove_dir(from)?;
+    Ok(replaced)
 }
 
 /// Nothing was there when the restore came: what is there now steps aside.

@@ -1,5 +1,6 @@
 //! Several at work: on one folder, on one repository, and a store that is not there beside one that is.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,62 @@ fn two_files_of_one_folder_are_restored_in_place() {
         "{left:?}"
     );
     assert_eq!(before.len(), 3);
+}
+
+/// Of several paths an undo takes those of the newest restore, all or none, and leaves the others.
+#[test]
+fn an_undo_of_several_paths_is_of_one_restore() {
+    let mut lab = Lab::quick("");
+    let path = |name: &str| lab.dir.path().join("data").join(name);
+    let paths = [path("a"), path("b")];
+    Arc::make_mut(&mut lab.target.config).paths = paths.to_vec();
+    let write = |text: &str| {
+        lab.write("a/f", text.as_bytes());
+        lab.write("b/f", text.as_bytes());
+    };
+    let read = |name: &str| {
+        let file = lab.dir.path().join("data").join(name).join("f");
+        String::from_utf8(std::fs::read(file).unwrap()).unwrap()
+    };
+    let both = || (read("a"), read("b"));
+    let is = |a: &str, b: &str| assert_eq!(both(), (a.into(), b.into()));
+    let restore = |path: Option<&Path>| {
+        files::restore(&lab.target, &Goal::Newest, path, &Output::InPlace, false).unwrap()
+    };
+    let undo = |path: Option<&Path>| {
+        let done = files::undo(&lab.target.config, &lab.target.left_out, path)?;
+        Ok::<_, FilesError>(done.into_iter().map(|one| one.path).collect::<Vec<_>>())
+    };
+    write("saved");
+    lab.backup().unwrap();
+    for text in ["january", "june"] {
+        write(text);
+        restore(None);
+    }
+    // One is undone already: that of the same restore follows.
+    assert_eq!(undo(Some(&paths[1])).unwrap(), paths[1..]);
+    is("saved", "june");
+    assert_eq!(undo(None).unwrap(), paths[..1]);
+    is("june", "june");
+    let refused = undo(None).unwrap_err();
+    assert!(
+        matches!(refused, FilesError::UndoneAlready { .. }),
+        "{refused}"
+    );
+    is("june", "june");
+    // The newest restore was of one path only.
+    restore(None);
+    write("july");
+    restore(Some(&paths[1]));
+    is("july", "saved");
+    let would = files::kept(&lab.target.config, None).unwrap();
+    assert_eq!(would.len(), 1);
+    assert_eq!(undo(None).unwrap(), paths[1..]);
+    is("july", "july");
+    assert!(undo(None).is_err());
+    is("july", "july");
+    assert_eq!(undo(Some(&paths[0])).unwrap(), paths[..1]);
+    is("june", "july");
 }
 
 /// A store that fails in the middle while somebody else writes to the same folder: what is theirs stays.
