@@ -10,6 +10,7 @@ use common::daemon::{Site, wait_for};
 use lifeboat::config::{self, Environment, LoadArgs, RetentionConfig};
 use lifeboat::daemon::{self, fleet::Fleet};
 use lifeboat::drills::{self, Options};
+use lifeboat::labels::{self, Label, Pin};
 use lifeboat::ltx;
 use lifeboat::observe::facts::Board;
 use lifeboat::replica::layout::{Layout, drill_key};
@@ -401,6 +402,48 @@ async fn a_point_is_pinned_while_its_drill_is_under_way() {
     assert_eq!(pins.len(), 1, "only the killed one's");
     store.delete(&pins[0].key).await.unwrap();
     assert_eq!(pruned(&store).await, [2, 9]);
+}
+
+/// Labels are read last before something is deleted: somebody labels a point while drills are looked up.
+#[tokio::test]
+async fn a_label_that_comes_while_retention_looks_for_drills_counts() {
+    let is_for_drills =
+        |(call, key): &(Call, String)| *call == Call::List && key.ends_with("lifeboat/drilling");
+    let mut skip = None;
+    for labelled in [false, true] {
+        let memory = Memory::default();
+        fill(&memory).await;
+        let (faulty, faults) = Faulty::wrap(Arc::clone(&memory) as _);
+        let slow = Store::from_object_store(Kind::Memory, faulty, "app".into());
+        if let Some(skip) = skip {
+            let pause = Fault::Delay(std::time::Duration::from_secs(3));
+            faults.inject(Some(Call::List), skip, 1, pause);
+        }
+        let run = tokio::spawn(async move { pruned(&slow).await });
+        if labelled {
+            while !faults.calls().iter().any(is_for_drills) {
+                assert!(!run.is_finished());
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            let label = Label {
+                format: 1,
+                label: "v1".into(),
+                at: jiff::Timestamp::now().to_string(),
+                pin: Pin::sqlite(Txid::new(5).unwrap()),
+                version: None,
+                instance: "web1".into(),
+                set: None,
+                written: None,
+            };
+            let store = store_in(&memory);
+            labels::create("v1", &[(&store, label)]).await.unwrap();
+        }
+        let left = run.await.unwrap();
+        assert_eq!(left.contains(&5), labelled, "{left:?}");
+        let calls = faults.calls();
+        let lists = calls.iter().filter(|(call, _)| *call == Call::List);
+        skip = lists.clone().position(is_for_drills).map(|at| at as u64);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,8 @@
 //! 1. A dump is deleted by its manifest first: a kill in the middle leaves no manifest without its dump.
 //! 2. Before the first delete every dump that is to be kept is found whole in the same listing, apart from what is to be deleted; and the
 //!    clock here agrees with the store's.
-//! 3. What has no manifest is deleted a day after its last byte was written, never earlier: it may be a dump under way.
+//! 3. Labels are read again right before the first delete: what is pinned by then stays.
+//! 4. What has no manifest is deleted a day after its last byte was written, never earlier: it may be a dump under way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ use super::manifest::{Dumps, FILE, FOLDER, read_all};
 use super::{Manifest, PostgresError, ReadBacks, drill};
 use crate::config::RetentionConfig;
 use crate::labels::{self, Expiry, Label, Pin};
-use crate::retention::copies::{Candidate, Decision, decide};
+use crate::retention::copies::{Candidate, Decision, Reason, decide};
 use crate::store::{ObjectInfo, PutMode, Store};
 use crate::types::Millis;
 
@@ -112,7 +113,7 @@ pub async fn prune(
     // Manifests first.
     deletes.sort_by_key(|o| !o.key.ends_with(FILE));
     deletes.extend(&unfinished);
-    let pruned = Pruned {
+    let mut pruned = Pruned {
         torn: dumps
             .iter()
             .filter(|m| !whole(m))
@@ -138,6 +139,7 @@ pub async fn prune(
         return Ok(pruned);
     }
     check_clock(store, now, dumps.last()).await?;
+    keep_labelled(store, &mut pruned, &mut deletes).await?;
     for (label, _) in &pruned.ending {
         labels::delete(store, label).await?;
     }
@@ -145,6 +147,32 @@ pub async fn prune(
         store.delete(&object.key).await?;
     }
     Ok(pruned)
+}
+
+/// A label that was written while the plan was made counts, and one that was written anew does not end: nothing was deleted yet.
+async fn keep_labelled(
+    store: &Store,
+    pruned: &mut Pruned,
+    deletes: &mut Vec<&ObjectInfo>,
+) -> Result<(), PostgresError> {
+    let known = labels::list(store).await.map_err(label_error)?;
+    pruned.ending.retain(|(label, _)| known.contains(label));
+    let stays = |l: &&Label| !pruned.ending.iter().any(|(ending, _)| ending == *l);
+    let mut pins: BTreeMap<&str, Vec<Reason>> = BTreeMap::new();
+    for label in known.iter().filter(stays) {
+        if let Pin::Postgres { dump } = &label.pin {
+            let reason = Reason::Label(label.label.clone());
+            pins.entry(dump).or_default().push(reason);
+        }
+    }
+    for decision in pruned.decisions.iter_mut().filter(|d| !d.keeps()) {
+        if let Some(reasons) = pins.get(pruned.dumps[decision.index].id.as_str()) {
+            decision.reasons.clone_from(reasons);
+        }
+    }
+    deletes.retain(|o| id_of(&o.key).is_none_or(|id| !pins.contains_key(id)));
+    pruned.bytes = deletes.iter().map(|o| o.size).sum();
+    Ok(())
 }
 
 fn label_error(error: labels::LabelError) -> PostgresError {
@@ -238,4 +266,82 @@ async fn check_clock(
         return Err(refused(there));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use object_store::ObjectStore;
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::store::Kind;
+    use crate::store::testing::{Call, Fault, Faulty};
+
+    async fn dump(store: &Store, day: i8) -> String {
+        let id = format!("202601{day:02}T000000.000Z");
+        let text = format!(
+            r#"{{"id":"{id}","database":"d","began":"2026-01-{day:02}T00:00:00Z","ended":"2026-01-{day:02}T00:00:00Z",
+            "dump":{{"size":4,"sha256":"","raw-size":1,"raw-sha256":""}},"server-version":"","client-version":"",
+            "database-bytes":0,"extensions":{{}},"rows":{{}}}}"#
+        );
+        let manifest: Manifest = serde_json::from_str(&text).unwrap();
+        manifest.write(store).await.unwrap();
+        let key = manifest.dump_key();
+        let put = store.put(&key, "dump".into(), PutMode::Create, None);
+        put.await.unwrap();
+        id
+    }
+
+    fn label(name: &str, dump: &str) -> Label {
+        Label {
+            format: 1,
+            label: name.into(),
+            at: Timestamp::now().to_string(),
+            pin: Pin::Postgres { dump: dump.into() },
+            version: None,
+            instance: "web1".into(),
+            set: None,
+            written: None,
+        }
+    }
+
+    /// Somebody labels a dump while the plan is made that would delete it.
+    #[tokio::test]
+    async fn a_label_that_comes_while_the_plan_is_made_counts() {
+        let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let (client, faults) = Faulty::wrap(Arc::clone(&memory));
+        let slow = Store::from_object_store(Kind::Memory, client, "".into());
+        let store = Store::from_object_store(Kind::Memory, memory, "".into());
+        let mut ids = Vec::new();
+        for day in 1..5 {
+            ids.push(dump(&store, day).await);
+        }
+        // The plan is made when the clock is asked for.
+        let pause = Fault::Delay(Duration::from_secs(3));
+        faults.inject(Some(Call::Put), 0, 1, pause);
+        let policy = RetentionConfig::plain(Duration::from_secs(1));
+        let run = tokio::spawn(async move {
+            prune(&slow, &policy, &TimeZone::UTC, Timestamp::now(), false).await
+        });
+        while !faults.calls().iter().any(|(call, _)| *call == Call::Put) {
+            assert!(!run.is_finished());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        labels::create("v1", &[(&store, label("v1", &ids[1]))])
+            .await
+            .unwrap();
+        let done = run.await.unwrap().unwrap();
+        let objects = store.list(FOLDER).await.unwrap();
+        let of = |id: &str| objects.iter().filter(|o| id_of(&o.key) == Some(id)).count();
+        let left: Vec<usize> = ids.iter().map(|id| of(id)).collect();
+        assert_eq!(
+            left,
+            [0, 2, 0, 2],
+            "the labelled one and the newest are whole"
+        );
+        assert_eq!(done.forgotten(), 2);
+    }
 }

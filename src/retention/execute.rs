@@ -124,10 +124,10 @@ pub async fn prepare(
     replica.refresh().await.map_err(UploadError::from)?;
     replica.settle_times().await.map_err(UploadError::from)?;
     let store_now = replica.clock().await.map_err(UploadError::from)?;
-    // Last: a label that comes later stands for a point that this listing lacks, or that is kept as pending.
-    let labels = pins.cache.list(replica.store()).await?;
     let drills = drilled(replica, &mut pins.proven, store_now).await;
     let drills = drills.map_err(UploadError::from)?;
+    // Last: a label that comes later stands for a point that this listing lacks, or that is kept as pending.
+    let labels = pins.cache.list(replica.store()).await?;
     let passed = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
     let now = Millis(now.0.saturating_add(passed));
     Ok(plan_at(
