@@ -96,3 +96,44 @@ fn a_dump_moves_up_a_major_and_never_down() {
     assert!(text.contains("unsupported version"), "{text}");
     assert_eq!(older.databases(), before, "{text}");
 }
+
+/// Tables, views, sequences, indexes and types that came with an extension are nobody's data.
+#[test]
+fn a_database_with_nothing_but_extensions_is_empty() {
+    let server = Server::start_16();
+    let share = server.programs.parent().unwrap().join("share/postgresql");
+    let control = "default_version = '1'\nrelocatable = true\n";
+    let made = "CREATE TABLE places (id serial PRIMARY KEY, name text UNIQUE);
+        CREATE INDEX ON places (lower(name));
+        CREATE VIEW named AS SELECT name FROM places;
+        CREATE TYPE pair AS (a int, b int);
+        CREATE SEQUENCE numbers;
+        CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE MATERIALIZED VIEW counted AS SELECT count(*) AS all FROM places;
+        CREATE UNIQUE INDEX ON counted (\"all\");";
+    for (name, text) in [("places.control", control), ("places--1.sql", made)] {
+        std::fs::write(share.join("extension").join(name), text).unwrap();
+    }
+    server.sql("postgres", "CREATE DATABASE app;");
+    let app = server.connection().with_database("app");
+    let is_full = || lifeboat::postgres::has_data(&server.clients(), &app).unwrap();
+    server.sql("app", "CREATE EXTENSION vector; CREATE EXTENSION places;");
+    assert!(!is_full());
+    for (make, drop) in [
+        ("TABLE mine (a text)", "TABLE mine"),
+        ("VIEW mine AS SELECT 1 AS a", "VIEW mine"),
+        ("SEQUENCE mine", "SEQUENCE mine"),
+        (
+            "MATERIALIZED VIEW mine AS SELECT 1 AS a",
+            "MATERIALIZED VIEW mine",
+        ),
+        ("TABLE mine (a int) PARTITION BY RANGE (a)", "TABLE mine"),
+    ] {
+        server.sql("app", &format!("CREATE {make};"));
+        assert!(is_full(), "{make}");
+        server.sql("app", &format!("DROP {drop};"));
+        assert!(!is_full(), "{drop}");
+    }
+    server.sql("app", "SELECT lo_create(0);");
+    assert!(is_full());
+}

@@ -64,9 +64,10 @@ pub(super) fn exists(
 /// # Errors
 /// [`PostgresError::Failed`].
 pub fn has_data(clients: &Clients, connection: &Connection) -> Result<bool, PostgresError> {
-    // What belongs to an extension came with it.
+    // What belongs to an extension came with it; of its indexes and the relations of its types only what they belong to is marked so.
     const OWN: &str = "SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'
+         AND c.relkind IN ('r', 'p', 'm', 'v', 'f', 'S')
          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
        + (SELECT count(*) FROM pg_largeobject_metadata);";
     let name = connection.database();
