@@ -30,6 +30,9 @@ const LOCK_MAX_BYTES: usize = 1 << 16;
 /// As in restic.
 const RENEW_EVERY: Duration = Duration::from_secs(5 * 60);
 
+/// Where the system does not tell who we are: nobody's process is missed.
+const UNKNOWN_SPACE: &str = "lifeboat";
+
 /// Locks that this process holds. One that bears its number and is not among them was left by another of the same number, as in a container
 /// that was started again, or could not be deleted.
 static HELD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -178,8 +181,18 @@ impl Lock {
 
 /// Who we are among containers that share a host name: process numbers mean something only inside one of them.
 fn process_space() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
     let space = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    format!("lifeboat {}", space.display())
+    space_of(boot.as_deref(), &space.display().to_string())
+}
+
+/// The number of a namespace means something only until its kernel is booted again; copies of one machine share it, and often their name, too.
+fn space_of(boot: Option<&str>, space: &str) -> String {
+    match boot.map(str::trim) {
+        None | Some("") => UNKNOWN_SPACE.to_owned(),
+        Some(_) if space.is_empty() => UNKNOWN_SPACE.to_owned(),
+        Some(boot) => format!("lifeboat {boot} {space}"),
+    }
 }
 
 fn sealed(key: &[u8; 64], lock: &LockFile) -> Option<(String, Bytes)> {
@@ -284,7 +297,8 @@ fn meet(
 impl LockFile {
     /// Its holder is known to have ended.
     fn is_gone(&self, me: &Self, name: &str) -> bool {
-        if (&self.hostname, &self.username) != (&me.hostname, &me.username) {
+        let is_here = (&self.hostname, &self.username) == (&me.hostname, &me.username);
+        if !is_here || self.username == UNKNOWN_SPACE {
             return false;
         }
         if self.pid == me.pid {
@@ -376,6 +390,34 @@ mod tests {
             uid: 0,
             gid: 0,
         }
+    }
+
+    /// Hosts may share a name and the number of a namespace, as copies of one machine do; what was booted apart is apart.
+    #[test]
+    fn a_process_is_missed_only_on_the_very_host_where_it_was() {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let here = process_space();
+        assert!(here.contains(boot.trim()), "{here}");
+        let ended = LockFile {
+            // Larger than any that the system gives.
+            pid: 1 << 30,
+            username: here.clone(),
+            ..lock("same name", 0, true)
+        };
+        let me = lock("same name", 0, false);
+        let me = |space: &str| LockFile {
+            username: space.into(),
+            ..me.clone()
+        };
+        assert!(ended.is_gone(&me(&here), "locks/a"));
+        let there = here.replace(boot.trim(), "b05a4c4a-8d8b-4d5a-8e83-0e2a4f6c1c1d");
+        assert!(!ended.is_gone(&me(&there), "locks/a"));
+        // Of a system that does not tell.
+        let unknown = LockFile {
+            username: space_of(None, "pid:[1]"),
+            ..ended
+        };
+        assert!(!unknown.is_gone(&me(&unknown.username), "locks/a"));
     }
 
     /// A clock that is set wrong, here or there, neither removes a lock that is held nor keeps one that is not.
