@@ -34,6 +34,8 @@ pub struct Back {
     pub path: PathBuf,
     /// What would come back; `None` if nothing was there.
     pub kept: Option<PathBuf>,
+    /// When the restore began that replaced it: date and time in UTC, as the place is named.
+    pub time: String,
 }
 
 /// Swaps back what the newest restore replaced, of each path or of one; what is there is kept in turn. A restore that was killed in the middle is
@@ -91,8 +93,8 @@ pub fn kept(config: &FilesConfig, path: Option<&Path>) -> Result<Vec<Back>, File
             // In the middle of an exchange.
             _ => Some(seen.path.clone()),
         };
-        let path = seen.path;
-        all.push(Back { path, kept });
+        let (path, time) = (seen.path, seen.time);
+        all.push(Back { path, kept, time });
     }
     Ok(all)
 }

@@ -61,14 +61,7 @@ impl Job {
             return None;
         };
         let kept = files::kept(config, None).ok()?;
-        let stamp = |path: &PathBuf| {
-            let names = path.components().rev();
-            let name = names
-                .map(|c| c.as_os_str().to_string_lossy())
-                .find(|name| name.starts_with(".lifeboat-"))?;
-            name.rsplit('-').next().map(str::to_owned)
-        };
-        kept.iter().filter_map(stamp).max()
+        kept.into_iter().map(|back| back.time).max()
     }
 
     /// Does it; returns what to say of it.
