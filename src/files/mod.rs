@@ -39,7 +39,7 @@ pub use points::{Goal, Point, find, free_label, list};
 pub use prune::{Pruned, prune};
 pub use restore::{Output, Restored, restore};
 pub use source::LeftOut;
-pub use undo::{Back, Undone, kept, undo};
+pub use undo::{Back, Undone, has_content, kept, undo};
 pub use verify::verify;
 
 use crate::config::FilesConfig;

@@ -11,9 +11,9 @@ use super::LeftOut;
 use super::error::FilesError;
 use super::opened::{Opened, rename};
 use super::place::{
-    ABSENT, Locked, OLD, OLD_FILE, RESTORED, UNDONE, UNDONE_FILE, base_of, exchange, is_empty,
-    mark_absent, mark_undone, mend, named, pending, remove_unneeded, replace, time_of, undecided,
-    unfinished,
+    ABSENT, Locked, OLD, OLD_FILE, OURS, RESTORED, UNDONE, UNDONE_FILE, base_of, exchange,
+    is_empty, mark_absent, mark_undone, mend, named, pending, remove_unneeded, replace, time_of,
+    undecided, unfinished,
 };
 use super::source::Filter;
 use crate::config::FilesConfig;
@@ -97,6 +97,17 @@ pub fn kept(config: &FilesConfig, path: Option<&Path>) -> Result<Vec<Back>, File
         all.push(Back { path, kept, time });
     }
     Ok(all)
+}
+
+/// Whether a path has content of its own. What a restore left that was killed in the middle is none: the next one finishes it or takes it back,
+/// and restores all.
+pub fn has_content(path: &Path) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(path) else {
+        return path.exists();
+    };
+    let is_ours = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(OURS);
+    pending(path).is_ok_and(|stamps| stamps.is_empty())
+        && entries.any(|entry| entry.is_ok_and(|e| !is_ours(&e.file_name())))
 }
 
 fn wanted(config: &FilesConfig, path: Option<&Path>) -> Vec<PathBuf> {

@@ -143,6 +143,40 @@ fn an_exchange_that_was_taken_back_is_remembered() {
     assert_eq!(std::fs::read(&file).unwrap(), b"saved");
 }
 
+/// The first start on a new server was killed in the middle of its restore: the second one must not take what is there for the files.
+#[test]
+fn what_a_killed_restore_left_does_not_count_as_there() {
+    let site = Site::new();
+    site.write("a", b"saved");
+    site.write("dir/b", b"saved");
+    site.backup();
+    let boot = ["restore", "--all", "--if-not-exists", "--if-replica-exists"];
+    let stamp = "20260101T000000000000000Z";
+    for folders in [&["restored"][..], &["old", "restored"]] {
+        std::fs::remove_dir_all(site.path("data")).unwrap();
+        for folder in folders {
+            let folder = site.data(&format!(".lifeboat-{folder}-{stamp}"));
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        if folders.len() == 2 {
+            // Decided, and one of the two is in its place.
+            site.write("a", b"saved");
+            site.write(&format!(".lifeboat-restored-{stamp}/dir/b"), b"saved");
+        }
+        let text = site.ok(&boot);
+        assert!(text.contains("restored=1 existing=0"), "{text}");
+        for name in ["a", "dir/b"] {
+            assert_eq!(
+                std::fs::read(site.data(name)).unwrap(),
+                b"saved",
+                "{folders:?}"
+            );
+        }
+        let text = site.ok(&boot);
+        assert!(text.contains("restored=0 existing=1"), "{text}");
+    }
+}
+
 #[test]
 fn undo_swaps_back_what_a_restore_replaced() {
     let site = Site::new();

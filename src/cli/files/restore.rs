@@ -182,9 +182,7 @@ pub(in crate::cli) async fn plan_all(
             }
             None => Output::InPlace,
         };
-        let full = |path: &PathBuf| {
-            std::fs::read_dir(path).map_or(path.exists(), |mut entries| entries.next().is_some())
-        };
+        let full = |path: &PathBuf| files::has_content(path);
         let there = match &output {
             Output::Folder(folder) => full(folder),
             Output::InPlace => !args.in_place && files.paths.iter().any(full),
