@@ -56,10 +56,19 @@ fn slow_bases_equal_the_database_at_their_txid() {
     let apps: Vec<_> = (0..3).map(|i| traffic(&s.db, 40 + i, 14.0)).collect();
     let (mut bases, mut kept, mut sealed) = (0, 0, 0);
     for pause_ms in [1, 40, 5, 90, 20, 60, 2, 30] {
-        s.capture();
-        let now = s.now();
+        // Where the WAL changed under the look, the caller asks again: so does the daemon.
+        let mut tries = 0;
+        let (view, now) = loop {
+            s.capture();
+            let now = s.now();
+            let capture = s.capture.as_mut().unwrap();
+            match capture.view(&s.spool, now) {
+                Ok((view, _)) => break (view, now),
+                Err(CaptureError::NoView(_)) if tries < 20 => tries += 1,
+                Err(error) => panic!("{error}"),
+            }
+        };
         let capture = s.capture.as_mut().unwrap();
-        let (view, _) = capture.view(&s.spool, now).unwrap();
         let header = capture.base_header(now);
         let done = Arc::new(AtomicBool::new(false));
         let (reader_view, reader_done) = (Arc::clone(&view), Arc::clone(&done));
