@@ -18,9 +18,15 @@ use super::lock::{Lock, Mode};
 use super::opened::remove;
 use super::place::{Aside, Locked, base_of, time_of_now};
 use super::points::{Goal, Point, find, snapshots};
+use super::repository::Repo;
 use super::source::Filter;
 use super::write::Writer;
 use super::{Backend, PATIENCE_BACKUP, Target, repository};
+
+/// How long a restore waits for somebody who has the repository alone.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +109,20 @@ fn into_folder(
     done
 }
 
+/// A prune that runs now is over soon: a restore waits for it a little.
+fn lock(backend: &Backend, target: &Target, repo: &Repo) -> Result<Lock, FilesError> {
+    let begun = Instant::now();
+    loop {
+        match Lock::take(backend, &target.runtime, repo, Mode::Shared) {
+            Err(error @ FilesError::Locked { .. }) if begun.elapsed() < PATIENCE => {
+                tracing::info!(%error, "waiting for it");
+                std::thread::sleep(PAUSE);
+            }
+            taken => return taken,
+        }
+    }
+}
+
 fn from_store(
     target: &Target,
     goal: &Goal,
@@ -113,7 +133,7 @@ fn from_store(
     let started = Instant::now();
     let backend = target.backend(PATIENCE_BACKUP);
     let repo = repository::open(&backend, &target.config.password)?;
-    let _lock = Lock::take(&backend, &target.runtime, &repo, Mode::Shared)?;
+    let _lock = lock(&backend, target, &repo)?;
     let key = repository::key(&backend, &repo)?;
     let all = snapshots(&backend, &repo)?;
     let points: Vec<Point> = all.iter().map(Point::of).collect();
