@@ -456,3 +456,36 @@ fn an_undo_takes_back_the_last_restore_and_nothing_before_it() {
     );
     assert_eq!(both(), ["lost", "june"]);
 }
+
+/// Its newest commits are in the WAL, and the disk has no room to bring them into the file: the two are not parted.
+#[test]
+fn a_database_whose_wal_cannot_be_brought_home_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = dir.path().join("volume");
+    let mount = common::mount::Mount::tmpfs(&volume, 8);
+    let db = volume.join("app.db");
+    python(
+        &db,
+        "c=conn(); c.execute('pragma journal_mode=wal'); c.execute('pragma wal_autocheckpoint=0'); c.execute('create table t(a)')
+c.execute('begin'); c.executemany('insert into t values(?)',((os.urandom(900),) for _ in range(2000))); c.execute('commit'); os._exit(0)",
+    );
+    let wal = volume.join("app.db-wal");
+    let before = std::fs::read(&wal).unwrap();
+    assert!(before.len() > 1 << 20);
+    let filler = volume.join("filler");
+    std::fs::write(&filler, vec![0; mount.free() as usize]).unwrap();
+    let error = lifeboat::restore::swap::claim(&db).err().unwrap();
+    assert!(
+        matches!(error, lifeboat::restore::swap::SwapError::WalStays { .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("nothing was changed") && error.hint().is_some());
+    assert_eq!(std::fs::read(&wal).unwrap(), before);
+    std::fs::remove_file(&filler).unwrap();
+    drop(lifeboat::restore::swap::claim(&db).unwrap().unwrap());
+    let rows = python(
+        &db,
+        "print(conn().execute('select count(*) from t').fetchone()[0])",
+    );
+    assert_eq!(rows.trim(), "2000");
+}
