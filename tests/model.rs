@@ -6,7 +6,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::daemon::{Daemon, Site, assert_same_pages};
@@ -42,15 +42,23 @@ struct World {
     log: Vec<String>,
 }
 
+/// Prints what the rows are.
+const PRINT: &str = "import hashlib; print(hashlib.sha256(repr(c.execute('select id,a from t order by id').fetchall()).encode()).hexdigest(), flush=True)";
+
 /// What the rows are. Leaves without closing: that would checkpoint, and the WAL that an app left behind would be gone.
-const ROWS: &str = "import hashlib; print(hashlib.sha256(repr(conn(20).execute('select id,a from t order by id').fetchall()).encode()).hexdigest(), flush=True); os._exit(0)";
+fn rows(db: &Path) -> String {
+    python(db, &format!("c=conn(20); {PRINT}; os._exit(0)"))
+}
 
 impl World {
+    /// One step of the app. What it prints before a commit that is not its last is what the rows are from then on.
     fn app(&mut self, code: &str) {
-        python(&self.site.db, code);
-        let state = python(&self.site.db, ROWS);
-        if self.states.last() != Some(&state) {
-            self.states.push(state);
+        let between = python(&self.site.db, code);
+        let after = rows(&self.site.db);
+        for state in between.lines().chain([after.as_str()]) {
+            if self.states.last().is_none_or(|last| last != state) {
+                self.states.push(state.to_owned());
+            }
         }
     }
 
@@ -101,7 +109,12 @@ c.execute('{end}'); {close}"
                 "transaction"
             }
             45..50 => {
-                self.app("c=conn(20); c.execute('delete from t where id % 7 = 0 and id > 1000'); c.execute('insert into t(a) values(zeroblob(200000))'); os._exit(0)");
+                // Two commits, and a capture may fall between them.
+                self.app(&format!(
+                    "c=conn(20); c.execute('begin immediate'); c.execute('delete from t where id % 7 = 0 and id > 1000')
+{PRINT}
+c.execute('commit'); c.execute('insert into t(a) values(zeroblob(200000))'); os._exit(0)"
+                ));
                 "bulk"
             }
             50..53 => {
@@ -217,7 +230,7 @@ for s in ('-wal','-shm'):
                 "restored.db",
                 &["--txid", &format!("{txid:x}"), "--verify", "quick"],
             );
-            let rows = python(&restored, ROWS);
+            let rows = rows(&restored);
             let moment = self.states[from..].iter().position(|s| *s == rows);
             from += moment.unwrap_or_else(|| {
                 panic!("TXID {txid:x} is no moment of the app; {}", self.history())
