@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::daemon::{Daemon, Site, free_port, tool};
+use common::daemon::{Daemon, Site, bring_back, free_port, take_away, tool};
 use common::faults::{Signs, metric, one, positive, shows, until};
 use common::prometheus::Prometheus;
 use common::receiver::{Manner, Receiver};
@@ -86,8 +86,7 @@ fn heavy_fault_store_down() {
     let scene = Scene::new("");
     let (daemon, prometheus) = scene.green();
     let site = &scene.site;
-    std::fs::rename(site.path("store"), site.path("away")).unwrap();
-    std::fs::write(site.path("store"), b"in the way").unwrap();
+    take_away(&site.path("store"));
     site.write("update t set a='x' where id=1");
     let signs = Signs {
         metric: ("lifeboat_lag_seconds", "app", |v| v > 1.0),
@@ -96,8 +95,7 @@ fn heavy_fault_store_down() {
         told: "store-unreachable",
     };
     scene.shows("store down", &daemon, &prometheus, &signs);
-    std::fs::remove_file(site.path("store")).unwrap();
-    std::fs::rename(site.path("away"), site.path("store")).unwrap();
+    bring_back(&site.path("store"));
     scene.recovers(&daemon, "unsafe");
 }
 

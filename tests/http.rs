@@ -6,7 +6,7 @@ mod common;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::daemon::{Daemon, Site, assert_same_pages, wait_for};
+use common::daemon::{Daemon, Site, assert_same_pages, bring_back, take_away, wait_for};
 use serde_json::Value;
 
 impl Probe<'_> {
@@ -69,15 +69,13 @@ fn an_outage_is_red_with_its_reason_and_green_again() {
     let app = probe.waits_for(&daemon, true, "");
     assert_eq!(app["state"], "steady", "{app}");
     assert_eq!(app["lag_seconds"], 0.0, "{app}");
-    std::fs::rename(site.path("store"), site.path("away")).unwrap();
-    std::fs::write(site.path("store"), b"").unwrap();
+    take_away(&site.path("store"));
     site.write("update t set a='during the outage' where id=1");
     let app = probe.waits_for(&daemon, false, "not durable");
     assert!(app["lag_seconds"].as_f64().unwrap() > 1.0, "{app}");
     assert!(site.metric("lifeboat_lag_bytes", "app") > 0.0);
     assert!(site.metric("lifeboat_upload_errors_total", "app") > 0.0);
-    std::fs::remove_file(site.path("store")).unwrap();
-    std::fs::rename(site.path("away"), site.path("store")).unwrap();
+    bring_back(&site.path("store"));
     let app = probe.waits_for(&daemon, true, "");
     assert_eq!(app["reasons"], serde_json::json!([]), "{app}");
     assert_eq!(site.metric("lifeboat_lag_seconds", "app"), 0.0);

@@ -309,7 +309,7 @@ fn the_wal_stays_small_while_it_is_read() {
             "c=conn(); c.execute('pragma synchronous=normal'); top=0; written=0
 for i in range(300):
     c.execute('update t set a=randomblob(500) where id between ? and ?',(i%20*100,i%20*100+400)); written+=60
-    top=max(top,os.path.getsize({wal:?})); time.sleep(.01)
+    top=max(top,os.path.getsize({wal:?})); time.sleep(.03)
 print(top); os._exit(0)"
         ),
     );

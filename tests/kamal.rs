@@ -4,8 +4,9 @@
 
 mod common;
 
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::kamal::{Project, repo, text};
@@ -342,7 +343,7 @@ fn the_webhook_hears_of_it_and_its_failure_is_no_failure() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hush", listener.local_addr().unwrap());
     let heard = std::thread::spawn(move || {
-        use std::io::{Read, Write};
+        use std::io::Write;
         let (mut stream, _) = listener.accept().unwrap();
         let mut text = String::new();
         let mut buf = [0; 4096];
@@ -437,17 +438,17 @@ fn a_restore_that_fails_starts_the_app_with_the_data_that_it_had() {
     project.insert("web1", "later");
     // Something still has the database open.
     let open = format!(
-        "import sqlite3,time; c=sqlite3.connect('{}'); c.execute('select count(*) from t').fetchone(); time.sleep(60)",
+        "import sqlite3,sys; c=sqlite3.connect('{}'); c.execute('select count(*) from t').fetchone(); print('open', flush=True); sys.stdin.read()",
         project.db("web1").display()
     );
-    let mut app = Command::new("python3").args(["-c", &open]).spawn().unwrap();
-    let shm = project.host("web1", "volume/production.sqlite3-shm");
-    let begun = Instant::now();
-    while !shm.exists() {
-        assert!(begun.elapsed() < Duration::from_secs(30));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    std::thread::sleep(Duration::from_millis(200));
+    let mut app = Command::new("python3")
+        .args(["-c", &open])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut word = [0; 4];
+    app.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
     let out = project.restore(&["--yes", "production", "--label", "before-v42"]);
     app.kill().unwrap();
     app.wait().unwrap();

@@ -11,7 +11,9 @@ use serde_json::Value;
 
 fn lines(daemon: &Daemon) -> Vec<Value> {
     let log = daemon.log();
-    let lines = log.lines().map(|l| serde_json::from_str(l).unwrap());
+    // The last one may be under way.
+    let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let lines = whole.lines().map(|l| serde_json::from_str(l).unwrap());
     lines.collect()
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::daemon::{Daemon, Site, assert_same_pages};
+use common::daemon::{Daemon, Site, assert_same_pages, bring_back, take_away};
 use common::python;
 
 /// SplitMix64: enough randomness for choosing steps, and the same on every machine.
@@ -178,13 +178,11 @@ for s in ('-wal','-shm'):
     }
 
     fn toggle_store(&mut self) {
-        let (store, away) = (self.site.path("store"), self.site.path("away"));
+        let store = self.site.path("store");
         if self.store_away {
-            std::fs::remove_file(&store).unwrap();
-            std::fs::rename(&away, &store).unwrap();
+            bring_back(&store);
         } else if store.exists() {
-            std::fs::rename(&store, &away).unwrap();
-            std::fs::write(&store, b"").unwrap();
+            take_away(&store);
         } else {
             return;
         }

@@ -5,7 +5,7 @@ mod common;
 
 use std::process::Command;
 
-use common::daemon::{Daemon, Site, wait_for};
+use common::daemon::{Daemon, Site, take_away, wait_for};
 use serde_json::Value;
 
 const TOKEN: &str = "correct horse battery staple";
@@ -285,8 +285,7 @@ fn heavy_pages_in_a_browser_are_accessible_in_both_schemes() {
     );
     assert_ne!(seen[0]["ground"], seen[1]["ground"], "light and dark");
     // Red, with its reason.
-    std::fs::rename(site.path("store"), site.path("away")).unwrap();
-    std::fs::write(site.path("store"), b"in the way").unwrap();
+    take_away(&site.path("store"));
     site.write("update t set a='during the outage' where id=1");
     wait_for(&daemon, "red", || get(&site, "/readyz", &[]).0 == 503);
     let red = browse(&site, &["/", "/targets/app"]);

@@ -16,6 +16,12 @@ fn litestream() -> Command {
     command
 }
 
+fn litestream03() -> Command {
+    let mut command = Command::new(tool("venv03/bin/litestream"));
+    command.env_remove("AWS_CA_BUNDLE");
+    command
+}
+
 fn litestream_restores(args: &[&str], out: &Path) {
     let _ = std::fs::remove_file(out);
     let result = litestream()
@@ -123,6 +129,33 @@ fn litestream_restores_a_lifeboat_replica() {
     }
 }
 
+/// Waits until Litestream restores what the database holds now: all of it was uploaded. Returns a copy.
+fn has_arrived(site: &Site, litestream: fn() -> Command, config: &Path) -> PathBuf {
+    let (now, back) = (site.copy_now("arrived.db"), site.path("back.db"));
+    let begun = Instant::now();
+    loop {
+        let _ = std::fs::remove_file(&back);
+        let out = litestream()
+            .args(["restore", "-config"])
+            .arg(config)
+            .arg("-o")
+            .arg(&back)
+            .arg(&site.db)
+            .output()
+            .unwrap();
+        let same = || std::panic::catch_unwind(|| assert_same_pages(&now, &back, "uploaded"));
+        if out.status.success() && same().is_ok() {
+            return now;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "Litestream has not uploaded everything: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 fn litestream_replicates(site: &Site, port: Option<u16>) -> PathBuf {
     let config = site.path("litestream.yml");
     let replica = match port {
@@ -149,7 +182,7 @@ fn litestream_replicates(site: &Site, port: Option<u16>) -> PathBuf {
         .unwrap();
     std::thread::sleep(Duration::from_secs(2));
     commits(traffic(&site.db, 77, 2.0));
-    std::thread::sleep(Duration::from_secs(3));
+    has_arrived(site, litestream, &config);
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     child.wait().unwrap();
@@ -195,7 +228,19 @@ fn takes_over(port: Option<u16>) {
         .spawn()
         .unwrap();
     let daemon = Server(child);
-    std::thread::sleep(Duration::from_millis(500));
+    let taken_over = || {
+        let log = std::fs::read_to_string(site.path("takeover.log")).unwrap();
+        log.contains("state-rebuilt")
+    };
+    let begun = Instant::now();
+    while !taken_over() {
+        // What it says instead is looked at below.
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "it does not begin"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
     commits(traffic(&site.db, 78, 1.0));
     let synced = command(&["sync"]).output().unwrap();
     let log = std::fs::read_to_string(site.path("takeover.log")).unwrap();
@@ -283,10 +328,8 @@ fn restores_03(port: Option<u16>) {
         ),
     )
     .unwrap();
-    let mut old = Command::new(tool("venv03/bin/litestream"));
-    old.env_remove("AWS_CA_BUNDLE")
-        .args(["replicate", "-config"])
-        .arg(&config);
+    let mut old = litestream03();
+    old.args(["replicate", "-config"]).arg(&config);
     let log = std::fs::File::create(site.path("litestream03.log")).unwrap();
     let mut child = old
         .stdout(log.try_clone().unwrap())
@@ -295,18 +338,17 @@ fn restores_03(port: Option<u16>) {
         .unwrap();
     std::thread::sleep(Duration::from_secs(2));
     commits(traffic(&site.db, 91, 2.0));
-    std::thread::sleep(Duration::from_secs(2));
-    let between = site.copy_now("between.db");
+    let between = site.path("between.db");
+    std::fs::rename(has_arrived(&site, litestream03, &config), &between).unwrap();
     let moment = jiff::Timestamp::now();
     // Times of objects on S3 are whole seconds.
     std::thread::sleep(Duration::from_secs(2));
     commits(traffic(&site.db, 92, 1.0));
     site.write("update t set a='the last commit' where id=5");
-    std::thread::sleep(Duration::from_secs(3));
+    let newest = has_arrived(&site, litestream03, &config);
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     child.wait().unwrap();
-    let newest = site.copy_now("newest.db");
     site.env = vec![
         ("AWS_ACCESS_KEY_ID".into(), "AKEXAMPLE".into()),
         ("AWS_SECRET_ACCESS_KEY".into(), "secret/with+signs".into()),

@@ -33,9 +33,14 @@ fn the_daemon_dumps_at_once_and_turns_red_without_its_server() {
     wait_for(|| site.metric("lifeboat_postgres_runs_total") >= 1.0);
     let status: Value = serde_json::from_str(&site.get("/readyz")).unwrap();
     assert_eq!(status["status"], "unsafe", "{status}");
-    let log = std::fs::read_to_string(&daemon.log).unwrap();
-    assert!(log.contains("not dumped"), "{log}");
-    for text in [log, site.get("/"), site.get("/metrics"), status.to_string()] {
+    let log = || std::fs::read_to_string(&daemon.log).unwrap();
+    wait_for(|| log().contains("not dumped"));
+    for text in [
+        log(),
+        site.get("/"),
+        site.get("/metrics"),
+        status.to_string(),
+    ] {
         assert!(
             !text.contains(PASSWORD) && !text.contains(URL_PASSWORD),
             "{text}"

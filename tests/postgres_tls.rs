@@ -50,11 +50,7 @@ fn every_mode() {
     let mut site = Site::new("    schedule: '0 3 1 1 *'\n");
     let folder = site.server.folder.path().to_owned();
     certificates(&folder);
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = pg::port::free_port();
     let path = folder.display();
     site.server.settings = vec![
         "listen_addresses=127.0.0.1".into(),

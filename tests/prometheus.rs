@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use common::daemon::{Site, wait_for};
+use common::daemon::{Site, take_away, wait_for};
 use common::prometheus::{Prometheus, project};
 use common::redis::Redis;
 use common::tls::{TlsServer, certificates};
@@ -145,9 +145,7 @@ job('mailers','ready'); pause('mailers'); beat('Worker'); beat('Dispatcher'); en
     assert!(firing.is_empty(), "{firing:?}");
 
     // A store that takes nothing shows in the rules within seconds.
-    let store = site.path("store");
-    std::fs::rename(&store, site.path("store-away")).unwrap();
-    std::fs::write(&store, "in the way").unwrap();
+    take_away(&site.path("store"));
     site.write("update t set a='x' where id=1");
     let pending = |alert: &str| prometheus.raises(alert);
     wait_for(&daemon, "alerts of a store that is away", || {
@@ -175,9 +173,7 @@ fn store_metrics_are_live_and_failures_have_a_class() {
     let timed = count("lifeboat_store_request_seconds_count", "");
     assert!(timed > 0.0 && timed <= requests, "{timed} of {requests}");
     // The store's folder becomes a file: every request fails from now on.
-    let store = site.path("store");
-    std::fs::rename(&store, site.path("store-away")).unwrap();
-    std::fs::write(&store, "in the way").unwrap();
+    take_away(&site.path("store"));
     let errors = || count("lifeboat_store_errors_total", "target=\"app\"");
     let before = errors();
     site.write("update t set a='x' where id=1");

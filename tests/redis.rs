@@ -1,6 +1,10 @@
 //! Dumps of a real Redis server, and what becomes of them when something fails.
 #![allow(missing_docs)]
 
+#[path = "common/port.rs"]
+#[allow(unreachable_pub, reason = "shared with other binaries")]
+mod port;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -207,13 +211,12 @@ struct Site {
 
 impl Site {
     fn new(server: Server) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Self {
             server,
             dir: tempfile::tempdir().unwrap(),
             user: String::new(),
             extra: "    schedule: '0 3 1 1 *'\n".into(),
-            port: listener.local_addr().unwrap().port(),
+            port: port::free_port(),
         }
     }
 

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::daemon::{Site, assert_same_pages, wait_for};
+use common::daemon::{Site, assert_same_pages, before_a_roll_up, bring_back, take_away, wait_for};
 use common::{commits, python, traffic};
 
 #[test]
@@ -189,9 +189,7 @@ fn an_outage_is_survived_and_caught_up() {
     let site = Site::new();
     let daemon = site.start();
     site.sync();
-    // The store becomes a file: every write fails.
-    std::fs::rename(site.path("store"), site.path("away")).unwrap();
-    std::fs::write(site.path("store"), b"").unwrap();
+    take_away(&site.path("store"));
     for i in 0..10 {
         site.write(&format!("update t set a='outage {i}' where id={i}+1"));
         std::thread::sleep(Duration::from_millis(60));
@@ -201,8 +199,7 @@ fn an_outage_is_survived_and_caught_up() {
         error.contains("not everything is durable") && error.contains("spool"),
         "{error}"
     );
-    std::fs::remove_file(site.path("store")).unwrap();
-    std::fs::rename(site.path("away"), site.path("store")).unwrap();
+    bring_back(&site.path("store"));
     site.sync();
     let oracle = site.copy_now("oracle.db");
     assert_same_pages(&oracle, &site.restore("r.db", &[]), "after the outage");
@@ -339,6 +336,8 @@ fn in_place_with_the_daemon_and_undo() {
 #[test]
 fn a_corrupt_object_is_named_with_what_remains() {
     let site = Site::new();
+    // What was rolled up is restored without it.
+    before_a_roll_up(20);
     let daemon = site.start();
     let first = site.sync();
     for i in 0..4 {
@@ -436,6 +435,8 @@ fn prune_explains_and_keeps_what_it_promises() {
 #[test]
 fn a_missing_object_is_no_silent_end() {
     let site = Site::new();
+    // What was rolled up is restored without it.
+    before_a_roll_up(20);
     let daemon = site.start();
     let mut oracles = Vec::new();
     for i in 0..4 {
@@ -472,7 +473,8 @@ fn a_daemon_waits_for_a_command_that_holds_its_state() {
     assert!(lock.exists());
     let mut holder = std::process::Command::new("flock")
         .arg(&lock)
-        .args(["sleep", "4"])
+        .args(["cat", "-u"])
+        .stdin(std::process::Stdio::piped())
         .spawn()
         .expect("flock is missing: apt-get install util-linux");
     let held = || {
@@ -486,10 +488,22 @@ fn a_daemon_waits_for_a_command_that_holds_its_state() {
     while !held() {
         std::thread::sleep(Duration::from_millis(10));
     }
-    let daemon = site.start();
-    wait_for(&daemon, "who holds it", || {
-        daemon.log().contains("in use by process") && daemon.log().contains("sleep 4")
+    // It holds on until the daemon has said so.
+    let (log, stdin) = (site.path("run-web1.log"), holder.stdin.take());
+    let told = std::thread::spawn(move || {
+        let begun = Instant::now();
+        loop {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            if said.contains("in use by process") && said.contains("cat -u") {
+                drop(stdin);
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{said}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     });
+    let daemon = site.start();
+    told.join().unwrap();
     assert!(holder.wait().unwrap().success());
     site.write("update t set a='after the wait' where id=1");
     wait_for(&daemon, "replication", || {

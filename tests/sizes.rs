@@ -124,7 +124,7 @@ fn heavy_beyond_the_lock_page_in_bounded_memory() {
         "c=conn()
 for i in range(300): c.execute('update t set a=randomblob(34000) where id in (?,?,?)',(1+i*10,31000+i*10,33000+i*10))",
     );
-    site.sync();
+    site.ok(&["sync", "--timeout", "300s"]);
     python(
         &site.db,
         "c=conn(); c.execute('insert into t select id+100000,randomblob(40000) from t where id<200')",

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use common::daemon::{Site, assert_same_pages, wait_for};
+use common::daemon::{Site, assert_same_pages, before_a_roll_up, bring_back, take_away, wait_for};
 use common::python;
 
 /// Every file below a folder with its size and time of change.
@@ -17,7 +17,8 @@ fn files(dir: &Path) -> BTreeMap<String, (u64, std::time::SystemTime)> {
     while let Some(folder) = folders.pop() {
         for item in std::fs::read_dir(&folder).unwrap() {
             let item = item.unwrap();
-            let meta = item.metadata().unwrap();
+            // One that is being written gets another name.
+            let Ok(meta) = item.metadata() else { continue };
             if meta.is_dir() {
                 folders.push(item.path());
             } else {
@@ -33,14 +34,19 @@ fn files(dir: &Path) -> BTreeMap<String, (u64, std::time::SystemTime)> {
 #[test]
 fn heavy_idle_costs_nothing() {
     let site = Site::new().with_http();
-    let _daemon = site.start();
+    // Two files of level 1 would be rolled up once more, minutes later.
+    before_a_roll_up(22);
+    let daemon = site.start();
     site.sync();
     for i in 0..5 {
         site.write(&format!("update t set a='{i}' where id=7"));
         site.sync();
     }
-    // The first window of 30 seconds ends, and with it the one roll-up that is due.
-    std::thread::sleep(Duration::from_secs(33));
+    // The window ends, and with it the one roll-up that is due, and what is to be done after it.
+    wait_for(&daemon, "the roll-up", || {
+        site.path("store/app/ltx/1").exists()
+    });
+    std::thread::sleep(Duration::from_secs(12));
     let requests = || site.metric("lifeboat_store_requests_total", "");
     let before = (
         files(&site.path("store")),
@@ -63,6 +69,8 @@ fn heavy_idle_costs_nothing() {
 #[test]
 fn a_steady_state_reads_nothing_from_the_store() {
     let site = Site::new().with_http();
+    // Before it sends a file of more than one capture it looks whose the replica is.
+    before_a_roll_up(24);
     let _daemon = site.start();
     site.sync();
     let count =
@@ -175,8 +183,7 @@ fn stores_have_positions_of_their_own() {
     let daemon = site.start();
     site.sync();
     let second = site.path("second");
-    std::fs::rename(&second, site.path("away")).unwrap();
-    std::fs::write(&second, b"").unwrap();
+    take_away(&second);
     let objects = || files(&site.path("store")).len();
     // The capture beside the full copy comes after what `sync` waits for.
     wait_for(&daemon, "the newest capture", || {
@@ -202,8 +209,7 @@ fn stores_have_positions_of_their_own() {
         daemon.log().contains("upload failed")
     });
     assert!(status.contains("second"), "{status}");
-    std::fs::remove_file(&second).unwrap();
-    std::fs::rename(site.path("away"), &second).unwrap();
+    bring_back(&second);
     site.sync();
     let oracle = site.copy_now("oracle.db");
     for store in ["store", "second"] {

@@ -14,6 +14,10 @@ use crate::observe::view::View;
 use crate::observe::volume::MAKE_ROOM;
 use crate::types::Millis;
 
+/// Begins the key of a target that is not safe.
+const UNSAFE: &str = "unsafe ";
+/// Comes behind it while the first copy is on its way, or nothing is known yet.
+const FIRST: &str = "first ";
 /// A first copy takes its time: only after this long is it a problem that there is none.
 const FIRST_COPY: Duration = Duration::from_secs(3600);
 
@@ -94,6 +98,15 @@ impl Seen {
         seen
     }
 
+    /// What was told as unsafe is begun again, as after a restart: nothing shows yet that it is safe.
+    pub fn is_unknown_again(&self, key: &str) -> bool {
+        let stage = key.strip_prefix(UNSAFE);
+        stage.is_some_and(|rest| {
+            self.conditions
+                .contains_key(&format!("{UNSAFE}{FIRST}{rest}"))
+        })
+    }
+
     fn add(
         &mut self,
         kind: Kind,
@@ -128,8 +141,8 @@ impl Seen {
         // Files and dumps have a verdict for each store.
         let store = verdict.stores.first().map_or("", |s| s.store.as_str());
         // A first copy that is on its way is another matter than trouble after it.
-        let stage = if patience.is_zero() { "" } else { "first " };
-        let key = format!("unsafe {stage}{} {store}", verdict.name);
+        let stage = if patience.is_zero() { "" } else { FIRST };
+        let key = format!("{UNSAFE}{stage}{} {store}", verdict.name);
         self.conditions.insert(key, condition);
     }
 

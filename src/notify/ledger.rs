@@ -112,6 +112,9 @@ impl Ledger {
             if seen.conditions.contains_key(key) || seen.now.0 - open.seen < after {
                 return true;
             }
+            if open.told.is_some() && seen.is_unknown_again(key) {
+                return true;
+            }
             if open.told.is_some() && wanted(open.kind) {
                 events.push(open.ended(seen));
             }
@@ -318,6 +321,32 @@ mod tests {
         assert_eq!(
             told(&mut ledger, [(33, false), (35, false)]),
             [(35, Phase::Ended)]
+        );
+    }
+
+    /// A process that was started again attaches and lists for longer than `after`: that is not safe, only not known yet.
+    #[test]
+    fn a_start_that_takes_its_time_ends_nothing() {
+        let mut ledger = Ledger::default();
+        assert_eq!(told(&mut ledger, (0..10).map(|m| (m, true))).len(), 1);
+        ledger.resumed(Millis(30 * MINUTE));
+        let beginning = |minute| {
+            let mut seen = seen(minute, true);
+            let mut first = seen.conditions.remove("unsafe app").unwrap();
+            first.patience = Duration::from_secs(3600);
+            seen.conditions.insert("unsafe first app".into(), first);
+            seen
+        };
+        for minute in 30..60 {
+            ledger.step(&beginning(minute), &rules(), String::new);
+            assert_eq!(ledger.pending(), 0, "minute {minute}");
+        }
+        assert!(ledger.is_open());
+        // Known again: it lasts, and then it is over.
+        assert_eq!(told(&mut ledger, (60..63).map(|m| (m, true))), []);
+        assert_eq!(
+            told(&mut ledger, (63..66).map(|m| (m, false))),
+            [(64, Phase::Ended)]
         );
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub use super::port::free_port;
 use super::python;
 
 /// A folder with a database, a configuration and a store.
@@ -49,14 +50,6 @@ pub fn tool(path: &str) -> PathBuf {
     found
 }
 
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
 impl Site {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -97,7 +90,10 @@ c.execute('begin'); c.executemany('insert into t(a) values(?)',((os.urandom(500)
             self.db.display(),
             self.extra,
         );
-        std::fs::write(&path, text).unwrap();
+        // Another process may be reading it.
+        if std::fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+            std::fs::write(&path, text).unwrap();
+        }
         path
     }
 
@@ -285,11 +281,42 @@ impl Daemon {
     }
 }
 
+/// Every request to this folder fails from now on: a file is in its place. At one stroke: a daemon at work would make the folder anew
+/// in between.
+pub fn take_away(folder: &Path) {
+    let away = folder.with_extension("away");
+    std::fs::write(&away, b"in the way").unwrap();
+    exchange(folder, &away);
+}
+
+/// What was taken away is back.
+pub fn bring_back(folder: &Path) {
+    let away = folder.with_extension("away");
+    exchange(folder, &away);
+    std::fs::remove_file(away).unwrap();
+}
+
+fn exchange(a: &Path, b: &Path) {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).unwrap();
+}
+
+/// Captures are rolled up where a half minute of the clock ends: waits until that is so many seconds away.
+pub fn before_a_roll_up(seconds: i64) {
+    let left = || 30 - jiff::Timestamp::now().as_second().rem_euclid(30);
+    while left() < seconds {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Longer than anything takes on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 pub fn wait_for(daemon: &Daemon, what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(
-            begun.elapsed() < Duration::from_secs(30),
+            begun.elapsed() < PATIENCE,
             "waited in vain for {what}\n{}",
             daemon.log()
         );

@@ -1,6 +1,7 @@
 //! A project on a laptop, its servers, and a stand-in for Kamal between them.
 
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -249,15 +250,13 @@ impl Project {
             let log = std::fs::read_to_string(self.host(host, "log")).unwrap();
             let state = self.host(host, "state");
             let up = std::fs::read_dir(state).unwrap().any(|f| {
-                f.unwrap()
-                    .file_name()
-                    .to_str()
-                    .is_some_and(|n| n.ends_with(".sock"))
+                let path = f.unwrap().path();
+                path.extension().is_some_and(|e| e == "sock") && UnixStream::connect(path).is_ok()
             });
             if up {
                 return sidecar;
             }
-            assert!(begun.elapsed() < Duration::from_secs(30), "{log}");
+            assert!(begun.elapsed() < Duration::from_secs(90), "{log}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

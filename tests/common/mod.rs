@@ -12,6 +12,7 @@ pub mod faults;
 pub mod kamal;
 pub mod mount;
 pub mod pages;
+pub mod port;
 pub mod prometheus;
 pub mod receiver;
 pub mod redis;

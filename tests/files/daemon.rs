@@ -1,6 +1,7 @@
 //! Scheduled backups.
 
-use crate::site::{Running, Site, noise, packs, wait_for};
+use crate::port::free_port;
+use crate::site::{Running, Site, closely, noise, packs, wait_for};
 
 fn get(address: &str, path: &str) -> String {
     use std::io::{Read, Write};
@@ -14,14 +15,22 @@ fn get(address: &str, path: &str) -> String {
 }
 
 fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+    format!("127.0.0.1:{}", free_port())
+}
+
+const YEARLY: &str = "'0 3 1 1 *'";
+
+/// The run at the start is the only one.
+fn once() -> Site {
+    let mut site = Site::new();
+    site.extra += &format!("    schedule: {YEARLY}\n");
+    site
 }
 
 /// One store cannot even be opened: the other gets every backup, and the state says which one does not.
 #[test]
 fn a_bad_store_does_not_stop_backups_to_the_good_one() {
-    let mut site = Site::new();
+    let mut site = once();
     site.write("a", b"a");
     let bad = site.path("nowhere.json").display().to_string();
     let good = site.path("store").display().to_string();
@@ -52,7 +61,7 @@ fn a_bad_store_does_not_stop_backups_to_the_good_one() {
 
 #[test]
 fn the_daemon_backs_up_and_says_so() {
-    let mut site = Site::new();
+    let mut site = once();
     site.write("a", b"a");
     let address = free_address();
     site.http = format!("{{ listen: {address} }}");
@@ -79,7 +88,7 @@ fn the_daemon_backs_up_and_says_so() {
     assert!(daemon.0.wait().unwrap().success());
     // A folder that was emptied turns it red.
     std::fs::remove_file(site.data("a")).unwrap();
-    site.extra += "    schedule: '* * * * *'\n";
+    site.extra = site.extra.replace(YEARLY, "'* * * * *'");
     let _daemon = Running(site.prepared(&["run"]).spawn().unwrap());
     wait_for("refusal", || get(&address, "/readyz").contains("is empty"));
     assert!(get(&address, "/readyz").contains("503"), "not ready");
@@ -95,7 +104,7 @@ fn a_stop_in_the_middle_leaves_no_lock() {
     site.ok(&["files", "init"]);
     std::fs::create_dir_all(site.repository().join("data")).unwrap();
     let mut daemon = Running(site.prepared(&["run"]).spawn().unwrap());
-    wait_for("pack", || packs(&site).len() > 2);
+    closely("pack", || packs(&site).len() > 2);
     let pid = rustix::process::Pid::from_child(&daemon.0);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert!(daemon.0.wait().unwrap().success());

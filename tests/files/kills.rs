@@ -1,6 +1,6 @@
 //! Runs that were killed.
 
-use crate::site::{Running, Site, noise, packs, picture, wait_for};
+use crate::site::{Running, Site, closely, noise, packs, picture};
 
 #[test]
 fn a_killed_run_is_gone_on_with() {
@@ -26,7 +26,7 @@ fn a_killed_run_is_gone_on_with() {
     site.restic(&["unlock"]);
     site.restic(&["check", "--read-data"]);
     let mut run = Running(site.prepared(&["snapshot"]).spawn().unwrap());
-    wait_for("pack", || packs(&site).len() > before + 4);
+    closely("pack", || packs(&site).len() > before + 4);
     run.0.kill().unwrap();
     run.0.wait().unwrap();
     let second = site.backup();

@@ -16,6 +16,9 @@ mod memory;
 mod mount;
 mod mounts;
 mod odd;
+#[allow(unreachable_pub, reason = "shared with other binaries")]
+#[path = "../common/port.rs"]
+mod port;
 mod refusals;
 mod round_trip;
 mod site;

@@ -1,7 +1,7 @@
 //! A volume that goes away.
 
 use crate::mount::Mount;
-use crate::site::{Running, Site, noise, packs, picture, wait_for};
+use crate::site::{Running, Site, closely, noise, packs, picture};
 
 fn fill(site: &Site, files: u64) {
     for n in 0..files {
@@ -49,7 +49,7 @@ fn a_volume_that_goes_away_in_the_middle_is_not_recorded_in_part() {
     let mut run = site.prepared(&["snapshot", "uploads"]);
     let run = run.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut run = Running(run);
-    wait_for("pack", || packs(&site).len() > known);
+    closely("pack", || packs(&site).len() > known);
     drop(volume);
     let status = run.0.wait().unwrap();
     let mut text = String::new();

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use aes256ctr_poly1305aes::Aes256CtrPoly1305Aes;
 use aes256ctr_poly1305aes::aead::Aead;
@@ -81,7 +82,10 @@ impl Site {
             self.extra,
         );
         let config = self.path("lifeboat.yml");
-        std::fs::write(&config, text).unwrap();
+        // Another process may be reading it.
+        if std::fs::read_to_string(&config).ok().as_ref() != Some(&text) {
+            std::fs::write(&config, text).unwrap();
+        }
         let program = env!("CARGO_BIN_EXE_lifeboat").to_owned();
         let words: Vec<String> = self.command.iter().cloned().chain([program]).collect();
         let mut command = Command::new(&words[0]);
@@ -288,13 +292,22 @@ impl Drop for Running {
     }
 }
 
-pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+pub(crate) fn wait_for(what: &str, done: impl FnMut() -> bool) {
+    wait(what, Duration::from_millis(50), done);
+}
+
+/// For what is over in a moment: a run that is to be ended in its middle.
+pub(crate) fn closely(what: &str, done: impl FnMut() -> bool) {
+    wait(what, Duration::from_millis(1), done);
+}
+
+fn wait(what: &str, pause: Duration, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
     while !done() {
         assert!(
-            std::time::Instant::now() < deadline,
+            begun.elapsed() < Duration::from_secs(120),
             "no {what} within two minutes"
         );
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(pause);
     }
 }

@@ -8,7 +8,7 @@ use lifeboat::files::{self, FilesError, Goal, Output};
 use lifeboat::store::testing::{Call, Fault};
 
 use crate::lab::Lab;
-use crate::site::{Running, Site, noise, packs, picture, wait_for, words};
+use crate::site::{Running, Site, closely, noise, packs, picture, wait_for, words};
 
 /// Two files of one folder, each a path of its own, change places in one run.
 #[test]
@@ -243,7 +243,7 @@ fn locks_of_the_dead_are_met_in_order() {
     };
     // Ours, of this host: stale at once.
     let mut run = Running(site.prepared(&["snapshot"]).spawn().unwrap());
-    wait_for("pack", || packs_of(&site) > 0);
+    closely("pack", || packs_of(&site) > 0);
     run.0.kill().unwrap();
     run.0.wait().unwrap();
     let ours = locks();

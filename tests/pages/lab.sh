@@ -48,7 +48,7 @@ is() { [ "$1" = "$2" ] || fail "it is '$1', not '$2'"; }
 
 until_true() {
   local n
-  for n in $(seq 300); do
+  for n in $(seq 900); do
     if "$@" >/dev/null 2>&1; then return; fi
     sleep 0.1
   done

@@ -1,6 +1,8 @@
 //! A real PostgreSQL server, ended with the test.
 #![allow(dead_code, unreachable_pub)]
 
+#[path = "../common/port.rs"]
+pub mod port;
 pub mod site;
 
 use std::path::{Path, PathBuf};
@@ -291,10 +293,22 @@ impl Drop for Server {
     }
 }
 
-pub fn wait_for(mut condition: impl FnMut() -> bool) {
+#[track_caller]
+pub fn wait_for(condition: impl FnMut() -> bool) {
+    wait(Duration::from_millis(50), condition);
+}
+
+/// For what is over in a moment.
+#[track_caller]
+pub fn closely(condition: impl FnMut() -> bool) {
+    wait(Duration::from_millis(1), condition);
+}
+
+#[track_caller]
+fn wait(pause: Duration, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(50));
+        assert!(begun.elapsed() < Duration::from_secs(120));
+        std::thread::sleep(pause);
     }
 }

@@ -47,12 +47,11 @@ impl Site {
 
     pub fn on(server: Server, extra: &str) -> Self {
         server.populated();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Self {
             server,
             dir: tempfile::tempdir().unwrap(),
             extra: extra.into(),
-            port: listener.local_addr().unwrap().port(),
+            port: super::port::free_port(),
             token: "",
             user: "boss".into(),
             socket: None,
