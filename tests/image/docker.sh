@@ -3,11 +3,18 @@
 #
 # It uses the Docker that runs. Where none runs and this is root, it starts one of its own and ends it. Where the base image cannot be
 # pulled, debootstrap makes it; where there is no image of Rust, the binary is compiled here (both are said).
+#
+# PLATFORM=linux/arm64 builds and runs for another processor: natively on such a machine, elsewhere under qemu (apt-get install
+# qemu-user-static binfmt-support).
 
 me=$(basename "$0")
 tag=lifeboat-test-$$
 work=$(mktemp -d)
 daemon=
+platform=${PLATFORM:-linux/$(dpkg --print-architecture)}
+architecture=${platform#linux/}
+export DOCKER_DEFAULT_PLATFORM=$platform # of every build, run and pull
+base=debian:bookworm-slim
 debian_mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 
 say() { printf '%s\n' "$me: $*"; }
@@ -45,25 +52,55 @@ own_docker() {
   exit 1
 }
 
+# A client of 23 and later builds with BuildKit through its plugin buildx alone; one of Debian's age asks the daemon for its own. The
+# first in PATH that can build is taken.
+client() {
+  local each version
+  mkdir "$work/bin"
+  for each in $(type -aP docker); do
+    version=$("$each" --version | grep -oE '[0-9]+' | head -1)
+    if [ "$version" -lt 23 ] || "$each" buildx version >/dev/null 2>&1; then
+      ln -s "$each" "$work/bin/docker"
+      PATH=$work/bin:$PATH
+      return
+    fi
+    say "$each is of version $version and has no buildx: it cannot build"
+  done
+  say "no client of Docker that can build: install its plugin buildx, or on Debian: apt-get install docker.io"
+  exit 1
+}
+
+is_of_platform() { [ "$(docker image inspect --format '{{.Os}}/{{.Architecture}}' "$1" 2>/dev/null)" = "$platform" ]; }
+
+# Debian for the platform. Another than this machine's has a name of its own: most Dockers keep one platform under a name.
 base_image() {
-  local image=debian:bookworm-slim
-  docker image inspect $image >/dev/null 2>&1 && return
-  docker pull -q $image >/dev/null 2>&1 && return
-  command -v debootstrap >/dev/null || { say "$image cannot be pulled: apt-get install debootstrap makes it here"; exit 1; }
-  say "$image cannot be pulled: debootstrap makes it"
-  debootstrap --variant=minbase bookworm "$work/root" "$debian_mirror" >"$work/debootstrap.log" 2>&1 \
+  [ "$architecture" = "$(dpkg --print-architecture)" ] || base=lifeboat-test-base:$architecture
+  is_of_platform "$base" && return
+  if docker pull -q debian:bookworm-slim >/dev/null 2>&1; then
+    docker tag debian:bookworm-slim "$base"
+    return
+  fi
+  command -v debootstrap >/dev/null || { say "debian:bookworm-slim cannot be pulled: apt-get install debootstrap makes it here"; exit 1; }
+  say "debian:bookworm-slim cannot be pulled: debootstrap makes it"
+  debootstrap --arch="$architecture" --variant=minbase bookworm "$work/root" "$debian_mirror" >"$work/debootstrap.log" 2>&1 \
     || { tail "$work/debootstrap.log"; exit 1; }
   # What the slim variant leaves out.
   rm -rf "$work"/root/usr/share/{doc,man,info,locale}/* "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/*
-  tar -C "$work/root" -c . | docker import - $image >/dev/null
+  mkdir "$work/base"
+  tar -C "$work/root" -cf "$work/base/root.tar" .
   rm -rf "$work/root"
+  # Not `docker import`: older Dockers take everything for their own processor's.
+  printf 'FROM scratch\nADD root.tar /\n' >"$work/base/Dockerfile"
+  build --tag "$base" "$work/base"
+  rm -rf "$work/base"
 }
 
 # Sets BINARY, and puts the binary where the Dockerfile takes it from.
 binary() {
   if [ "${BINARY:-}" = build ]; then return; fi
   if [ -z "${BINARY:-}" ]; then
-    if docker image inspect rust:1-bookworm >/dev/null 2>&1 || docker pull -q rust:1-bookworm >/dev/null 2>&1; then
+    # The compiler is one for this machine: it compiles for others, too.
+    if docker image inspect rust:1-bookworm >/dev/null 2>&1 || DOCKER_DEFAULT_PLATFORM='' docker pull -q rust:1-bookworm >/dev/null 2>&1; then
       BINARY=build
       return
     fi
@@ -72,15 +109,18 @@ binary() {
   BINARY=prebuilt
   local built=${LIFEBOAT_BINARY:-}
   if [ -z "$built" ]; then
+    if [ "$architecture" != "$(dpkg --print-architecture)" ]; then
+      say "this machine's cargo does not compile for $platform: BINARY=build does, or give LIFEBOAT_BINARY"
+      exit 1
+    fi
     cargo build --release --locked
     built=${CARGO_TARGET_DIR:-target}/release/lifeboat
   fi
   mkdir -p dist
-  cp "$built" "dist/lifeboat-$(dpkg --print-architecture)"
+  install -m 755 "$built" "dist/lifeboat-$architecture"
 }
 
-# BuildKit: a client of Debian's age without buildx asks the daemon for its own.
-build() { DOCKER_BUILDKIT=1 docker build --quiet --network=host "$@" >/dev/null; }
+build() { DOCKER_BUILDKIT=1 docker build --quiet --network=host --build-arg BASE_IMAGE="$base" "$@" >/dev/null; }
 
 run() { docker run --label "test=$tag" "$@"; }
 volume() { docker volume create --label "test=$tag" "$tag-$1" >/dev/null; }
@@ -91,5 +131,6 @@ wait_for() {
   fail "waited in vain for $what"
 }
 
+client
 docker version >/dev/null 2>&1 || own_docker
 base_image
