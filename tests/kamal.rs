@@ -670,6 +670,51 @@ fn the_dockerfile_keeps_its_promises() {
     );
 }
 
+/// Cargo reads nothing of the project before it has found every file that Cargo.toml names.
+#[test]
+fn the_dockerfile_copies_what_cargo_needs() {
+    let text = std::fs::read_to_string(repo("Dockerfile")).unwrap();
+    let allowed = std::fs::read_to_string(repo(".dockerignore")).unwrap();
+    let stage = text.split(" AS binary-build\n").nth(1).unwrap();
+    let stage = stage.split("\nFROM ").next().unwrap();
+    let context = tempfile::tempdir().unwrap();
+    let mut copied = 0;
+    for line in stage.lines().filter_map(|l| l.strip_prefix("COPY ")) {
+        let mut words: Vec<&str> = line.split(' ').collect();
+        let place = context.path().join(words.pop().unwrap());
+        for source in words {
+            assert!(
+                allowed.contains(&format!("\n!{source}\n")),
+                "{source} is kept from the builder"
+            );
+            let place = match repo(source).is_dir() {
+                true => place.clone(),
+                false => place.join(std::path::Path::new(source).file_name().unwrap()),
+            };
+            std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+            let done = Command::new("cp")
+                .arg("-rT")
+                .args([repo(source), place])
+                .status()
+                .unwrap();
+            assert!(done.success(), "{source}");
+            copied += 1;
+        }
+    }
+    assert!(copied > 3);
+    let out = Command::new("cargo")
+        .args(["fetch", "--locked", "--quiet", "--target"])
+        .arg(format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
+        .current_dir(context.path())
+        .output()
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
 /// `bin/kamal` of the project where there is one, else `kamal`; or whatever `KAMAL` says, in several words if need be.
 #[test]
 fn kamal_is_called_as_the_project_or_the_environment_says() {
