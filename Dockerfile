@@ -52,6 +52,8 @@ ARG POSTGRES_MAJORS="14 15 16 17 18"
 # `pgdg` is PostgreSQL's own repository (every major), `debian` is Debian's (one major).
 ARG POSTGRES_FROM=pgdg
 # Debian's postgresql-common holds the key of PostgreSQL's repository, so trust in it comes from Debian's signature.
+# The list of clients is split on purpose.
+# hadolint ignore=DL3003,SC2086
 RUN set -eu; \
     export DEBIAN_FRONTEND=noninteractive; \
     apt-get update; \

@@ -187,6 +187,59 @@ fn every_server_must_succeed() {
     assert!(said.contains("on host two2"), "{said}");
 }
 
+/// What a server that failed would have said is not under a line of its own: only the exit code tells that it is missing.
+#[test]
+fn a_server_whose_configuration_cannot_be_checked_stops_the_deploy() {
+    let project = Project::empty(&["web1", "two2"]);
+    project.app("web1");
+    project.app("two2");
+    std::fs::write(project.host("two2", "fails"), "lifeboat config check'").unwrap();
+    let said = project.is_stopped(&["deploy", "--version", "v42"]);
+    assert!(
+        said.contains("configuration cannot be checked") && said.contains("on host two2"),
+        "{said}"
+    );
+    assert!(project.labels("web1").is_empty());
+}
+
+/// `kamal accessory boot` leaves a container alone that is there.
+#[test]
+fn a_sidecar_that_was_stopped_needs_more_than_a_boot() {
+    let project = Project::new();
+    std::fs::write(project.host("web1", "down"), "stopped").unwrap();
+    let said = project.is_stopped(&["deploy", "--version", "v42"]);
+    assert!(
+        said.contains("kamal accessory reboot lifeboat") && !said.contains("accessory boot"),
+        "{said}"
+    );
+}
+
+/// A hint that is copied must not deploy somewhere else.
+#[test]
+fn hints_name_the_destination() {
+    let project = Project::new();
+    project.write("destination", "staging");
+    std::fs::write(project.host("web1", "down"), "").unwrap();
+    let said = project.is_stopped(&["deploy", "--version", "v42", "-d", "staging"]);
+    for command in [
+        "kamal accessory boot lifeboat -d staging",
+        "LIFEBOAT_SKIP='why' kamal deploy -d staging",
+    ] {
+        assert!(said.contains(command), "{command} in {said}");
+    }
+}
+
+/// A deploy of a finished image, for example in CI: Kamal asks git for a version that nobody needs.
+#[test]
+fn a_project_without_git_is_deployed() {
+    let project = Project::new();
+    project.write("no-git", "");
+    project.deploys(&["deploy", "--version", "v42"]);
+    assert_eq!(project.labels("web1"), ["before-v42", "deployed-v42"]);
+    let out = project.restore(&["--yes", "production", "--label", "before-v42"]);
+    assert!(out.status.success(), "{}", text(&out));
+}
+
 #[test]
 fn a_deploy_waits_only_so_long() {
     let project = Project::new().with("LIFEBOAT_WAIT", "1");
@@ -384,13 +437,15 @@ fn restore_from_the_laptop() {
         .read("calls")
         .lines()
         .rev()
-        .take(7)
+        .take(8)
         .map(str::to_owned)
         .collect();
     assert_eq!(
         calls,
         [
             "lock release",
+            // Kamal's word that it started is not enough.
+            "app version",
             "app start --version v42",
             "accessory exec lifeboat --reuse lifeboat restore 'production' '--label' 'before-v42' --in-place",
             "app stop",

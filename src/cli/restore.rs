@@ -45,7 +45,7 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
 /// Whether something may be in place that was not there before.
 pub(super) struct Changed(pub(super) bool);
 
-async fn run(global: &Global, args: RestoreArgs, changed: &mut Changed) -> Result<(), Failure> {
+async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> Result<(), Failure> {
     let is_url = args.source.as_deref().is_some_and(is_url);
     let config = if is_url || args.source.is_none() && args.from.is_some() {
         None
@@ -59,6 +59,7 @@ async fn run(global: &Global, args: RestoreArgs, changed: &mut Changed) -> Resul
     let tz = config
         .as_ref()
         .map_or(jiff::tz::TimeZone::UTC, |c| c.time_zone.clone());
+    one_moment(global, &mut args, &tz);
     if let (Some(config), Some(source)) = (&config, &args.source)
         && let Some(files) = config.files.iter().find(|f| f.name == *source)
     {
@@ -291,6 +292,29 @@ async fn sources(
         }
         _ => Ok(found),
     }
+}
+
+/// `10m` ago is one moment for every target, however long some of them take to be planned. A dry run says which, so that what was looked at can be
+/// restored by it later. What is no time is reported where it is used.
+fn one_moment(global: &Global, args: &mut RestoreArgs, tz: &jiff::tz::TimeZone) {
+    let now = jiff::Timestamp::now();
+    let later = now.saturating_add(jiff::SignedDuration::from_secs(1));
+    let Some(at) = &args.at else {
+        return;
+    };
+    let (Ok(moment), Ok(later)) = (
+        parse_time(at, now, tz),
+        later.map(|l| parse_time(at, l, tz)),
+    ) else {
+        return;
+    };
+    if later == Ok(moment) {
+        return;
+    }
+    if args.dry_run && !global.json {
+        println!("lifeboat: at {moment} ({at})");
+    }
+    args.at = Some(moment.to_string());
 }
 
 fn goal(args: &RestoreArgs, tz: jiff::tz::TimeZone) -> Result<Goal, Failure> {

@@ -249,14 +249,16 @@ impl<'r, 'a> Builder<'r, 'a> {
 
     /// A variable that is set and changes nothing is said, so that nobody relies on it.
     fn report_unused_variables(&mut self) {
-        let place = self.values.line(0);
+        let why = match self.values.line(0) {
+            Place::Environment => "nothing here needs it".to_owned(),
+            place => format!("{place} comes first"),
+        };
         for name in CONFIG_VARIABLES
             .iter()
             .filter(|name| !self.consumed.borrow().contains(**name))
         {
             if self.values.env.non_empty(name).is_some() {
-                self.notices
-                    .push(format!("{name} is not used: {place} comes first"));
+                self.notices.push(format!("{name} is not used: {why}"));
             }
         }
     }

@@ -19,6 +19,9 @@
 : "${LIFEBOAT_ACCESSORY:=lifeboat}"
 : "${LIFEBOAT_VOLUME:=/rails/storage}"
 : "${LIFEBOAT_MIN_FREE_MB:=1024}"
+# Kamal takes the version from this, else from git, which a deploy of a finished image need not have.
+[ -z "${KAMAL_VERSION:-}" ] || export VERSION="$KAMAL_VERSION"
+to=${KAMAL_DESTINATION:+ -d $KAMAL_DESTINATION}
 if [ -z "${KAMAL:-}" ]; then
   if [ -x bin/kamal ]; then KAMAL=bin/kamal; else KAMAL=kamal; fi
 fi
@@ -29,7 +32,9 @@ say() { printf '%s\n' "lifeboat: $*" >&2; }
 refuse() {
   say "error: $1"
   [ -z "${2:-}" ] || say "hint: $2"
-  say "hint: to deploy without this check: LIFEBOAT_SKIP='why' kamal ${KAMAL_COMMAND:-deploy}"
+  again=${KAMAL_COMMAND:-deploy}${KAMAL_SUBCOMMAND:+ $KAMAL_SUBCOMMAND}
+  [ "$again" != rollback ] || again="rollback ${KAMAL_VERSION:-VERSION}"
+  say "hint: to go on without this check, if you must: LIFEBOAT_SKIP='why' kamal $again$to"
   exit 1
 }
 
@@ -84,12 +89,15 @@ nothing_done() {
   sed 's/^/  /' "$answer" >&2
   if grep -q "No accessory by the name" "$answer"; then
     echo "config/deploy.yml has no accessory \"$LIFEBOAT_ACCESSORY\"${KAMAL_DESTINATION:+ for $KAMAL_DESTINATION}: see docs/kamal.md, or set LIFEBOAT_ACCESSORY"
-  elif grep -qiE "no such container|is not running" "$answer"; then
-    echo "the sidecar does not run: kamal accessory boot $LIFEBOAT_ACCESSORY, then kamal accessory logs $LIFEBOAT_ACCESSORY"
+  elif grep -qi "no such container" "$answer"; then
+    echo "the sidecar is not there: kamal accessory boot $LIFEBOAT_ACCESSORY$to, then kamal accessory logs $LIFEBOAT_ACCESSORY$to"
+  elif grep -qiE "is not running|is restarting|is paused" "$answer"; then
+    # A boot leaves a container alone that is there.
+    echo "the sidecar does not run; why: kamal accessory logs $LIFEBOAT_ACCESSORY$to; then kamal accessory reboot $LIFEBOAT_ACCESSORY$to"
   elif ! grep -q " Host: " "$answer" && ! grep -qE "ERROR|no answer within" "$answer"; then
     echo "no server answered: does the accessory $LIFEBOAT_ACCESSORY have a host or role of this deploy?"
   else
-    echo "kamal accessory logs $LIFEBOAT_ACCESSORY says more"
+    echo "kamal accessory logs $LIFEBOAT_ACCESSORY$to says more"
   fi
 }
 

@@ -1,6 +1,7 @@
 //! What Kamal needs: the accessory, aliases, hooks, names of secrets.
 
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -9,40 +10,48 @@ use super::project::{Project, parse};
 
 const ALIASES: &str = include_str!("../../../config/kamal/aliases.yml");
 const IMAGE: &str = "ghcr.io/your-org/lifeboat:latest";
-/// Scripts of the kit: where they go, and what is in them.
-const SCRIPTS: [(&str, &str); 5] = [
+/// Hooks of the kit.
+const HOOKS: [(&str, &str); 4] = [
     (
-        ".kamal/hooks/lifeboat.sh",
+        "lifeboat.sh",
         include_str!("../../../config/kamal/hooks/lifeboat.sh"),
     ),
     (
-        ".kamal/hooks/pre-deploy",
+        "pre-deploy",
         include_str!("../../../config/kamal/hooks/pre-deploy"),
     ),
     (
-        ".kamal/hooks/pre-app-boot",
+        "pre-app-boot",
         include_str!("../../../config/kamal/hooks/pre-app-boot"),
     ),
     (
-        ".kamal/hooks/post-deploy",
+        "post-deploy",
         include_str!("../../../config/kamal/hooks/post-deploy"),
     ),
-    (
-        "bin/lifeboat-restore",
-        include_str!("../../../bin/lifeboat-restore"),
-    ),
 ];
-const SECRETS: [&str; 2] = ["LIFEBOAT_ACCESS_KEY_ID", "LIFEBOAT_SECRET_ACCESS_KEY"];
+const RESTORE: (&str, &str) = (
+    "bin/lifeboat-restore",
+    include_str!("../../../bin/lifeboat-restore"),
+);
+/// What every version of the kit's hooks has in it, and nothing else.
+const SHARED: &str = "/lifeboat.sh\"";
+const KEYS: [&str; 2] = ["LIFEBOAT_ACCESS_KEY_ID", "LIFEBOAT_SECRET_ACCESS_KEY"];
+
+/// Names of the secrets of the accessory.
+fn secret_names(project: &Project, needs_keys: bool) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    if needs_keys {
+        names.extend(KEYS);
+    }
+    if project.has_postgres() {
+        names.push("DATABASE_URL");
+    }
+    names
+}
 
 /// Lines under `accessories:`, indented by two.
 pub(super) fn accessory(project: &Project, needs_keys: bool) -> String {
-    let mut secrets: Vec<&str> = Vec::new();
-    if needs_keys {
-        secrets.extend(SECRETS);
-    }
-    if project.has_postgres() {
-        secrets.push("DATABASE_URL");
-    }
+    let secrets = secret_names(project, needs_keys);
     let mut out = format!(
         "  lifeboat:\n    image: {IMAGE}   # CHANGE THIS: where your image is\n    host: {}\n",
         project
@@ -167,28 +176,57 @@ pub(super) fn deploy_yml(
     Ok((out != text).then_some(out))
 }
 
-/// A file of the kit and where it goes. A file of that name that somebody else wrote stays; ours goes beside it.
-pub(super) fn scripts(folder: &Path) -> Vec<(PathBuf, &'static str, bool)> {
-    let place = |(name, text): &(&str, &'static str)| {
-        let path = folder.join(name);
-        let own = std::fs::read_to_string(&path);
-        if own.is_ok_and(|own| own != *text) {
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            let file = format!("lifeboat-{}", file.trim_start_matches("lifeboat-"));
-            return (path.with_file_name(file), *text, true);
-        }
-        (path, *text, false)
+/// What is to be done with a file of the kit.
+pub(super) enum Script {
+    /// It is there, as it should be.
+    Same(PathBuf),
+    /// To be written.
+    New(PathBuf, &'static str),
+    /// Somebody else's hook has the name: to be written beside it, under this one.
+    Beside(PathBuf, &'static str),
+    /// The kit's own, but not this version's, or changed.
+    Changed(PathBuf),
+}
+
+/// The files of the kit. Nothing that is there is replaced.
+pub(super) fn scripts(project: &Project) -> Vec<Script> {
+    let hooks = HOOKS
+        .iter()
+        .map(|(name, text)| script(project.hooks.join(name), text));
+    hooks.chain([script(RESTORE.0.into(), RESTORE.1)]).collect()
+}
+
+fn script(path: PathBuf, text: &'static str) -> Script {
+    let Ok(own) = std::fs::read_to_string(&path) else {
+        return Script::New(path, text);
     };
-    SCRIPTS.iter().map(place).collect()
+    let mode = std::fs::metadata(&path).map_or(0, |m| m.permissions().mode());
+    if own == text {
+        // Kamal refuses a hook that cannot be run.
+        return match mode & 0o111 == 0o111 {
+            true => Script::Same(path),
+            false => Script::New(path, text),
+        };
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with("lifeboat") || own.contains(SHARED) {
+        return Script::Changed(path);
+    }
+    let beside = path.with_file_name(format!("lifeboat-{name}"));
+    match script(beside, text) {
+        Script::New(beside, text) => Script::Beside(beside, text),
+        there => there,
+    }
 }
 
 /// Lines for `.kamal/secrets` that are not in it.
-pub(super) fn secrets(text: &str, needs_keys: bool) -> String {
-    let names = SECRETS.iter().filter(|_| needs_keys);
-    let missing = names.filter(|name| {
-        let is_it = |l: &str| l.split('=').next().is_some_and(|n| n.trim() == **name);
-        !text.lines().any(is_it)
-    });
+pub(super) fn secrets(text: &str, project: &Project, needs_keys: bool) -> String {
+    let missing = secret_names(project, needs_keys)
+        .into_iter()
+        .filter(|name| {
+            let is_it = |l: &str| l.split('=').next().is_some_and(|n| n.trim() == *name);
+            !text.lines().any(is_it)
+        });
     missing.map(|name| format!("{name}=${name}\n")).collect()
 }
 
@@ -197,13 +235,8 @@ pub(super) fn write_script(path: &Path, text: &str) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let mut file = std::fs::File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o755)
-        .open(path)?;
-    std::io::Write::write_all(&mut file, text.as_bytes())
+    std::fs::write(path, text)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o755))
 }
 
 #[cfg(test)]

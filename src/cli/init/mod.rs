@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use self::project::Project;
+use self::kamal::Script;
+use self::project::{Kind, Project};
 use self::render::Plan;
 use super::args::{Global, InitArgs};
 use super::{Failure, ok};
@@ -48,7 +49,7 @@ pub(super) fn run(global: &Global, args: &InitArgs) -> Result<(), Failure> {
     }
     let mut told = Told::default();
     let mut plan = match &project {
-        Some(project) => of_project(project, &mut told),
+        Some(project) => of_project(project, &mut told)?,
         None => of_folders(args, &mut told)?,
     };
     plan.store.clone_from(&args.store);
@@ -87,15 +88,31 @@ pub(super) fn run(global: &Global, args: &InitArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn of_project(project: &Project, told: &mut Told) -> Plan {
+fn of_project(project: &Project, told: &mut Told) -> Result<Plan, Failure> {
     let plan = Plan::of_project(project);
     for database in &project.databases {
-        if let project::Kind::Other(adapter) = &database.kind {
-            told.warnings.push(format!(
-                "{} is on {adapter}, which Lifeboat does not back up",
-                database.role
-            ));
-        }
+        let role = &database.role;
+        told.warnings.push(match &database.kind {
+            Kind::Other(adapter) => format!("{role} is on {adapter}, which Lifeboat does not back up"),
+            Kind::Unknown => format!(
+                "{role}: ERB gives its adapter, which is not known here: if it is PostgreSQL or SQLite, add it to the configuration"
+            ),
+            Kind::Somewhere => format!(
+                "{role}: ERB gives its path, which is not known here: every database of the volumes is taken; `lifeboat doctor` on the server says whether it is among them"
+            ),
+            Kind::Sqlite(_) | Kind::Postgres => continue,
+        });
+    }
+    if plan.is_empty() {
+        let also = told.warnings.iter().map(|w| format!("; {w}"));
+        return Err(Failure::new(
+            3,
+            format!(
+                "nothing to protect was found: config/deploy.yml mounts no volume with a database, and config/database.yml names none that Lifeboat knows{}; nothing was written",
+                also.collect::<String>()
+            ),
+            Some("mount the folder of the databases as a volume of the app; or name the folders where databases are: lifeboat init FOLDER".into()),
+        ));
     }
     for (role, path) in project.sqlite() {
         if project.volume_of(path).is_none() {
@@ -117,7 +134,7 @@ fn of_project(project: &Project, told: &mut Told) -> Plan {
             project.hosts[0]
         ));
     }
-    plan
+    Ok(plan)
 }
 
 fn of_folders(args: &InitArgs, told: &mut Told) -> Result<Plan, Failure> {
@@ -242,27 +259,28 @@ fn changes(
             ));
         }
     }
-    for (path, text, is_beside) in kamal::scripts(Path::new("")) {
-        if is_beside {
-            let file = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            told.warnings.push(format!(
-                "you have a hook of your own: call Lifeboat's from it: sh .kamal/hooks/{file}"
-            ));
+    for script in kamal::scripts(project) {
+        match script {
+            Script::Same(path) => told
+                .kept
+                .push(format!("{} is as it would be written", path.display())),
+            Script::New(path, text) => changes.push((path, text.to_owned(), true)),
+            Script::Beside(path, text) => {
+                told.warnings.push(format!(
+                    "you have a hook of your own: call Lifeboat's from it, so that it stops the deploy if it fails: sh {} || exit 1",
+                    path.display()
+                ));
+                changes.push((path, text.to_owned(), true));
+            }
+            Script::Changed(path) => told.warnings.push(format!(
+                "{} stays as it is: it is Lifeboat's, but of another version, or changed by you; for this version's delete it and run this again",
+                path.display()
+            )),
         }
-        if std::fs::read_to_string(&path).is_ok_and(|own| own == text) {
-            told.kept
-                .push(format!("{} is as it would be written", path.display()));
-            continue;
-        }
-        changes.push((path, text.to_owned(), true));
     }
-    let path = PathBuf::from(".kamal/secrets");
+    let path = project.secrets.clone();
     let own = std::fs::read_to_string(&path).unwrap_or_default();
-    let missing = kamal::secrets(&own, needs_keys);
+    let missing = kamal::secrets(&own, project, needs_keys);
     if !missing.is_empty() {
         let gap = if own.is_empty() || own.ends_with('\n') {
             ""

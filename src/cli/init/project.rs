@@ -17,6 +17,10 @@ pub(super) struct Project {
     pub(super) has_postgres_accessory: bool,
     /// Its production databases.
     pub(super) databases: Vec<Database>,
+    /// Where Kamal looks for hooks.
+    pub(super) hooks: PathBuf,
+    /// The file in which Kamal reads secrets whatever the destination is.
+    pub(super) secrets: PathBuf,
     /// Uploads are files on the volume.
     pub(super) uploads_on_disk: bool,
     /// `database.yml` was read.
@@ -35,6 +39,10 @@ pub(super) struct Database {
 pub(super) enum Kind {
     /// In the container: absolute.
     Sqlite(PathBuf),
+    /// SQLite, at a path that only ERB knows.
+    Somewhere,
+    /// Whatever ERB says.
+    Unknown,
     Postgres,
     /// Another adapter.
     Other(String),
@@ -54,6 +62,7 @@ pub(super) fn read(folder: &Path) -> Result<Option<Project>, String> {
         project.databases = databases(&value["production"]);
         project.has_database_yml = true;
     }
+    project.secrets = secrets_file(folder, project.secrets);
     let service = text_of(folder, "config/storage.yml")?;
     let production = text_of(folder, "config/environments/production.rb")?;
     project.uploads_on_disk = disk_services(&service)
@@ -72,6 +81,27 @@ fn text(path: &Path) -> Result<Option<String>, String> {
 
 fn text_of(folder: &Path, name: &str) -> Result<String, String> {
     Ok(text(&folder.join(name))?.unwrap_or_default())
+}
+
+/// With a destination Kamal reads `secrets-common` and `secrets.<destination>`, and not `secrets`.
+fn secrets_file(folder: &Path, path: PathBuf) -> PathBuf {
+    let with = |suffix: &str| {
+        let mut name = path.clone().into_os_string();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let common = with("-common");
+    let begin = with(".");
+    let begin = begin.file_name().unwrap_or_default().as_encoded_bytes();
+    let beside = folder.join(path.parent().unwrap_or(Path::new("")));
+    let of_destination = || {
+        let entries = std::fs::read_dir(&beside).into_iter().flatten().flatten();
+        let mut names = entries.map(|e| e.file_name());
+        names.any(|n| n.as_encoded_bytes().starts_with(begin))
+    };
+    let is_common =
+        folder.join(&common).exists() || !folder.join(&path).exists() && of_destination();
+    if is_common { common } else { path }
 }
 
 /// What ERB would put in is not known here.
@@ -135,8 +165,13 @@ fn of_deploy(deploy: &Value) -> Project {
     let volumes = volumes.iter().filter_map(|v| {
         let mut parts = v.splitn(3, ':');
         let (source, target) = (parts.next()?, parts.next()?);
-        Some((source.to_owned(), PathBuf::from(target)))
+        // Docker's own, for example, which a sidecar has no business with.
+        (!target.ends_with(".sock")).then(|| (source.to_owned(), PathBuf::from(target)))
     });
+    let path = |key: &str, usual: &str| match deploy[key].as_str() {
+        Some(path) if !path.contains(UNKNOWN) => PathBuf::from(path),
+        _ => PathBuf::from(usual),
+    };
     let accessories = deploy["accessories"].as_object();
     let is_postgres = |v: &Value| {
         v["image"].as_str().is_some_and(|i| {
@@ -147,6 +182,8 @@ fn of_deploy(deploy: &Value) -> Project {
         service: deploy["service"].as_str().unwrap_or("myapp").to_owned(),
         hosts,
         volumes: volumes.collect(),
+        hooks: path("hooks_path", ".kamal/hooks"),
+        secrets: path("secrets_path", ".kamal/secrets"),
         has_postgres_accessory: accessories.is_some_and(|a| a.values().any(is_postgres)),
         accessories: accessories.map_or(Vec::new(), |a| a.keys().cloned().collect()),
         ..Project::default()
@@ -180,16 +217,24 @@ fn database(role: &str, value: &Value) -> Option<Database> {
         None => url.split(':').next().unwrap_or_default(),
     };
     let kind = match adapter {
-        "sqlite3" | "litedb" => {
-            let path = value["database"].as_str()?;
-            Kind::Sqlite(Path::new(ROOT).join(path))
-        }
+        "sqlite3" | "litedb" => match value["database"].as_str().or(sqlite_url(url)) {
+            Some(path) if !path.contains(UNKNOWN) => Kind::Sqlite(Path::new(ROOT).join(path)),
+            _ => Kind::Somewhere,
+        },
         "postgresql" | "postgres" | "postgis" => Kind::Postgres,
-        "" | UNKNOWN => return None,
+        "" => return None,
+        other if other.contains(UNKNOWN) => Kind::Unknown,
         other => Kind::Other(other.to_owned()),
     };
     let role = role.to_owned();
     Some(Database { role, kind })
+}
+
+/// The path in `sqlite3:storage/a.sqlite3` or `sqlite3:///data/a.sqlite3`.
+fn sqlite_url(url: &str) -> Option<&str> {
+    let path = url.strip_prefix("sqlite3:")?.split('?').next()?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    (!path.is_empty()).then_some(path)
 }
 
 /// Names of Active Storage services that keep files on disk.
@@ -312,6 +357,18 @@ production:
             [Kind::Sqlite("/data/a.db".into())]
         );
         assert_eq!(kinds("{ url: 'postgres://x/y' }"), [Kind::Postgres]);
+        for (url, path) in [
+            ("sqlite3:storage/a.sqlite3", "/rails/storage/a.sqlite3"),
+            ("sqlite3:///data/a.sqlite3?pool=5", "/data/a.sqlite3"),
+        ] {
+            let text = format!("{{ url: '{url}' }}");
+            assert_eq!(kinds(&text), [Kind::Sqlite(path.into())]);
+        }
+        assert_eq!(
+            kinds("{ adapter: sqlite3, database: 'storage/<%= name %>.sqlite3' }"),
+            [Kind::Somewhere]
+        );
+        assert_eq!(kinds("{ url: <%= ENV['URL'] %> }"), [Kind::Unknown]);
         assert_eq!(
             kinds("{ url: <%= ENV['DATABASE_URL'] %>, adapter: postgresql }"),
             [Kind::Postgres]

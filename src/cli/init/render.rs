@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::project::Project;
+use super::project::{Database, Kind, Project};
 use super::scan::{Found, Scan, matches_pattern};
 use crate::config::is_copy;
 
@@ -125,6 +125,11 @@ impl Plan {
         self.databases.push(Listed { path, name, note });
     }
 
+    /// Whether there is nothing to protect.
+    pub(super) fn is_empty(&self) -> bool {
+        self.databases.is_empty() && self.dirs.is_empty() && !self.postgres
+    }
+
     /// What a Kamal project runs with.
     pub(super) fn of_project(project: &Project) -> Self {
         let mut plan = Plan {
@@ -144,7 +149,9 @@ impl Plan {
                 plan.list(path.to_owned(), role.to_owned(), &mut names);
             }
         }
-        if plan.databases.is_empty() && plan.dirs.is_empty() && !project.has_database_yml {
+        let is_somewhere = |d: &Database| d.kind == Kind::Somewhere;
+        let names_none = plan.databases.is_empty() && plan.dirs.is_empty();
+        if project.databases.iter().any(is_somewhere) || names_none && !project.has_database_yml {
             plan.dirs
                 .extend(project.volumes.iter().map(|(_, at)| at.clone()));
         }
