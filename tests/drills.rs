@@ -165,6 +165,26 @@ fn the_floor_of_free_space_is_the_apps() {
     assert!(scratch_is_empty(&site));
 }
 
+/// The database was large for a while: the copy needs more room than the finished file, and there is none. That is no verdict on the copy.
+#[test]
+fn a_disk_that_fills_up_in_the_middle_is_no_verdict() {
+    let mut site = Site::new();
+    let scratch = site.path("scratch");
+    let _mount = common::mount::Mount::tmpfs(&scratch, 8);
+    site.min_free = "1KiB";
+    site.extra = format!("drill: {{ scratch-dir: {} }}\n", scratch.display());
+    let _daemon = site.start();
+    site.sync();
+    site.write("create table large as select randomblob(900) b from t, (select 1 union select 2 union select 3 union select 4)");
+    site.sync();
+    site.write("drop table large");
+    site.write("vacuum");
+    site.sync();
+    let error = site.fails(1, &["drill"]);
+    assert!(error.contains("nothing was drilled"), "{error}");
+    assert_eq!(records(&site).len(), 0);
+}
+
 #[test]
 fn a_missed_drill_is_made_up_for_and_its_result_is_in_metrics_and_readiness() {
     let mut site = Site::new().with_http();

@@ -451,9 +451,18 @@ async fn rolled_up_and_pruned_history_is_caught_up_with() {
     replica.put(2, 3, 7, &seventh, None).await;
     assert_eq!(replica.catch_up().await.unwrap().get(), 7);
     replica.is_same(&seventh);
+    // Away for hours: everything since is rolled up, in more files than one.
+    let eighth = replica.change("insert into t(a) select randomblob(500) from t");
+    replica.put(2, 8, 8, &eighth, None).await;
+    let tenth = replica.change("update t set a = randomblob(600)");
+    replica.put(1, 9, 10, &tenth, None).await;
+    let twelfth = replica.change("delete from t where id > 40");
+    replica.put(1, 11, 12, &twelfth, None).await;
+    assert_eq!(replica.catch_up().await.unwrap().get(), 12);
+    replica.is_same(&twelfth);
     // The chain is gone: a new full copy of a smaller file, and a capture on it, in one transaction.
     let small = replica.change("vacuum");
-    assert!(small.pages.len() < seventh.pages.len());
+    assert!(small.pages.len() < twelfth.pages.len());
     replica.put(9, 1, 20, &small, None).await;
     let after = replica.change("create table u(a)");
     replica.put(0, 21, 21, &after, None).await;

@@ -193,6 +193,43 @@ fn all_kinds_to_one_label_and_back() {
     assert_eq!(app.holds(), ["first"; 3]);
 }
 
+/// The longest part of a restore of everything is the one that fails: nothing else was changed before it.
+#[test]
+fn a_dump_that_cannot_be_restored_leaves_the_databases_beside_it() {
+    let app = App::new("");
+    let site = &app.site;
+    site.ok(&["snapshot", "--label", "v1"]);
+    app.write("second");
+    let flip = |path: &std::path::Path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let dump = std::fs::read_dir(app.path("store/app/dumps")).unwrap();
+    let dump = dump.last().unwrap().unwrap().path().join("dump.pgc.zst");
+    flip(&dump);
+    let all = ["restore", "--all", "--label", "v1", "--in-place"];
+    let text = site.refused(&all, 5);
+    assert!(text.contains("changed=no"), "{text}");
+    assert_eq!(app.holds(), ["second"; 3]);
+    // Files come last: what was replaced before them is named, with the way back.
+    flip(&dump);
+    for folder in std::fs::read_dir(app.path("store/uploads/data")).unwrap() {
+        for pack in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            flip(&pack.unwrap().path());
+        }
+    }
+    let text = site.refused(&all, 5);
+    assert!(
+        text.contains("before that, restored: app, main") && text.contains("--all --undo"),
+        "{text}"
+    );
+    assert_eq!(app.holds(), ["first", "first", "second"]);
+    site.ok(&["restore", "--all", "--undo"]);
+    assert_eq!(app.holds(), ["second"; 3]);
+}
+
 #[test]
 fn a_reused_dump_knows_what_the_queue_knows() {
     let mut app = App::new("    on-deploy: reuse\n");

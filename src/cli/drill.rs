@@ -93,9 +93,25 @@ async fn all(
             }
         }
     }
-    let (dumped, of_dumps) = super::postgres_care::drill(config, dumps, as_json).await?;
-    failed.extend(of_dumps);
-    files::drill(config, mine, as_json).await?;
+    let mut dumped = 0;
+    match super::postgres_care::drill(config, dumps, as_json).await {
+        Ok((count, of_dumps, failure)) => {
+            dumped = count;
+            failed.extend(of_dumps);
+            stopped = stopped.or(failure);
+        }
+        Err(failure) => {
+            stopped.get_or_insert(failure);
+        }
+    }
+    if let Err(failure) = files::drill(config, mine, as_json).await {
+        match failure.code {
+            files::DAMAGED => failed.push(failure.message),
+            _ => {
+                stopped.get_or_insert(failure);
+            }
+        }
+    }
     if let Some(failure) = stopped.filter(|_| failed.is_empty()) {
         return Err(failure);
     }

@@ -22,6 +22,8 @@ mod restore;
 mod restore_all;
 mod restore_one;
 mod restore_options;
+mod restore_room;
+mod restore_sources;
 mod restore_undo;
 mod run;
 mod snapshot;
@@ -55,6 +57,15 @@ impl Failure {
             message: message.to_string(),
             hint,
             code,
+        }
+    }
+
+    /// Of what several stores say where none has what is wanted. That there is nothing (3) is only true if each of them says so: one that does
+    /// not answer may have it.
+    fn of_stores(known: Option<Self>, new: Self) -> Self {
+        match known {
+            Some(known) if known.code != 3 || new.code == 3 => known,
+            _ => new,
         }
     }
 }

@@ -6,8 +6,9 @@ use serde_json::json;
 use super::Failure;
 use super::postgres::Split;
 use crate::config::Config;
-use crate::daemon::postgres::{Ask, blocking};
+use crate::daemon::postgres::{Ask, Database, blocking};
 use crate::postgres::{self, Kind, PostgresError, Source, Stop};
+use crate::retention::copies::newest;
 use crate::store::Store;
 
 fn source(store: &Store, manifest: postgres::Manifest) -> Source {
@@ -152,64 +153,79 @@ pub(super) async fn drill(
     config: &Config,
     split: &Split,
     as_json: bool,
-) -> Result<(usize, Vec<String>), Failure> {
+) -> Result<(usize, Vec<String>, Option<Failure>), Failure> {
     let databases = split.databases(config, Ask::Stores).await?;
-    let mut failed = Vec::new();
+    let (mut failed, mut stopped) = (Vec::new(), None);
     for database in &databases {
-        if database.origin.kind() == Kind::Redis {
-            return Err(Failure::new(
-                2,
-                format!(
-                    "{} is a Redis server: there are no drills of Redis",
-                    database.name
-                ),
-                Some("`lifeboat verify` reads its newest dump back, every byte".into()),
-            ));
-        }
-        let Some(server) = database.server.drill.clone() else {
-            return Err(Failure::new(
-                2,
-                format!(
-                    "{} has no `drill-url`: a drill never runs on the live server unless you say so",
-                    database.name
-                ),
-                Some("add `drill-url:` with a role that may create databases there".into()),
-            ));
-        };
-        let clients = database.clients(&server).await?;
         for store in &database.stores {
-            let newest = postgres::list(store).await?.pop();
-            let newest = newest.ok_or_else(|| no_dump(&database.name, store))?;
-            let (source, server, clients) =
-                (source(store, newest), server.clone(), clients.clone());
-            let drill = blocking(move || {
-                let stop = Stop::default();
-                postgres::drill(&source, &server, &clients, Timestamp::now(), &stop)
-            })
-            .await?;
-            let failure = drill.failure();
-            failed.extend(
-                failure
-                    .iter()
-                    .map(|f| format!("{} in {}: {f}", database.name, store.display())),
-            );
-            if as_json {
-                println!(
-                    "{}",
-                    json!({ "target": database.name, "kind": "postgres", "store": store.display(), "drill": drill })
-                );
-            } else if failure.is_none() {
-                println!(
-                    "{} in {}: dump {} restored in {:.1} s; {} tables, {} rows counted and right",
-                    database.name,
-                    store.display(),
-                    drill.dump,
-                    drill.seconds,
-                    drill.tables,
-                    drill.rows
-                );
+            match drill_one(database, store, as_json).await {
+                Ok(found) => failed.extend(found),
+                // The others are drilled in any case.
+                Err(failure) => {
+                    eprintln!("{}: {}", database.name, failure.message);
+                    stopped.get_or_insert(failure);
+                }
             }
         }
     }
-    Ok((databases.len(), failed))
+    Ok((databases.len(), failed, stopped))
+}
+
+/// `Some`: what failed.
+async fn drill_one(
+    database: &Database,
+    store: &Store,
+    as_json: bool,
+) -> Result<Option<String>, Failure> {
+    if database.origin.kind() == Kind::Redis {
+        return Err(Failure::new(
+            2,
+            format!(
+                "{} is a Redis server: there are no drills of Redis",
+                database.name
+            ),
+            Some("`lifeboat verify` reads its newest dump back, every byte".into()),
+        ));
+    }
+    let Some(server) = database.server.drill.clone() else {
+        return Err(Failure::new(
+            2,
+            format!(
+                "{} has no `drill-url`: a drill never runs on the live server unless you say so",
+                database.name
+            ),
+            Some("add `drill-url:` with a role that may create databases there".into()),
+        ));
+    };
+    let clients = database.clients(&server).await?;
+    let mut dumps = postgres::list(store).await?;
+    let at = newest(dumps.iter().map(|m| m.began), Timestamp::now());
+    let manifest = at.map(|at| dumps.swap_remove(at));
+    let source = source(
+        store,
+        manifest.ok_or_else(|| no_dump(&database.name, store))?,
+    );
+    let drill = blocking(move || {
+        let stop = Stop::default();
+        postgres::drill(&source, &server, &clients, Timestamp::now(), &stop)
+    })
+    .await?;
+    let failure = drill.failure();
+    if as_json {
+        println!(
+            "{}",
+            json!({ "target": database.name, "kind": "postgres", "store": store.display(), "drill": drill })
+        );
+    } else if failure.is_none() {
+        println!(
+            "{} in {}: dump {} restored in {:.1} s; {} tables, {} rows counted and right",
+            database.name,
+            store.display(),
+            drill.dump,
+            drill.seconds,
+            drill.tables,
+            drill.rows
+        );
+    }
+    Ok(failure.map(|f| format!("{} in {}: {f}", database.name, store.display())))
 }

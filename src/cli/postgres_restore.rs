@@ -8,7 +8,7 @@ use super::args::{Global, RestoreArgs};
 use super::postgres::split;
 use super::postgres_work::{Place, aside_of, kept, say, told, undo, work};
 use super::restore_all::Planned;
-use super::{Failure, ok};
+use super::{Failure, ok, restore_undo};
 use crate::config::{Config, OnDeploy, parse_time};
 use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, Database, blocking};
@@ -113,6 +113,7 @@ pub(super) async fn restore(
         dump,
         replaced: None,
     };
+    restore_undo::begin(config, args);
     let words = job.run(global, args).await?;
     if !args.dry_run {
         ok(&format!("restore {words}"));
@@ -277,7 +278,7 @@ async fn find(
                     reason = failure.message,
                     "not restoring from this store"
                 );
-                why = why.filter(|w| w.code == 3).or(Some(failure));
+                why = Some(Failure::of_stores(why, failure));
                 continue;
             }
         };

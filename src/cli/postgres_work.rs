@@ -6,13 +6,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::args::{Global, RestoreArgs};
+use super::args::{Global, QueueArg, RestoreArgs};
 use super::postgres_restore::nothing;
 use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Database, blocking};
 use crate::labels::age;
 use crate::postgres::{
-    self, Clients, Connection, Kind, Manifest, PostgresError, RestoreOptions, Source,
+    self, Clients, Connection, Kind, Manifest, PostgresError, QueueJobs, RestoreOptions, Source,
 };
 use crate::store::Store;
 use crate::types::Millis;
@@ -93,6 +93,7 @@ pub(super) async fn work(
         jobs: args.jobs,
         no_owner: args.no_owner,
         no_privileges: args.no_privileges,
+        queue: queue(args, &place)?,
         ..RestoreOptions::default()
     };
     let server = match &place {
@@ -146,6 +147,27 @@ pub(super) async fn work(
         }
     }
     Err(failure.map_or_else(|| nothing("no store holds the dump".into()), Failure::from))
+}
+
+/// Jobs wait by default when everything comes back: somebody may have done them since.
+fn queue(args: &RestoreArgs, place: &Place) -> Result<QueueJobs, Failure> {
+    let wanted = match args.queue {
+        Some(QueueArg::Keep) => QueueJobs::Keep,
+        Some(QueueArg::Paused) => QueueJobs::Paused,
+        Some(QueueArg::Empty) => QueueJobs::Empty,
+        None if args.all => QueueJobs::Paused,
+        None => QueueJobs::Keep,
+    };
+    match place {
+        Place::Live => Ok(wanted),
+        // A folder of everything: SQLite databases in it are held back, and a dump is as it was.
+        _ if args.all || args.queue.is_none() => Ok(QueueJobs::Keep),
+        _ => Err(Failure::new(
+            2,
+            "--queue holds back the jobs of a PostgreSQL database that is restored --in-place; nothing was changed",
+            Some("leave it out, or restore with --in-place".into()),
+        )),
+    }
 }
 
 /// For another server its own major decides; the dump's clients are no measure.
@@ -225,6 +247,7 @@ fn step(
                 done.checked.tables,
                 done.checked.rows
             )];
+            lines.extend(done.held.iter().map(held));
             if let Some(kept) = &done.kept {
                 let quoted = kept.replace('"', "\"\"");
                 lines.push(format!(
@@ -246,6 +269,19 @@ fn step(
                 lines.collect(),
             ))
         }
+    }
+}
+
+/// What was done to jobs of Solid Queue, and how they go on.
+fn held(held: &postgres::Held) -> String {
+    match (held.removed, held.paused.is_empty()) {
+        (0, true) => "every queue of Solid Queue is paused already, or no job was there".into(),
+        (0, false) => format!(
+            "QUEUES PAUSED: {}. When they may run: `bin/rails runner 'SolidQueue::Pause.where(queue_name: %w[{}]).delete_all'`",
+            held.paused.join(", "),
+            held.paused.join(" ")
+        ),
+        (removed, _) => format!("{removed} jobs were removed"),
     }
 }
 

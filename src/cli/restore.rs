@@ -2,22 +2,27 @@
 
 use super::absent::with_absent;
 use super::args::{Global, RestoreArgs};
-use super::restore_all::Others;
-use super::restore_one::{blocking, prepared};
+use super::restore_all::{Counts, Others};
+use super::restore_one::{Prepared, blocking, prepared};
 use super::restore_options as options;
+use super::restore_room::room_for_all;
+use super::restore_sources::{from_url, job, sources};
 use super::{Failure, load_for, ok, restore_undo};
 use crate::config::{Config, TargetConfig, parse_time};
-use crate::daemon::fleet::{open_replica, system_now};
+use crate::daemon::fleet::system_now;
+use crate::daemon::raise_file_limit;
 use crate::restore::plan::Goal;
-use crate::restore::swap::{SwapError, kept_for_undo};
-use crate::restore::{Output, Planned, RestoreError, Tried, planned};
-use crate::store::{Store, StoreSpec};
+use crate::restore::swap::kept_for_undo;
+use crate::restore::{Output, Planned, RestoreError, Tried};
+use crate::store::Store;
 use crate::types::Txid;
 
 pub(super) struct Job {
     pub(super) name: String,
     /// Those that could be opened.
     pub(super) stores: Vec<Store>,
+    /// Why others could not.
+    pub(super) unopened: Option<Failure>,
     pub(super) output: Output,
     /// What was looked at for the last good point.
     pub(super) tried: Vec<Tried>,
@@ -46,6 +51,8 @@ pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Fa
 pub(super) struct Changed(pub(super) bool);
 
 async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> Result<(), Failure> {
+    // All databases of `--all` are open at once.
+    raise_file_limit();
     let is_url = args.source.as_deref().is_some_and(is_url);
     let config = if is_url || args.source.is_none() && args.from.is_some() {
         None
@@ -53,9 +60,6 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
         let config = load_for(global, args.source.as_slice())?;
         Some(with_absent(config, args.source.as_deref()).await?)
     };
-    if let (Some(config), true, false) = (&config, args.in_place, args.dry_run || args.undo) {
-        restore_undo::begin(config);
-    }
     let tz = config
         .as_ref()
         .map_or(jiff::tz::TimeZone::UTC, |c| c.time_zone.clone());
@@ -63,14 +67,14 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
     if let (Some(config), Some(source)) = (&config, &args.source)
         && let Some(files) = config.files.iter().find(|f| f.name == *source)
     {
-        options::refuse_of_sqlite(&args)?;
+        options::refuse_of_sqlite(&args, false)?;
         changed.0 = !args.dry_run;
         return super::files::restore(global, config, files, &args).await;
     }
     if let (Some(config), Some(source)) = (&config, &args.source)
         && super::postgres::is_target(config, source)
     {
-        options::refuse_of_sqlite(&args)?;
+        options::refuse_of_sqlite(&args, true)?;
         return super::postgres_restore::restore(global, config, source, &args).await;
     }
     refuse_of_postgres(&args)?;
@@ -87,7 +91,7 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
             }
             others = Others::plan(config, &args).await?;
             if others.count.targets > 0 && (args.last_good || args.after_sql.is_some()) {
-                options::refuse_of_sqlite(&args)?;
+                options::refuse_of_sqlite(&args, true)?;
             }
         }
         (None, None) => {}
@@ -140,6 +144,9 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
         }
         _ => {}
     }
+    if !args.dry_run && planned.len() > 1 {
+        room_for_all(&planned).await?;
+    }
     // All are read, proven and locked before the first is put in place: what stops one stops all while nothing has changed.
     let mut ready = Vec::new();
     for (job, sources) in planned {
@@ -148,8 +155,6 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
             None => absent += 1,
         }
     }
-    let now = system_now();
-    let mut done = 0;
     let ready = blocking(move || {
         for one in &mut ready {
             one.claim()?;
@@ -157,13 +162,13 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
         Ok(ready)
     })
     .await?;
-    for one in ready {
-        changed.0 |= !args.dry_run;
-        one.finish(global, &args, now).await?;
-        done += 1;
+    if let (Some(config), false) = (config, ready.is_empty() && others.is_empty()) {
+        restore_undo::begin(config, &args);
     }
-    let count = others.run(global, &args, changed).await?;
-    done += count.done;
+    let mut names = Vec::new();
+    let count = put(global, &args, (ready, others), (changed, &mut names)).await;
+    let count = count.map_err(|failure| with_names(failure, &names, &args))?;
+    let done = names.len();
     existing += count.existing;
     absent += count.absent;
     // With --dry-run this tells a script whether anything would be left to restore.
@@ -176,6 +181,43 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
         "restore targets={many} {word}={done} existing={existing} absent={absent}{note}"
     ));
     Ok(())
+}
+
+/// Puts everything in its place. Dumps come first: their restore takes long and may fail, while the SQLite databases lie ready and locked, with
+/// nothing but a rename left to do. `names` are those that are done.
+async fn put(
+    global: &Global,
+    args: &RestoreArgs,
+    (ready, mut others): (Vec<Prepared>, Others),
+    (changed, names): (&mut Changed, &mut Vec<String>),
+) -> Result<Counts, Failure> {
+    others.dumps(global, args, changed, names).await?;
+    let now = system_now();
+    for one in ready {
+        changed.0 |= !args.dry_run;
+        let name = one.name().to_owned();
+        one.finish(global, args, now).await?;
+        names.push(name);
+    }
+    others.files(global, args, changed, names).await?;
+    Ok(others.count)
+}
+
+/// What failed says what became of itself, but nothing of the others.
+fn with_names(mut failure: Failure, names: &[String], args: &RestoreArgs) -> Failure {
+    if names.is_empty() || args.dry_run {
+        return failure;
+    }
+    let word = if args.undo { "put back" } else { "restored" };
+    let all = names.join(", ");
+    failure.message = format!("{}; before that, {word}: {all}", failure.message);
+    if args.in_place {
+        let own = failure.hint.map(|h| format!("; {h}")).unwrap_or_default();
+        failure.hint = Some(format!(
+            "`lifeboat restore --all --undo` puts back what was replaced{own}"
+        ));
+    }
+    failure
 }
 
 /// A database's name may hold `://`, but only behind the name of its target.
@@ -220,78 +262,6 @@ fn no_two_to_one_place(jobs: &[Job], others: &Others) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// Plans from every store that answers.
-async fn sources(
-    job: &mut Job,
-    args: &RestoreArgs,
-    config: Option<&Config>,
-    mut goal: Goal,
-) -> Result<Vec<Source>, Failure> {
-    if args.last_good {
-        let path = job.output.path();
-        if matches!(job.output, Output::New(_)) && path.exists() {
-            return Err(RestoreError::from(SwapError::Exists(path.to_owned())).into());
-        }
-        (goal, job.tried) = options::newest_good(&job.name, &job.stores, path, args).await?;
-    }
-    let mut found = Vec::new();
-    let mut first_failure = None;
-    // The newest file behind a hole in a chain, and what was said of it.
-    let mut torn: Option<(Txid, Failure)> = None;
-    for store in &job.stores {
-        let source = async {
-            let goal = match &args.label {
-                Some(label) => super::labels::goal(store, label, config, args.all).await?,
-                None => goal,
-            };
-            Ok::<_, Failure>((goal, planned(store, goal).await))
-        };
-        let source = match source.await {
-            Ok((goal, Ok((plan, _)))) => Ok(Source {
-                store: store.clone(),
-                goal,
-                plan,
-            }),
-            Ok((_, Err(error))) => {
-                if let RestoreError::Hole(hole) = &error
-                    && torn
-                        .as_ref()
-                        .is_none_or(|(newest, _)| *newest < hole.newest)
-                {
-                    torn = Some((hole.newest, RestoreError::Hole(*hole).into()));
-                }
-                Err(error.into())
-            }
-            Err(failure) => Err(failure),
-        };
-        match source {
-            Ok(source) => found.push(source),
-            Err(failure) => {
-                if job.stores.len() > 1 {
-                    eprintln!("{}: {}: {}", job.name, store.display(), failure.message);
-                }
-                first_failure.get_or_insert(failure);
-            }
-        }
-    }
-    // Stable: of equal points the first store's.
-    found.sort_by_key(|s| std::cmp::Reverse((s.plan.as_of(), s.plan.txid())));
-    let Some(best) = found.first() else {
-        return first_failure.map_or(Ok(found), Err);
-    };
-    // Another store is as good only if it reaches as far.
-    match (torn, best.plan.txid()) {
-        (Some((newest, mut failure)), Some(txid)) if txid < newest => {
-            failure.hint = Some(format!(
-                "to have the last point that can be restored, from {}: --txid {txid}",
-                best.store.display()
-            ));
-            Err(failure)
-        }
-        _ => Ok(found),
-    }
 }
 
 /// `10m` ago is one moment for every target, however long some of them take to be planned. A dry run says which, so that what was looked at can be
@@ -350,61 +320,5 @@ fn find<'a>(config: &'a Config, source: &str) -> Result<&'a TargetConfig, Failur
             format!("no target is named \"{source}\", and none has that path"),
             Some(hint),
         )
-    })
-}
-
-async fn from_url(url: &str, args: &RestoreArgs) -> Result<Job, Failure> {
-    let spec = StoreSpec::from_text(url)?;
-    let store = Store::open(&spec).await?;
-    let output = args.output.clone().ok_or_else(|| {
-        Failure::new(
-            2,
-            "restoring from a URL needs a place",
-            Some("add -o PATH".into()),
-        )
-    })?;
-    Ok(Job {
-        name: url.to_owned(),
-        stores: vec![store],
-        output: Output::New(output),
-        tried: Vec::new(),
-    })
-}
-
-async fn job(target: &TargetConfig, args: &RestoreArgs, all: bool) -> Result<Job, Failure> {
-    let mut stores = Vec::new();
-    let mut failed = None;
-    let own = match &args.from {
-        Some(url) => {
-            stores.push(Store::open(&StoreSpec::from_text(url)?).await?);
-            &[]
-        }
-        None => target.options.stores.as_slice(),
-    };
-    for store in own {
-        match open_replica(store, &target.name).await {
-            Ok(store) => stores.push(store),
-            Err(error) => {
-                eprintln!("{}: {error}", target.name);
-                failed.get_or_insert(error);
-            }
-        }
-    }
-    if let (Some(error), true) = (failed, stores.is_empty()) {
-        return Err(error.into());
-    }
-    let output = match &args.output {
-        Some(folder) if all => {
-            Output::New(folder.join(target.path.file_name().unwrap_or_default()))
-        }
-        Some(path) => Output::New(path.clone()),
-        None if args.in_place || args.undo => Output::InPlace(target.path.clone()),
-        None => Output::New(target.path.clone()),
-    };
-    Ok(Job {
-        name: target.name.clone(),
-        stores,
-        output,
-        tried: Vec::new(),
     })
 }

@@ -22,8 +22,6 @@ pub(super) struct Others {
 pub(super) struct Counts {
     /// Of the configuration.
     pub(super) targets: usize,
-    /// Restored, or would be.
-    pub(super) done: usize,
     /// There already, so left alone.
     pub(super) existing: usize,
     /// Without a backup, or not part of the label.
@@ -79,6 +77,11 @@ impl Others {
         Ok(all)
     }
 
+    /// Nothing is to be done.
+    pub(super) fn is_empty(&self) -> bool {
+        self.dumps.is_empty() && self.files.is_empty()
+    }
+
     /// Of an undo: when what it would put back was replaced, of each target.
     pub(super) fn replaced(&self) -> Vec<String> {
         let dumps = self
@@ -115,25 +118,38 @@ impl Others {
         dumps.chain(files).collect()
     }
 
-    /// Restores, databases first.
-    pub(super) async fn run(
-        self,
+    /// Restores the dumps. `names` grows by what is done.
+    pub(super) async fn dumps(
+        &mut self,
         global: &Global,
         args: &RestoreArgs,
         changed: &mut Changed,
-    ) -> Result<Counts, Failure> {
-        let mut count = self.count;
-        for job in self.dumps {
+        names: &mut Vec<String>,
+    ) -> Result<(), Failure> {
+        for job in std::mem::take(&mut self.dumps) {
+            let name = job.name().to_owned();
             // One that fails leaves the live database as it was.
             job.run(global, args).await?;
             changed.0 |= !args.dry_run;
-            count.done += 1;
+            names.push(name);
         }
-        for job in self.files {
+        Ok(())
+    }
+
+    /// Restores the files, which rows of the databases point at.
+    pub(super) async fn files(
+        &mut self,
+        global: &Global,
+        args: &RestoreArgs,
+        changed: &mut Changed,
+        names: &mut Vec<String>,
+    ) -> Result<(), Failure> {
+        for job in std::mem::take(&mut self.files) {
+            let name = job.name().to_owned();
             changed.0 |= !args.dry_run;
             job.run(global, args).await?;
-            count.done += 1;
+            names.push(name);
         }
-        Ok(count)
+        Ok(())
     }
 }

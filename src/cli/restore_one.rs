@@ -84,6 +84,11 @@ pub(super) async fn prepared(
         }
         _ => None,
     };
+    if let (Output::InPlace(path), false) = (&job.output, args.undo) {
+        // Before a download of hours; it is looked at again, and locked, when it is replaced.
+        let path = path.clone();
+        blocking(move || Ok(swap::look(&path)?)).await?;
+    }
     if let Some(folder) = path
         .parent()
         .filter(|p| args.all && !p.as_os_str().is_empty())
@@ -95,7 +100,7 @@ pub(super) async fn prepared(
         Step::Undo(None)
     } else {
         match from_any(&job, sources, options::verify(args), edit).await {
-            Err(RestoreError::Plan(e)) if args.if_replica_exists => {
+            Err(RestoreError::Plan(e)) if args.if_replica_exists && e != PlanError::NoBase => {
                 println!("{}: {e}; nothing to do", job.name);
                 return Ok(None);
             }
@@ -110,6 +115,10 @@ pub(super) async fn prepared(
 }
 
 impl Prepared {
+    pub(super) fn name(&self) -> &str {
+        &self.job.name
+    }
+
     /// Nobody may have it open from here on. Blocks.
     pub(super) fn claim(&mut self) -> Result<(), RestoreError> {
         match &mut self.step {

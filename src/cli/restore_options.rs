@@ -10,11 +10,11 @@ use crate::restore::plan::{Goal, PlanError};
 use crate::restore::{RestoreError, Tried, Verify, catalog, last_good};
 use crate::store::Store;
 
-/// Flags that mean nothing elsewhere would be ignored in silence.
-pub(super) fn refuse_of_sqlite(args: &RestoreArgs) -> Result<(), Failure> {
+/// Flags that mean nothing elsewhere would be ignored in silence. Queues are in PostgreSQL, too.
+pub(super) fn refuse_of_sqlite(args: &RestoreArgs, has_queues: bool) -> Result<(), Failure> {
     let flags = [
         ("--last-good", args.last_good),
-        ("--queue", args.queue.is_some()),
+        ("--queue", args.queue.is_some() && !has_queues),
         ("--after-sql", args.after_sql.is_some()),
         ("--from", args.from.is_some()),
     ];

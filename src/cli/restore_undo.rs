@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
+use super::args::RestoreArgs;
 use super::restore::{Job, Source};
 use super::restore_all::Others;
 use crate::config::Config;
@@ -20,8 +21,11 @@ fn record(config: &Config) -> PathBuf {
     socket_path(config).with_file_name("last-restore")
 }
 
-/// A restore in place begins.
-pub(super) fn begin(config: &Config) {
+/// Call right before the first thing is replaced: a restore that failed before that replaced nothing, and is none to take back.
+pub(super) fn begin(config: &Config, args: &RestoreArgs) {
+    if !args.in_place || args.dry_run {
+        return;
+    }
     let path = record(config);
     let now = jiff::Timestamp::now()
         .strftime("%Y%m%dT%H%M%S%.3f")

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::{Failure, ok};
 use crate::config::{Config, ConfigSource, parse_duration};
-use crate::daemon::control::{Answer, Client, Request, sync as sync_all};
+use crate::daemon::control::{Answer, Client, Request, TargetAnswer, sync as sync_all};
 use crate::daemon::fleet::{COMMAND_PATIENCE, Fleet, FleetError, socket_path, state_path};
 use crate::observe::facts::Board;
 
@@ -68,19 +68,22 @@ pub(super) async fn make_durable(
         }
     }
     let mut alone_hint = None;
+    let all = targets.is_empty();
+    let mine: Vec<String> = config.targets.iter().map(|t| t.name.clone()).collect();
     let answer = match Client::connect(&socket_path(&config)).await {
         Ok(Some(mut client)) => {
             let request = Request::Sync {
                 targets,
                 timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             };
-            client.ask(&request).await.map_err(|e| {
+            let answer = client.ask(&request).await.map_err(|e| {
                 Failure::new(
                     1,
                     format!("the daemon did not answer: {e}"),
                     Some("see its log".into()),
                 )
-            })?
+            })?;
+            with_unasked(answer, if all { mine } else { Vec::new() })
         }
         Ok(None) => {
             alone_hint =
@@ -120,6 +123,22 @@ pub(super) async fn make_durable(
         )
     };
     Err(Failure::new(1, message, Some(hint.into())))
+}
+
+/// A daemon speaks of what it was started with; a target that came into the configuration since is not safe.
+fn with_unasked(mut answer: Answer, names: Vec<String>) -> Answer {
+    for name in names {
+        if !answer.targets.iter().any(|t| t.target == name) {
+            answer.ok = false;
+            answer.targets.push(TargetAnswer {
+                target: name,
+                txid: None,
+                ms: 0,
+                error: Some("the running daemon does not know it: restart that, or set `watch: true` for its folder".into()),
+            });
+        }
+    }
+    answer
 }
 
 /// Without a daemon the command does the work itself; locks keep two from capturing at once.

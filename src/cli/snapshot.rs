@@ -4,10 +4,10 @@ use std::time::Duration;
 use super::args::SnapshotArgs;
 use super::files::{self, Rest};
 use super::{Failure, ok};
-use crate::config::{Config, parse_duration};
+use crate::config::{Config, Databases, OnDeploy, parse_duration};
 use crate::daemon::control::{Client, Request};
 use crate::daemon::fleet::{COMMAND_PATIENCE, Fleet, socket_path};
-use crate::daemon::snapshot::{Snapshot, Wanted, snapshot as take};
+use crate::daemon::snapshot::{Snapshot, TargetSnapshot, Wanted, snapshot as take};
 use crate::labels;
 use crate::observe::facts::Board;
 
@@ -84,10 +84,11 @@ pub(super) async fn anywhere(
         .await
         .map_err(|e| Failure::new(1, format!("cannot reach the daemon's socket: {e}"), None))?;
     if let Some(mut client) = client {
+        let all = wanted.targets.is_empty();
         let request = Request::Snapshot(wanted);
         let answer = tokio::time::timeout(timeout + GRACE, client.ask_for(&request)).await;
         return match answer {
-            Ok(Ok(done)) => Ok(done),
+            Ok(Ok(done)) => Ok(with_unasked(done, &config, all)),
             Ok(Err(e)) => Err(unsure(&e.to_string())),
             Err(_) => Err(unsure("it is silent")),
         };
@@ -112,6 +113,33 @@ pub(super) async fn anywhere(
     let done = take(&fleet, &wanted, &instance).await;
     fleet.stop(wait).await;
     Ok(done)
+}
+
+/// A daemon speaks of what it was started with; a target that came into the configuration since is not safe.
+fn with_unasked(mut done: Snapshot, config: &Config, all: bool) -> Snapshot {
+    let databases = config.targets.iter().map(|t| t.name.as_str());
+    let servers = config
+        .postgres
+        .iter()
+        .filter(|s| s.databases == Databases::Own && s.on_deploy != OnDeploy::Skip)
+        .map(|s| s.name.as_str());
+    let known = |name: &str| done.targets.iter().any(|t| t.target == name);
+    let unasked = databases.chain(servers).filter(|name| !known(name));
+    let unasked: Vec<TargetSnapshot> = unasked.filter(|_| all).map(unasked_of).collect();
+    done.ok &= unasked.is_empty();
+    done.targets.extend(unasked);
+    done
+}
+
+fn unasked_of(name: &str) -> TargetSnapshot {
+    TargetSnapshot {
+        target: name.to_owned(),
+        pin: None,
+        at: None,
+        ms: 0,
+        stores: 0,
+        error: Some("the running daemon does not know it: restart that, or set `watch: true` for its folder".into()),
+    }
 }
 
 fn unsure(why: &str) -> Failure {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::fleet::Fleet;
+use super::fleet::{Fleet, FleetError};
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -124,7 +124,11 @@ async fn serve(stream: UnixStream, fleet: &Fleet) -> std::io::Result<()> {
             }
             Request::Release { target } => {
                 let result = fleet.release(&target).await;
-                let error = result.as_ref().err().map(ToString::to_string);
+                let error = match &result {
+                    // What is not watched is not held: a database that vanished from its folder.
+                    Ok(_) | Err(FleetError::Unknown(_)) => None,
+                    Err(error) => Some(error.to_string()),
+                };
                 held = result.ok();
                 serde_json::to_vec(&Answer {
                     ok: error.is_none(),
@@ -151,7 +155,16 @@ async fn serve(stream: UnixStream, fleet: &Fleet) -> std::io::Result<()> {
 
 /// Makes targets durable, all at once.
 pub async fn sync(fleet: &Fleet, targets: Vec<String>, timeout: Duration) -> Answer {
+    let mut new = Vec::new();
     let names = if targets.is_empty() {
+        // What was made a moment ago belongs to all, too.
+        match tokio::time::timeout(timeout, fleet.look()).await {
+            Ok(failed) => new.extend(failed.into_iter().map(|(n, e)| (n, e.to_string()))),
+            Err(_) => new.push((
+                "new databases".to_owned(),
+                "the watched folders could not be looked through in time".to_owned(),
+            )),
+        }
         fleet.names().await
     } else {
         targets
@@ -183,7 +196,13 @@ pub async fn sync(fleet: &Fleet, targets: Vec<String>, timeout: Duration) -> Ans
             }
         }
     };
-    let targets: Vec<TargetAnswer> = futures::future::join_all(names.into_iter().map(one)).await;
+    let mut targets = futures::future::join_all(names.into_iter().map(one)).await;
+    targets.extend(new.into_iter().map(|(target, error)| TargetAnswer {
+        target,
+        txid: None,
+        ms: 0,
+        error: Some(error),
+    }));
     let ok = !targets.is_empty() && targets.iter().all(|t| t.error.is_none());
     Answer { ok, targets }
 }

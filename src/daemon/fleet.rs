@@ -1,5 +1,7 @@
 //! All targets of one process: started, asked, stopped together.
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,6 +123,8 @@ pub struct Fleet {
     watcher: Option<Arc<Watcher>>,
     config: Arc<Config>,
     heavy: Arc<Semaphore>,
+    /// Who looks into the watched folders: one at a time, or two would start one target.
+    looking: Semaphore,
     watchdog: Arc<Watchdog>,
     patience: Duration,
 }
@@ -205,6 +209,7 @@ impl Fleet {
             watchdog: Watchdog::start(),
             patience,
             heavy: Arc::new(Semaphore::new(HEAVY_JOBS)),
+            looking: Semaphore::new(1),
         };
         for target in &config.targets {
             fleet.add(target).await?;
@@ -451,6 +456,7 @@ impl Fleet {
 
     /// Last captures and uploads, then stops. `true` if everything was done within `timeout`.
     pub async fn stop(&self, timeout: Duration) -> bool {
+        self.looking.close();
         let members = std::mem::take(&mut *self.members.lock().await);
         let aborts: Vec<_> = members.values().map(|m| m.task.abort_handle()).collect();
         let stops = members.into_values().map(|member| async move {

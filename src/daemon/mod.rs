@@ -27,7 +27,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{self, Config, DirConfig};
+use crate::config::Config;
 use crate::observe::facts::Board;
 use crate::observe::view::Settings;
 use fleet::{Fleet, FleetError};
@@ -149,10 +149,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         Arc::clone(&board),
     )));
     if config.dirs.iter().any(|d| d.watch) {
-        tasks.push(tokio::spawn(discover(
-            Arc::clone(&config),
-            Arc::clone(&fleet),
-        )));
+        tasks.push(tokio::spawn(discover(Arc::clone(&fleet))));
     }
     tokio::select! {
         _ = term.recv() => tracing::info!("SIGTERM: last capture and upload"),
@@ -176,23 +173,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 }
 
 /// Starts targets for databases that appear and stops those that vanish.
-async fn discover(config: Arc<Config>, fleet: Arc<Fleet>) {
-    let mut known = config.targets.clone();
+async fn discover(fleet: Arc<Fleet>) {
     let mut missing = std::collections::BTreeMap::new();
     loop {
         tokio::time::sleep(DISCOVER_EVERY).await;
-        for dir in config.dirs.iter().filter(|d| d.watch) {
-            for target in look(dir, &known).await {
-                tracing::info!(target_name = target.name, path = %target.path.display(), "a database appeared");
-                match fleet.add(&target).await {
-                    Ok(()) => known.push(target),
-                    Err(error) => {
-                        tracing::warn!(target_name = target.name, %error, "cannot start it")
-                    }
-                }
-            }
-        }
-        for target in known.clone().iter().filter(|t| !t.explicit) {
+        // Said there; tried again by the next look.
+        let _ = fleet.look().await;
+        for target in fleet.targets().await.iter().filter(|t| !t.explicit) {
             let looks = missing.entry(target.name.clone()).or_insert(0_u32);
             *looks = if target.path.exists() { 0 } else { *looks + 1 };
             if *looks == VANISHED_LOOKS {
@@ -201,26 +188,13 @@ async fn discover(config: Arc<Config>, fleet: Arc<Fleet>) {
                     "the database vanished; its replica stays in the store"
                 );
                 fleet.remove(&target.name).await;
-                known.retain(|t| t.name != target.name);
             }
         }
     }
 }
 
-async fn look(dir: &DirConfig, known: &[config::TargetConfig]) -> Vec<config::TargetConfig> {
-    let (dir, known) = (dir.clone(), known.to_vec());
-    match tokio::task::spawn_blocking(move || config::discover(&dir, &known)).await {
-        Ok(Ok(found)) => found.taken,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "cannot look for databases");
-            Vec::new()
-        }
-        Err(_) => Vec::new(),
-    }
-}
-
 /// Each database needs a dozen descriptors; a thousand databases need more than the usual soft limit.
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

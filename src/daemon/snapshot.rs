@@ -15,7 +15,7 @@ use super::fleet::{Fleet, system_now};
 use super::postgres::{Ask, Database};
 use crate::config::OnDeploy;
 use crate::labels::{self, Label, Pin, SetRef};
-use crate::postgres::{self, Manifest, PostgresError};
+use crate::postgres::{self, Connection, Manifest, PostgresError};
 use crate::replica::upload::Replica;
 use crate::restore::plan::{Catalog, Goal, plan};
 use crate::store::Store;
@@ -74,8 +74,8 @@ pub struct TargetSnapshot {
 /// What can be labelled. A new kind of target is a new arm.
 #[derive(Clone)]
 enum Item {
-    /// A SQLite database of the fleet.
-    Sqlite(String),
+    /// A SQLite database of the fleet, and the name of its file.
+    Sqlite(String, String),
     /// A PostgreSQL database, and how long its last dump is good enough.
     Postgres(Box<Database>, Option<Duration>),
     /// What could not be found out about a target.
@@ -101,15 +101,21 @@ enum Miss {
 impl Item {
     fn name(&self) -> &str {
         match self {
-            Self::Sqlite(name) | Self::Unknown(name, _) => name,
+            Self::Sqlite(name, _) | Self::Unknown(name, _) => name,
             Self::Postgres(database, _) => &database.name,
         }
     }
 
-    /// Solid Queue's database, by Rails' names.
+    /// Solid Queue's database, by Rails' names: the target's, or its own, whatever the target is called.
     fn is_queue(&self) -> bool {
-        let name = self.name();
-        name == "queue" || name.ends_with("_queue") || name.ends_with("-queue")
+        let of_queue =
+            |name: &str| name == "queue" || name.ends_with("_queue") || name.ends_with("-queue");
+        let own = match self {
+            Self::Sqlite(_, stem) => Some(stem.as_str()),
+            Self::Postgres(database, _) => database.connection().ok().map(Connection::database),
+            Self::Unknown(..) => None,
+        };
+        of_queue(self.name()) || own.is_some_and(of_queue)
     }
 
     /// Everything committed before this call lies at or before the point; where a dump is good enough that was made before, everything committed
@@ -145,7 +151,7 @@ impl Item {
                     begun,
                 })
             }
-            Self::Sqlite(name) => {
+            Self::Sqlite(name, _) => {
                 let txid = fleet.pin(name).await.map_err(|e| e.to_string())?;
                 Ok(Taken {
                     pin: Pin::sqlite(txid),
@@ -175,7 +181,7 @@ impl Item {
                 }
                 Ok(database.stores.clone())
             }
-            Self::Sqlite(name) => {
+            Self::Sqlite(name, _) => {
                 let failed = |e: &dyn std::fmt::Display| Miss::Failed(e.to_string());
                 let Some(txid) = taken.pin.txid() else {
                     return Err(Miss::Failed("the point has no TXID".into()));
@@ -234,9 +240,9 @@ struct Outcome {
 
 /// Takes a labelled snapshot.
 pub async fn snapshot(fleet: &Fleet, wanted: &Wanted, instance: &str) -> Snapshot {
-    let mut items = items(fleet, &wanted.targets).await;
-    items.sort_by_key(|item| (!item.is_queue(), item.name().to_owned()));
     let deadline = tokio::time::Instant::now() + Duration::from_millis(wanted.timeout_ms);
+    let mut items = items(fleet, &wanted.targets, deadline).await;
+    items.sort_by_key(|item| (!item.is_queue(), item.name().to_owned()));
     let mut outcomes = Vec::new();
     for attempt in 1..=TRIES {
         let (next, passed) = attempt_all(fleet, &items, deadline, wanted).await;
@@ -255,9 +261,23 @@ pub async fn snapshot(fleet: &Fleet, wanted: &Wanted, instance: &str) -> Snapsho
     finish(wanted, instance, outcomes, written).await
 }
 
-async fn items(fleet: &Fleet, names: &[String]) -> Vec<Item> {
+async fn items(fleet: &Fleet, names: &[String], deadline: tokio::time::Instant) -> Vec<Item> {
     let config = fleet.config();
     let mut items = Vec::new();
+    if names.is_empty() {
+        // What was made a moment ago belongs to all, too.
+        match tokio::time::timeout_at(deadline, fleet.look()).await {
+            Ok(failed) => items.extend(
+                failed
+                    .into_iter()
+                    .map(|(name, error)| Item::Unknown(name, error.to_string())),
+            ),
+            Err(_) => items.push(Item::Unknown(
+                "new databases".into(),
+                "the watched folders could not be looked through in time".into(),
+            )),
+        }
+    }
     for server in &config.postgres {
         let mine = |name: &String| super::postgres::is_of(server, name);
         let named = names.iter().any(mine);
@@ -282,7 +302,16 @@ async fn items(fleet: &Fleet, names: &[String]) -> Vec<Item> {
         let is_postgres = |n: &String| config.postgres.iter().any(|s| super::postgres::is_of(s, n));
         names.iter().filter(|n| !is_postgres(n)).cloned().collect()
     };
-    items.extend(sqlite.into_iter().map(Item::Sqlite));
+    let known = fleet.targets().await;
+    let stem = |name: &str| {
+        let target = known.iter().find(|t| t.name == name);
+        let stem = target.and_then(|t| t.path.file_stem());
+        stem.map_or(String::new(), |s| s.to_string_lossy().into_owned())
+    };
+    items.extend(sqlite.into_iter().map(|name| {
+        let stem = stem(&name);
+        Item::Sqlite(name, stem)
+    }));
     items
 }
 

@@ -11,6 +11,7 @@ use super::proven::keys;
 use super::record::{Check, Drill, history};
 use super::under_way::UnderWay;
 use crate::restore::plan::{Goal, PlanError};
+use crate::restore::swap::SwapError;
 use crate::restore::{self, Output, Planned, Report, RestoreError, Verify};
 use crate::store::{Class, Store, StoreError};
 use crate::types::Millis;
@@ -140,6 +141,14 @@ async fn drilled(
         }
         // The store does not answer: not a word about what is in it.
         Err(RestoreError::Store(e)) if e.class() != Class::NotFound => return Err(e.into()),
+        // A full disk or a folder that is away here says nothing of the copy either.
+        Err(RestoreError::Local(source)) => return Err(not_written(options, source)),
+        Err(RestoreError::Swap(SwapError::NoSpace { path, need, free })) => {
+            return Err(DrillError::NoSpace { path, need, free });
+        }
+        Err(RestoreError::Swap(error)) => {
+            return Err(not_written(options, std::io::Error::other(error)));
+        }
         Err(error) => drill.checks.push(check("restore", Err(error.to_string()))),
         Ok(report) => {
             drill.txid = report.plan.txid().map(|t| t.to_string());
@@ -168,6 +177,14 @@ async fn drilled(
     drill.seconds = begun.elapsed().as_secs_f64();
     drill.write(store).await?;
     Ok(drill)
+}
+
+fn not_written(options: &Options, source: std::io::Error) -> DrillError {
+    DrillError::Scratch {
+        what: "writing the copy to",
+        path: options.scratch.clone(),
+        source,
+    }
 }
 
 /// Whether nothing was ever there: a replica that lost its files or their base is no new one.

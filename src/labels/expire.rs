@@ -9,6 +9,8 @@ use crate::types::Millis;
 const AUTO_KEEP: usize = 5;
 /// Deploys whose labels never end: the current one and the one before.
 const DEPLOYS_KEPT: usize = 2;
+/// What the hook after a deploy records: the version serves. A label before a deploy tells only that one was tried.
+const DEPLOYED_PREFIX: &str = "deployed-";
 
 /// When labels end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,13 +52,9 @@ impl fmt::Display for Expiry {
 pub fn expired<'a>(labels: &'a [Label], rules: &Rules, now: Millis) -> Vec<(&'a Label, Expiry)> {
     let mut newest_first: Vec<&Label> = labels.iter().collect();
     newest_first.sort_by_key(|l| std::cmp::Reverse((l.at(), l.base().1)));
-    let mut deploys: Vec<&str> = Vec::new();
-    for version in newest_first.iter().filter_map(|l| l.version.as_deref()) {
-        if deploys.len() < DEPLOYS_KEPT && !deploys.contains(&version) {
-            deploys.push(version);
-        }
-    }
-    let kept: BTreeSet<&str> = deploys.into_iter().collect();
+    let tried = newest_first.iter().filter_map(|l| l.version.as_deref());
+    let done = newest_first.iter().filter_map(|l| deployed(l));
+    let kept: BTreeSet<&str> = newest(tried).into_iter().chain(newest(done)).collect();
     let max_age = i64::try_from(rules.max_age.as_millis()).unwrap_or(i64::MAX);
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     let mut ended = Vec::new();
@@ -64,7 +62,8 @@ pub fn expired<'a>(labels: &'a [Label], rules: &Rules, now: Millis) -> Vec<(&'a 
         let kind = auto_kind(label);
         let count = seen.entry(kind).or_default();
         *count += 1;
-        if label.version.as_deref().is_some_and(|v| kept.contains(v)) {
+        let version = label.version.as_deref().or_else(|| deployed(label));
+        if version.is_some_and(|v| kept.contains(v)) {
             continue;
         }
         let keep = if kind.is_empty() {
@@ -79,6 +78,22 @@ pub fn expired<'a>(labels: &'a [Label], rules: &Rules, now: Millis) -> Vec<(&'a 
         }
     }
     ended
+}
+
+/// The version of a deploy that was done.
+fn deployed(label: &Label) -> Option<&str> {
+    label.base().0.strip_prefix(DEPLOYED_PREFIX)
+}
+
+/// The first different ones.
+fn newest<'a>(versions: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut found: Vec<&str> = Vec::new();
+    for version in versions {
+        if found.len() < DEPLOYS_KEPT && !found.contains(&version) {
+            found.push(version);
+        }
+    }
+    found
 }
 
 /// `auto/schema-2023…` is `auto/schema`; a person's label is of no kind.
@@ -159,6 +174,26 @@ mod tests {
         let mut back = labels.to_vec();
         back.push(label("before-v1#2", 5, Some("v1")));
         assert_eq!(names(&back, 1000), ["before-v2#2:Age", "before-v2:Age"]);
+    }
+
+    /// Deploys that were tried and failed do not push out the one that serves.
+    #[test]
+    fn the_deploy_that_serves_stays_behind_any_number_that_failed() {
+        let labels = [
+            label("before-v1", 1, Some("v1")),
+            label("deployed-v1", 1, None),
+            label("before-v2", 2, Some("v2")),
+            label("deployed-v2", 2, None),
+            label("before-v3", 3, Some("v3")),
+            label("deployed-v3", 3, None),
+            label("before-v4", 4, Some("v4")),
+            label("before-v5", 5, Some("v5")),
+            label("before-v6", 6, Some("v6")),
+        ];
+        assert_eq!(
+            names(&labels, 1000),
+            ["before-v1:Age", "before-v4:Age", "deployed-v1:Age"]
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{Clients, Connection, Manifest, Part, PostgresError, Stop};
+use super::{Clients, Connection, Manifest, Part, PostgresError, QueueJobs, Stop};
 use crate::store::{Store, StoreError, reader};
 
 /// Bytes decompressed at once. As many are kept back until the whole dump was found to be right: `pg_restore` cannot end without them.
@@ -32,6 +32,8 @@ pub struct RestoreOptions {
     pub no_owner: bool,
     /// No GRANTs.
     pub no_privileges: bool,
+    /// What happens to jobs of Solid Queue, where the database takes the live one's name.
+    pub queue: QueueJobs,
     /// Ends the work.
     pub stop: Stop,
 }

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use super::catalog::about;
 use super::fresh::{Mark, aside, create, discard, exists, finish, marked, sweep};
 use super::manifest::Properties;
+use super::queue::{Held, hold};
 use super::restore::fill;
 use super::{Checked, Clients, Connection, PostgresError, RestoreOptions, Source};
 
@@ -29,6 +30,9 @@ pub struct Swapped {
     pub kept: Option<String>,
     /// What was checked before.
     pub checked: Checked,
+    /// What was done to jobs of Solid Queue after that, if it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
 }
 
 /// A name that says what it was and when, within the server's limit.
@@ -68,6 +72,7 @@ pub fn in_place(
         let target = live.with_database(&fresh);
         fill(source, &target, clients, options, &[])?;
         let checked = finish(source, &target, clients)?;
+        let held = hold(clients, &target, options.queue)?;
         dress(clients, &aside, &fresh, &properties, options)?;
         if options.stop.is_stopped() {
             return Err(PostgresError::Io(
@@ -85,7 +90,11 @@ pub fn in_place(
             at: now,
         };
         change.run(clients, &aside)?;
-        Ok(Swapped { kept, checked })
+        Ok(Swapped {
+            kept,
+            checked,
+            held,
+        })
     })();
     if result.is_err() && exists(clients, &aside, &fresh).unwrap_or(false) {
         discard(clients, &aside, &fresh);

@@ -297,15 +297,18 @@ impl Ready {
         }
     }
 
-    /// Takes the proof that nobody has the database open that will be replaced, and holds it until [`Ready::put`]. Blocks.
+    /// Takes the proof that nobody has the database open that will be replaced, holds it until [`Ready::put`], and leaves nothing to do for that but
+    /// to give names. Blocks.
     ///
     /// # Errors
-    /// [`SwapError::InUse`], and what keeps its WAL from being brought home. Nothing was changed.
+    /// [`SwapError::InUse`], what keeps its WAL from being brought home, and what keeps the copy from the disk. Nothing was changed.
     pub fn claim(&mut self) -> Result<(), RestoreError> {
-        if let (Output::InPlace(path), None) = (&self.output, &self.claim) {
-            self.claim = swap::claim(path)?;
+        match (&self.output, &self.claim) {
+            (Output::Nowhere(_), _) => return Ok(()),
+            (Output::InPlace(path), None) => self.claim = swap::claim(path)?,
+            _ => {}
         }
-        Ok(())
+        Ok(swap::settle(&self.draft.file, self.output.path())?)
     }
 
     /// Puts it in place. Blocks.
@@ -411,12 +414,18 @@ async fn dated(store: &Store, mut plan: Plan) -> Result<Plan, RestoreError> {
     Ok(plan)
 }
 
-/// Bytes that the restored file takes; for Litestream 0.3, whose snapshots do not tell, at least so many.
+/// Bytes that the restored file takes while it is made, as far as its base and its last file tell; for Litestream 0.3, whose snapshots do not tell, at least so many.
 pub async fn need(store: &Store, planned: &Planned) -> Result<u64, RestoreError> {
     Ok(match planned {
         Planned::Ltx(plan) => {
-            let header = read_header(store, &plan.files[plan.files.len() - 1]).await?;
-            u64::from(header.commit) * u64::from(header.page_size.get())
+            let mut most = 0;
+            let last = plan.files.len() - 1;
+            // A database that was made smaller since is as large as its base at first.
+            for entry in std::iter::once(&plan.files[last]).chain(plan.files[..last].first()) {
+                let header = read_header(store, entry).await?;
+                most = most.max(u64::from(header.commit) * u64::from(header.page_size.get()));
+            }
+            most
         }
         Planned::V03(plan) => plan.snapshot.size,
     })

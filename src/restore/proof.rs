@@ -52,11 +52,7 @@ impl Proof {
             path: path.to_owned(),
             reason,
         };
-        let meta = std::fs::metadata(path).map_err(io)?;
-        let holders = holders((meta.dev(), meta.ino()));
-        if !holders.is_empty() {
-            return Err(in_use(format!("open in {}", holders.join(", "))));
-        }
+        let id = unheld(path)?;
         let lock = match lock(path) {
             Ok(conn) => Lock::Sqlite { _conn: conn },
             Err(e) if e.is_busy() => return Err(in_use(e.to_string())),
@@ -76,7 +72,46 @@ impl Proof {
                 })?,
             },
         };
-        Ok(Self { _lock: lock })
+        let proof = Self { _lock: lock };
+        // Whoever held it while this waited may have given its name to another file.
+        match identity(path).map_err(io)? == id {
+            true => Ok(proof),
+            false => Err(in_use("another file took its name just now".into())),
+        }
+    }
+
+    /// Whether [`Proof::take`] would find it in use; nothing stays locked, and not a byte is changed.
+    pub(super) fn look(path: &Path) -> Result<(), SwapError> {
+        unheld(path)?;
+        match exclusive(path) {
+            Err(e) if e.is_busy() => Err(SwapError::InUse {
+                path: path.to_owned(),
+                reason: e.to_string(),
+            }),
+            // The rest is for the claim to tell, which brings the WAL home.
+            _ => Ok(()),
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = std::fs::metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// Nobody else has it open, as far as `/proc` tells; which file that was.
+fn unheld(path: &Path) -> Result<(u64, u64), SwapError> {
+    let id = identity(path).map_err(|source| SwapError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let holders = holders(id);
+    match holders.is_empty() {
+        true => Ok(id),
+        false => Err(SwapError::InUse {
+            path: path.to_owned(),
+            reason: format!("open in {}", holders.join(", ")),
+        }),
     }
 }
 
@@ -129,10 +164,7 @@ impl LockError {
 /// Locked until the connection is closed. Like every connection of ours it leaves the WAL alone when it closes: by then that name may belong to
 /// the restored database.
 fn lock(path: &Path) -> Result<Connection, LockError> {
-    let conn = crate::sqlite::guard::open(path)?;
-    conn.busy_timeout(PATIENCE)?;
-    conn.query_row("PRAGMA locking_mode=EXCLUSIVE", [], |_| Ok(()))?;
-    conn.execute_batch("PRAGMA synchronous=FULL; BEGIN EXCLUSIVE; COMMIT")?;
+    let conn = exclusive(path)?;
     let (busy, log, done): (i64, i64, i64) =
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -140,6 +172,14 @@ fn lock(path: &Path) -> Result<Connection, LockError> {
     if busy != 0 || done < log {
         return Err(LockError::Reader);
     }
+    Ok(conn)
+}
+
+fn exclusive(path: &Path) -> Result<Connection, LockError> {
+    let conn = crate::sqlite::guard::open(path)?;
+    conn.busy_timeout(PATIENCE)?;
+    conn.query_row("PRAGMA locking_mode=EXCLUSIVE", [], |_| Ok(()))?;
+    conn.execute_batch("PRAGMA synchronous=FULL; BEGIN EXCLUSIVE; COMMIT")?;
     Ok(conn)
 }
 

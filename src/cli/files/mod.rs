@@ -17,7 +17,7 @@ pub(super) use restore::{Job, plan_all, restore};
 /// Files named in a report on one screen.
 const NAMED: usize = 20;
 /// Exit code of what does not pass a check.
-const DAMAGED: u8 = 5;
+pub(super) const DAMAGED: u8 = 5;
 
 /// Targets that are no files.
 pub(super) enum Rest {

@@ -7,10 +7,10 @@ use serde_json::json;
 use super::{DAMAGED, NAMED, blocking};
 use crate::cli::args::{Global, RestoreArgs};
 use crate::cli::restore_all::Planned;
-use crate::cli::{Failure, ok};
+use crate::cli::{Failure, ok, restore_undo};
 use crate::config::{Config, FilesConfig, parse_time};
 use crate::daemon::files::{left_out, open_in};
-use crate::files::{self, Goal, LeftOut, Output, Point, Restored, Target, Undone};
+use crate::files::{self, FilesError, Goal, LeftOut, Output, Point, Restored, Target, Undone};
 
 fn goal(config: &Config, args: &RestoreArgs) -> Result<Goal, Failure> {
     let usage = |text: String, hint: &str| Failure::new(2, text, Some(hint.into()));
@@ -171,7 +171,10 @@ pub(in crate::cli) async fn plan_all(
         if args.undo {
             all.push(match files::kept(files, None) {
                 Ok(_) => Planned::Job(undo(config, files)),
-                Err(error) => Planned::Absent(format!("{name}: {error}")),
+                Err(error @ (FilesError::NothingKept(_) | FilesError::UndoneAlready { .. })) => {
+                    Planned::Absent(format!("{name}: {error}"))
+                }
+                Err(error) => return Err(error.into()),
             });
             continue;
         }
@@ -227,7 +230,7 @@ async fn sources(
 ) -> Result<Vec<(Target, Point)>, Failure> {
     let goal = goal(config, args)?;
     let mut found = Vec::new();
-    let mut first: Option<Failure> = None;
+    let mut failed: Option<Failure> = None;
     for store in &files.stores {
         let one = async {
             let target = open_in(config, files, store).await?;
@@ -244,13 +247,13 @@ async fn sources(
                 if files.stores.len() > 1 {
                     eprintln!("{}: {}", files.name, failure.message);
                 }
-                first.get_or_insert(failure);
+                failed = Some(Failure::of_stores(failed, failure));
             }
         }
     }
     // Stable: of equal ones the first store's.
     found.sort_by_key(|(_, p)| std::cmp::Reverse((!p.partial, p.time)));
-    match first {
+    match failed {
         Some(failure) if found.is_empty() => Err(failure),
         _ => Ok(found),
     }
@@ -283,6 +286,7 @@ pub(in crate::cli) async fn restore(
             work: Work::Restore(sources(config, files, args).await?, output),
         }
     };
+    restore_undo::begin(config, args);
     let words = job.run(global, args).await?;
     ok(&format!("restore {words}"));
     Ok(())

@@ -319,7 +319,10 @@ impl Follower {
             return Ok((Vec::new(), self.polls + 1));
         }
         let catalog = catalog(store, Goal::Newest).await?;
-        Ok((self.listed(&catalog)?, 0))
+        let files = self.listed(&catalog)?;
+        // What was rolled up once may go on rolled up: only a listing without anything new says that the copy is current.
+        let polls = if files.is_empty() { 0 } else { LIST_EVERY };
+        Ok((files, polls))
     }
 
     fn listed(&self, catalog: &Catalog) -> Result<Vec<Entry>, FollowError> {

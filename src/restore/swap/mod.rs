@@ -11,18 +11,20 @@
 //!   is taken over by the next.
 //! - Old files are kept as `<name>.before-restore-<UTC time>`, which discovery ignores. They are never deleted here.
 
+mod draft;
 mod error;
 mod undo;
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock};
-use tempfile::{NamedTempFile, TempPath};
+use rustix::fs::{CWD, RenameFlags};
+use tempfile::NamedTempFile;
 
+pub use self::draft::{left_over, temporary};
 pub use self::error::SwapError;
 pub use self::undo::{Kept, claim_undo, kept_for_undo, undo, undo_claimed};
 use super::proof::Proof;
@@ -51,70 +53,6 @@ fn folder(path: &Path) -> &Path {
     path.parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
-}
-
-/// A temporary file beside `path`, with room for `need` bytes on its volume.
-pub fn temporary(path: &Path, need: u64) -> Result<NamedTempFile, SwapError> {
-    let folder = folder(path);
-    // First: what a killed restore left takes room.
-    let draft = draft(path, folder)?;
-    let stat = rustix::fs::statvfs(folder).map_err(|e| SwapError::Io {
-        path: folder.to_owned(),
-        source: e.into(),
-    })?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if need > free {
-        return Err(SwapError::NoSpace {
-            path: path.to_owned(),
-            need,
-            free,
-        });
-    }
-    Ok(draft)
-}
-
-/// The temporary file of a place, empty and locked.
-fn draft(path: &Path, folder: &Path) -> Result<NamedTempFile, SwapError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let draft = folder.join(format!(".{name}.lifeboat-restore"));
-    loop {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&draft)
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::NotFound
-                | io::ErrorKind::PermissionDenied
-                | io::ErrorKind::NotADirectory
-                | io::ErrorKind::ReadOnlyFilesystem => SwapError::Folder {
-                    path: folder.to_owned(),
-                    source,
-                },
-                _ => at(&draft)(source),
-            })?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(SwapError::Running(path.to_owned())),
-            Err(e) => return Err(at(&draft)(e.into())),
-        }
-        // Whoever held the lock may have renamed or removed what was opened.
-        let own = file.metadata().map_err(at(&draft))?;
-        let there = match fs::symlink_metadata(&draft) {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(at(&draft)(e)),
-        };
-        if (own.dev(), own.ino()) != (there.dev(), there.ino()) {
-            continue;
-        }
-        file.set_len(0).map_err(at(&draft))?;
-        let path = TempPath::try_from_path(&draft).map_err(at(&draft))?;
-        return Ok(NamedTempFile::from_parts(file, path));
-    }
 }
 
 /// Puts the file at a path where nothing is. Stale companions there are moved away first. An app that creates a database there meanwhile keeps
@@ -186,6 +124,17 @@ pub fn claim(path: &Path) -> Result<Option<Claim>, SwapError> {
     })
 }
 
+/// Whether the database at `path` can be claimed at all: said before a restore of hours. Nothing is held or changed. Blocks.
+///
+/// # Errors
+/// [`SwapError::InUse`], [`SwapError::Io`].
+pub fn look(path: &Path) -> Result<(), SwapError> {
+    match path.exists() {
+        true => Proof::look(path),
+        false => Ok(()),
+    }
+}
+
 /// Replaces the database at `path`, which nobody may have open, and returns where the old one is kept.
 pub fn put_in_place(
     file: NamedTempFile,
@@ -214,6 +163,19 @@ fn mark_of_none(path: &Path, word: &str, now: Millis) -> Result<PathBuf, SwapErr
     let mark = with_suffix(&dated(path, word, now), NONE);
     File::create_new(&mark).map_err(at(&mark))?;
     Ok(mark)
+}
+
+/// Owner, mode and every byte on disk, as the file will have them in its place: what may fail fails before the first of several is put in place.
+///
+/// # Errors
+/// [`SwapError::Io`]. Nothing was changed.
+pub fn settle(file: &NamedTempFile, path: &Path) -> Result<(), SwapError> {
+    match fs::metadata(path) {
+        Ok(meta) => like(file, &meta)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => like_folder(file, path)?,
+        Err(e) => return Err(at(path)(e)),
+    }
+    sync(file)
 }
 
 /// Replaces a claimed database, and returns where the old one is kept.
@@ -375,6 +337,24 @@ mod tests {
             undo(&path, Millis(3_000)),
             Err(SwapError::NothingKept(_))
         ));
+    }
+
+    /// Whoever waited for the lock holds it on the file that was replaced meanwhile: that proves nothing about the new one.
+    #[test]
+    fn what_took_the_name_while_a_claim_waited_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        database(&path, 1);
+        let first = claim(&path).unwrap().unwrap();
+        let late = restored(&dir.path().join("late.db"), 3);
+        let place = path.clone();
+        let second = std::thread::spawn(move || put_in_place(late, &place, Millis(2_000)));
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let draft = restored(&path, 2);
+        put_claimed(draft, &path, first, Millis(1_000)).unwrap();
+        let error = second.join().unwrap().unwrap_err();
+        assert!(matches!(error, SwapError::InUse { .. }), "{error}");
+        assert_eq!(value(&path), 2);
     }
 
     #[test]

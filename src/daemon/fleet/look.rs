@@ -1,0 +1,38 @@
+//! Databases that appear in watched folders.
+
+use super::{Fleet, FleetError};
+use crate::config::{self, DirConfig, TargetConfig};
+
+impl Fleet {
+    /// Starts a target for each database that appeared in a watched folder. Returns those that could not be started, and why: whoever speaks of
+    /// every target must name them.
+    pub async fn look(&self) -> Vec<(String, FleetError)> {
+        let mut failed = Vec::new();
+        // Closed by a stop: nothing is started any more.
+        let Ok(_turn) = self.looking.acquire().await else {
+            return failed;
+        };
+        for dir in self.config.dirs.iter().filter(|d| d.watch) {
+            for target in found(dir, self.targets().await).await {
+                tracing::info!(target_name = target.name, path = %target.path.display(), "a database appeared");
+                if let Err(error) = self.add(&target).await {
+                    tracing::warn!(target_name = target.name, %error, "cannot start it");
+                    failed.push((target.name, error));
+                }
+            }
+        }
+        failed
+    }
+}
+
+async fn found(dir: &DirConfig, known: Vec<TargetConfig>) -> Vec<TargetConfig> {
+    let dir = dir.clone();
+    match tokio::task::spawn_blocking(move || config::discover(&dir, &known)).await {
+        Ok(Ok(found)) => found.taken,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "cannot look for databases");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    }
+}
