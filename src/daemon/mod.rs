@@ -179,19 +179,32 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 async fn discover(config: Arc<Config>, fleet: Arc<Fleet>) {
     let mut known = config.targets.clone();
     let mut missing = std::collections::BTreeMap::new();
+    let mut refused = std::collections::BTreeMap::new();
     loop {
         tokio::time::sleep(DISCOVER_EVERY).await;
         for dir in config.dirs.iter().filter(|d| d.watch) {
             for target in look(dir, &known).await {
                 tracing::info!(target_name = target.name, path = %target.path.display(), "a database appeared");
                 match fleet.add(&target).await {
-                    Ok(()) => known.push(target),
+                    Ok(()) => {
+                        refused.remove(&target.name);
+                        known.push(target);
+                    }
                     Err(error) => {
-                        tracing::warn!(target_name = target.name, %error, "cannot start it")
+                        tracing::warn!(target_name = target.name, %error, hint = error.hint(), "cannot start it; it is tried again");
+                        fleet.not_started(&target, &error);
+                        refused.insert(target.name, target.path);
                     }
                 }
             }
         }
+        refused.retain(|name, path| {
+            let is_there = path.exists();
+            if !is_there {
+                fleet.board().remove(name);
+            }
+            is_there
+        });
         for target in known.clone().iter().filter(|t| !t.explicit) {
             let looks = missing.entry(target.name.clone()).or_insert(0_u32);
             *looks = if target.path.exists() { 0 } else { *looks + 1 };
@@ -208,11 +221,11 @@ async fn discover(config: Arc<Config>, fleet: Arc<Fleet>) {
 }
 
 async fn look(dir: &DirConfig, known: &[config::TargetConfig]) -> Vec<config::TargetConfig> {
-    let (dir, known) = (dir.clone(), known.to_vec());
+    let (dir, known, folder) = (dir.clone(), known.to_vec(), dir.dir.clone());
     match tokio::task::spawn_blocking(move || config::discover(&dir, &known)).await {
         Ok(Ok(found)) => found.taken,
         Ok(Err(error)) => {
-            tracing::debug!(%error, "cannot look for databases");
+            tracing::warn!(dir = %folder.display(), %error, "cannot look for databases");
             Vec::new()
         }
         Err(_) => Vec::new(),
