@@ -1,6 +1,8 @@
 //! A real PostgreSQL server, ended with the test.
 #![allow(dead_code, unreachable_pub)]
 
+// A test that has `common`, too, has it twice.
+#[allow(clippy::duplicate_mod)]
 #[path = "../common/port.rs"]
 pub mod port;
 pub mod site;
