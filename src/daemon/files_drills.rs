@@ -32,7 +32,7 @@ async fn one(name: &str, target: files::Target, board: &Board) {
             path: std::env::temp_dir(),
             source,
         })?;
-        files::drill(&target, scratch.path())
+        files::nicely(|| files::drill(&target, scratch.path()))
     };
     let store_name = store.display();
     match tokio::task::spawn_blocking(work).await {
