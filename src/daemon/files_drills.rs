@@ -36,7 +36,7 @@ async fn one(name: &str, target: files::Target, board: &Board) {
             path: std::env::temp_dir(),
             source,
         })?;
-        files::drill(&target, scratch.path())
+        files::nicely(|| files::drill(&target, scratch.path()))
     };
     let store_name = store.display();
     let blocked = |problem| {

@@ -84,6 +84,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What works with this is ended when the process is, also if that was told a moment ago.
+fn stop_with(running: &Mutex<Option<Backend>>, stopped: &watch::Receiver<bool>, backend: Backend) {
+    *lock(running) = Some(backend.clone());
+    if *stopped.borrow() {
+        backend.stop();
+    }
+}
+
 fn millis(at: Timestamp) -> Millis {
     Millis(at.as_millisecond())
 }
@@ -253,10 +261,7 @@ impl Job {
         let stopped = self.stopped.clone();
         let work = tokio::task::spawn_blocking(move || {
             files::backup(&target, None, |backend| {
-                if *stopped.borrow() {
-                    backend.stop();
-                }
-                *lock(&running) = Some(backend);
+                stop_with(&running, &stopped, backend)
             })
         });
         let result = work.await;
@@ -351,8 +356,17 @@ impl Job {
         }
         self.pruned = Some(now);
         let (target, zone) = (self.target.clone(), self.zone.clone());
-        let work = tokio::task::spawn_blocking(move || files::prune(&target, &zone, false));
-        match work.await {
+        let (running, stopped) = (Arc::clone(&self.running), self.stopped.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            files::nicely(|| {
+                files::prune_until(&target, &zone, false, |backend| {
+                    stop_with(&running, &stopped, backend)
+                })
+            })
+        });
+        let result = work.await;
+        *lock(&self.running) = None;
+        match result {
             Ok(Ok(pruned)) => {
                 let bytes = |i: usize| pruned.points[i].bytes;
                 let held = crate::retention::copies::held(&pruned.decisions, bytes);
@@ -370,7 +384,8 @@ impl Job {
                     f.retention_problem = None;
                 });
             }
-            Ok(Err(FilesError::Locked { .. })) => self.pruned = None,
+            Ok(Err(FilesError::Locked { .. } | FilesError::LockLost(_))) => self.pruned = None,
+            Ok(Err(FilesError::Stopped)) if *self.stopped.borrow() => {}
             Ok(Err(error)) => {
                 tracing::error!(target_name = name, %error, hint = error.hint(), "files were not pruned; nothing was deleted");
                 let problem = nothing_deleted(&error.to_string(), error.hint().as_deref());

@@ -4,9 +4,11 @@
 //!   for a while, because a backup runs for hours and an outage takes minutes.
 //! - The first failure that patience did not mend is kept: rustic_core wraps it, or panics over it, and people need the plain one.
 //! - After [`Backend::stop`] every request fails, which ends a run that cannot be interrupted otherwise.
+//! - The same once the lock that it works under may look stale to others: after that they may be at work, whatever this process missed in
+//!   between, stopped or asleep with its host.
 //! - While snapshots are held, none is written: the archiver writes one itself, before anybody looked at what it holds.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use bytes::Bytes;
 use rustic_core::{
     BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, RusticResult, WriteBackend,
 };
+use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Handle;
 
 use crate::store::{PutMode, Store, StoreError};
@@ -36,6 +39,13 @@ pub struct Backend {
 struct State {
     stopped: AtomicBool,
     hold_snapshots: AtomicBool,
+    /// When the lock may look stale, in milliseconds of [`awake_or_asleep`]; 0 without one.
+    lock_good_until: AtomicU64,
+    lock_lost: AtomicBool,
+    /// Parts of packs that were read well.
+    parts: AtomicU64,
+    /// A pack was written.
+    uploaded: AtomicBool,
     failed: Mutex<Option<StoreError>>,
     snapshot: Mutex<Option<Id>>,
 }
@@ -63,12 +73,44 @@ impl Backend {
 
     /// Whether requests fail from now on, by [`Backend::stop`] or by the store.
     pub fn is_over(&self) -> bool {
-        self.state.stopped.load(Ordering::Relaxed) || self.failure().is_some()
+        self.state.stopped.load(Ordering::Relaxed)
+            || self.lock_is_lost()
+            || self.failure().is_some()
+    }
+
+    /// From a moment on every request fails, because the lock may look stale then; `None` takes that back.
+    pub(super) fn lock_is_good_until(&self, at: Option<Duration>) {
+        let millis = at.map_or(0, |at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
+        self.state.lock_good_until.store(millis, Ordering::Relaxed);
+    }
+
+    /// Whether the lock may have looked stale to others.
+    pub(super) fn lock_is_lost(&self) -> bool {
+        let until = self.state.lock_good_until.load(Ordering::Relaxed);
+        if until > 0 && awake_or_asleep().as_millis() > u128::from(until) {
+            self.state.lock_lost.store(true, Ordering::Relaxed);
+        }
+        self.state.lock_lost.load(Ordering::Relaxed)
+    }
+
+    /// Whether a pack was written.
+    pub(super) fn has_uploaded(&self) -> bool {
+        self.state.uploaded.load(Ordering::Relaxed)
+    }
+
+    /// Parts of packs that were read so far.
+    pub(super) fn parts_read(&self) -> u64 {
+        self.state.parts.load(Ordering::Relaxed)
     }
 
     /// The first failure that patience did not mend.
     pub fn failure(&self) -> Option<StoreError> {
         lock(&self.state.failed).clone()
+    }
+
+    /// The failure was an answer, not the end.
+    pub(super) fn forget_failure(&self) {
+        *lock(&self.state.failed) = None;
     }
 
     /// While `true`, snapshots that are written go nowhere.
@@ -89,6 +131,9 @@ impl Backend {
         let begun = Instant::now();
         let mut pause = PAUSE_FIRST;
         loop {
+            if self.lock_is_lost() {
+                return Err(Asked::LockLost(self.store.display()));
+            }
             if self.state.stopped.load(Ordering::Relaxed) {
                 return Err(Asked::Stopped);
             }
@@ -148,9 +193,20 @@ pub enum Asked {
     /// The run was stopped.
     #[error("the run was stopped")]
     Stopped,
+    /// The lock of the repository in this store may have looked stale to others.
+    #[error("the lock of the repository in {0} was not renewed in time")]
+    LockLost(String),
     /// The store.
     #[error(transparent)]
     Store(StoreError),
+}
+
+/// Since the start of the system, whether this process or the whole host slept meanwhile, and whatever was done to the clock.
+pub(super) fn awake_or_asleep() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
+    Duration::new(seconds, nanos)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -212,7 +268,10 @@ impl ReadBackend for Backend {
         length: u32,
     ) -> RusticResult<Bytes> {
         let (key, start) = (key(tpe, id), u64::from(offset));
-        self.serve(|| self.store.get_range(&key, start..start + u64::from(length)))
+        let end = start + u64::from(length);
+        let read = self.serve(|| self.store.get_range(&key, start..end))?;
+        self.state.parts.fetch_add(1, Ordering::Relaxed);
+        Ok(read)
     }
 
     fn warmup_path(&self, tpe: FileType, id: &Id) -> String {
@@ -243,7 +302,11 @@ impl WriteBackend for Backend {
         self.serve(|| {
             self.store
                 .put_pieces(&key, content.slice().iter().cloned(), mode)
-        })
+        })?;
+        if tpe == FileType::Pack {
+            self.state.uploaded.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn remove(&self, tpe: FileType, id: &Id, _cacheable: bool) -> RusticResult<()> {

@@ -1,21 +1,20 @@
 //! One run: from the folders to a snapshot.
 
-use std::os::unix::fs::MetadataExt;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use rustic_core::repofile::{NodeType, SnapshotFile, StringList};
-use rustic_core::{
-    BackupOptions, IndexedTree, ParentOptions, RepairIndexOptions, Repository, SnapshotOptions,
-};
+use rustic_core::repofile::{SnapshotFile, StringList};
+use rustic_core::{BackupOptions, IndexedTree, ParentOptions, Repository, SnapshotOptions, TreeId};
 
 use super::error::FilesError;
 use super::lock::{Lock, Mode};
-use super::place::exchanges;
 use super::points::{LABEL, OURS, PARTIAL, Point, snapshots};
-use super::repository::{self, Repo};
+use super::record::Record;
+use super::repository;
+use super::roots::{Roots, restored_meanwhile, undisturbed};
 use super::source::Source;
-use super::{Backend, PATIENCE_BACKUP, Target};
+use super::{Backend, PATIENCE_BACKUP, Target, nicely, unfinished};
 
 /// Names of unreadable files that go into the snapshot itself.
 const NAMES_IN_SNAPSHOT: usize = 100;
@@ -57,92 +56,88 @@ pub struct Backup {
 pub fn backup(
     target: &Target,
     label: Option<&str>,
-    begun: impl FnOnce(Backend),
+    begun: impl FnOnce(Backend) + Send,
 ) -> Result<Backup, FilesError> {
-    let started = Instant::now();
-    be_nice();
+    nicely(|| {
+        let backend = target.backend(PATIENCE_BACKUP);
+        begun(backend.clone());
+        let done = record(target, label, &backend);
+        if done.is_err() {
+            unfinished::mark(&backend);
+        }
+        done
+    })
+}
+
+fn record(target: &Target, label: Option<&str>, backend: &Backend) -> Result<Backup, FilesError> {
+    let (started, begun) = (Instant::now(), SystemTime::now());
     let config = &target.config;
-    let backend = target.backend(PATIENCE_BACKUP);
-    begun(backend.clone());
     let uploaded = backend.store().stats().bytes_out();
     let roots = Roots::look(&config.paths)?;
     let (repo, created) = if config.create {
-        repository::open_or_create(&backend, &config.password)?
+        repository::open_or_create(backend, &config.password)?
     } else {
-        (repository::open(&backend, &config.password)?, false)
+        (repository::open(backend, &config.password)?, false)
     };
-    let lock = Lock::take(&backend, &target.runtime, &repo, Mode::Shared)?;
-    let earlier = snapshots(&backend, &repo)?;
-    let resumed =
-        (lock.others || earlier.is_empty()) && !created && index_unfinished(&backend, &repo)?;
-    let repo = repo
-        .to_indexed_ids()
-        .map_err(|e| FilesError::of("reading the index of", &backend, &e))?;
-    let latest = earlier.last();
-    if !config.allow_empty
-        && let Some(latest) = latest
-    {
-        roots.refuse_emptied(&repo, latest)?;
+    let lock = Lock::take(backend, &target.runtime, &repo, Mode::Shared)?;
+    let earlier = snapshots(backend, &repo)?;
+    let was_left = lock.others || earlier.is_empty() || unfinished::is_marked(backend)?;
+    let resumed = was_left && !created && unfinished::index(backend, &repo)?;
+    let indexed =
+        |e: Box<rustic_core::RusticError>| FilesError::of("reading the index of", backend, &e);
+    let mut repo = repo.to_indexed_ids().map_err(indexed)?;
+    if !config.allow_empty {
+        roots.refuse_emptied(&repo, &earlier)?;
     }
+    warn_of_others(target, &earlier);
     let exchanged = roots.exchanges()?;
-    let source = Source::new(
-        roots.present(),
-        config.exclude.clone(),
-        target.left_out.clone(),
-        backend.clone(),
-    );
-    let record = source.record();
-    for path in roots.missing() {
-        record.fail(path, "is not there");
+    let source = |roots: &Roots| {
+        let source = Source::new(
+            roots.present(),
+            config.exclude.clone(),
+            target.left_out.clone(),
+            backend.clone(),
+        );
+        let record = source.record();
+        for path in roots.missing() {
+            record.fail(path, "is not there");
+        }
+        source
+    };
+    let mut files = source(&roots);
+    files.refuse_databases()?;
+    let latest = earlier.last();
+    let (mut snapshot, all_loaded) = archive(target, backend, &repo, &files, latest, label)?;
+    if !all_loaded && !latest.is_some_and(|latest| is_whole(&repo, latest.tree)) {
+        if let Some(over) = FilesError::over(backend) {
+            return Err(over);
+        }
+        tracing::warn!(
+            "folders of the last snapshot are in no pack; every file is read again, and what is not in the store is uploaded"
+        );
+        // With what was uploaded so far.
+        repo = repo.drop_index().to_indexed_ids().map_err(indexed)?;
+        files = source(&roots);
+        (snapshot, _) = archive(target, backend, &repo, &files, None, label)?;
     }
-    let mut snapshot = archive(target, &backend, &repo, &source, latest, label)?;
+    let record = files.record();
     roots.still_there()?;
     if roots.exchanges()? != exchanged {
-        return Err(FilesError::Refused(
-            "the folder was restored in the middle of the backup; nothing was recorded".into(),
-        ));
+        return Err(restored_meanwhile());
     }
-    let arrived = snapshot
-        .summary
-        .as_ref()
-        .map_or(0, |s| s.total_files_processed);
-    if let Some(lost) = record.expected().checked_sub(arrived).filter(|n| *n > 0) {
-        record.fail(
-            Path::new(""),
-            format!("{lost} entries did not reach the snapshot"),
-        );
-    }
-    let before = latest
-        .and_then(|l| l.summary.as_ref())
-        .map_or(0, |s| s.total_files_processed);
-    if arrived == 0 && before > 0 && !config.allow_empty {
-        return Err(FilesError::Emptied {
-            path: config.paths[0].clone(),
-            now: "without files",
-        });
-    }
-    let unreadable = record.names();
-    if record.unreadable() > 0 {
-        snapshot.tags.add(PARTIAL.into());
-        let names = unreadable.iter().take(NAMES_IN_SNAPSHOT);
-        let names: Vec<String> = names
-            .map(|(p, why)| format!("{}: {why}", p.display()))
-            .collect();
-        snapshot.description = Some(format!("not in this snapshot:\n{}", names.join("\n")));
-    }
-    if lock.is_lost() || backend.is_over() {
-        return Err(backend
-            .failure()
-            .map_or(FilesError::Stopped, FilesError::Store));
+    undisturbed(&record, begun)?;
+    judge(config.allow_empty, &roots, &earlier, &record, &mut snapshot)?;
+    if let Some(over) = FilesError::over(backend) {
+        return Err(over);
     }
     repo.save_snapshots(vec![snapshot.clone()])
-        .map_err(|e| FilesError::of("recording the snapshot in", &backend, &e))?;
+        .map_err(|e| FilesError::of("recording the snapshot in", backend, &e))?;
     snapshot.id = backend.snapshot().unwrap_or_default().into();
     drop(lock);
     let summary = snapshot.summary.clone().unwrap_or_default();
     Ok(Backup {
         point: Point::of(&snapshot),
-        unreadable,
+        unreadable: record.names(),
         unreadable_count: record.unreadable(),
         vanished: record.vanished(),
         databases: record
@@ -160,7 +155,72 @@ pub fn backup(
     })
 }
 
-/// Everything but the snapshot itself, which is held.
+/// Complete, or partial with the names of what is missing, or nothing that is recorded.
+fn judge(
+    allow_empty: bool,
+    roots: &Roots,
+    earlier: &[SnapshotFile],
+    record: &Record,
+    snapshot: &mut SnapshotFile,
+) -> Result<(), FilesError> {
+    let arrived = snapshot
+        .summary
+        .as_ref()
+        .map_or(0, |s| s.total_files_processed);
+    if let Some(lost) = record.expected().checked_sub(arrived).filter(|n| *n > 0) {
+        record.fail(
+            Path::new(""),
+            format!("{lost} entries did not reach the snapshot"),
+        );
+    }
+    if arrived == 0 && !allow_empty && roots.files_before(earlier) > 0 {
+        return Err(FilesError::Emptied {
+            path: roots.present().swap_remove(0),
+            now: "without files",
+        });
+    }
+    if record.unreadable() > 0 {
+        snapshot.tags.add(PARTIAL.into());
+        let names = record.names();
+        let names = names.iter().take(NAMES_IN_SNAPSHOT);
+        let names: Vec<String> = names
+            .map(|(p, why)| format!("{}: {why}", p.display()))
+            .collect();
+        snapshot.description = Some(format!("not in this snapshot:\n{}", names.join("\n")));
+    }
+    Ok(())
+}
+
+/// Another instance records here since this one does: perhaps it took the store along with a copy of the configuration.
+fn warn_of_others(target: &Target, earlier: &[SnapshotFile]) {
+    let points = earlier.iter().map(Point::of).filter(|p| p.ours);
+    let is_mine = |p: &Point| p.host == target.instance;
+    let since = points.skip_while(|p| !is_mine(p));
+    if let Some(other) = since.filter(|p| !is_mine(p)).last() {
+        tracing::warn!(
+            target_name = target.config.name,
+            instance = other.host,
+            last = %other.time,
+            "another instance records into this repository, too; if that is not meant, give one of them a store or a name of its own"
+        );
+    }
+}
+
+/// Whether every folder of a snapshot can be loaded.
+fn is_whole<S: IndexedTree>(repo: &Repository<S>, root: TreeId) -> bool {
+    let (mut left, mut seen) = (vec![root], HashSet::from([root]));
+    while let Some(id) = left.pop() {
+        let Ok(tree) = repo.get_tree(&id) else {
+            return false;
+        };
+        let below = tree.nodes.iter().filter_map(|node| node.subtree);
+        left.extend(below.filter(|id| seen.insert(*id)));
+    }
+    true
+}
+
+/// Everything but the snapshot itself, which is held. `false` if perhaps not every folder of `latest` was loaded: rustic_core takes one that looks as
+/// it did for one that is there, and without it the snapshot would not be whole.
 fn archive<S: rustic_core::IndexedIds>(
     target: &Target,
     backend: &Backend,
@@ -168,7 +228,7 @@ fn archive<S: rustic_core::IndexedIds>(
     source: &Source,
     latest: Option<&SnapshotFile>,
     label: Option<&str>,
-) -> Result<SnapshotFile, FilesError> {
+) -> Result<(SnapshotFile, bool), FilesError> {
     let failed = |e: Box<rustic_core::RusticError>| FilesError::of("writing to", backend, &e);
     let options = SnapshotOptions::default()
         .host(target.instance.clone())
@@ -189,150 +249,17 @@ fn archive<S: rustic_core::IndexedIds>(
     let mut options = BackupOptions::default();
     options.no_scan = true;
     options.parent_opts = parent;
+    let before = backend.parts_read();
     backend.hold_snapshots(true);
     let result = repo.archive(&options, source, snapshot, &target.config.paths);
     backend.hold_snapshots(false);
-    match backend.failure() {
-        Some(failure) => Err(FilesError::Store(failure)),
-        None if backend.is_over() => Err(FilesError::Stopped),
-        None => result.map_err(failed),
+    if let Some(over) = FilesError::over(backend) {
+        return Err(over);
     }
-}
-
-/// Puts packs into the index that an unfinished run uploaded. Does nothing to a repository with missing packs: that is for a person.
-fn index_unfinished(backend: &Backend, repo: &Repo) -> Result<bool, FilesError> {
-    use rustic_core::repofile::IndexFile;
-    let failed =
-        |e: Box<rustic_core::RusticError>| FilesError::of("reading the index of", backend, &e);
-    let mut missing = 0_u64;
-    let mut packs: std::collections::HashMap<rustic_core::Id, bool> =
-        rustic_core::ReadBackend::list(backend, rustic_core::FileType::Pack)
-            .map_err(failed)?
-            .into_iter()
-            .map(|id| (id, false))
-            .collect();
-    for file in repo.stream_files::<IndexFile>().map_err(failed)? {
-        let (_, index) = file.map_err(failed)?;
-        for pack in index.packs.iter().chain(&index.packs_to_delete) {
-            match packs.get_mut(&pack.id.into_inner()) {
-                Some(indexed) => *indexed = true,
-                None => missing += 1,
-            }
-        }
-    }
-    if missing > 0 {
-        tracing::warn!(
-            missing,
-            "the index names packs that are not in the store; `lifeboat verify` says which files are damaged"
-        );
-        return Ok(false);
-    }
-    let unindexed = packs.values().filter(|indexed| !**indexed).count();
-    if unindexed == 0 {
-        return Ok(false);
-    }
-    tracing::info!(
-        packs = unindexed,
-        "an earlier run was not finished; what it uploaded is used"
-    );
-    repo.repair_index(&RepairIndexOptions::default(), false)
-        .map_err(failed)?;
-    Ok(true)
-}
-
-/// The configured paths at the start of a run.
-struct Roots(Vec<(PathBuf, Option<(u64, u64)>)>);
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    path.symlink_metadata().ok().map(|m| (m.dev(), m.ino()))
-}
-
-impl Roots {
-    fn look(paths: &[PathBuf]) -> Result<Self, FilesError> {
-        let roots: Vec<_> = paths.iter().map(|p| (p.clone(), identity(p))).collect();
-        match roots.iter().all(|(_, id)| id.is_none()) {
-            // Whether it was full before is not asked: there is nothing to record in any case.
-            true => Err(FilesError::Missing(roots[0].0.clone())),
-            false => Ok(Self(roots)),
-        }
-    }
-
-    fn present(&self) -> Vec<PathBuf> {
-        let present = self.0.iter().filter(|(_, id)| id.is_some());
-        present.map(|(p, _)| p.clone()).collect()
-    }
-
-    fn missing(&self) -> impl Iterator<Item = &PathBuf> {
-        self.0.iter().filter(|(_, id)| id.is_none()).map(|(p, _)| p)
-    }
-
-    /// A volume that is not mounted looks like an empty folder.
-    fn refuse_emptied<S: IndexedTree>(
-        &self,
-        repo: &Repository<S>,
-        latest: &SnapshotFile,
-    ) -> Result<(), FilesError> {
-        for (path, id) in &self.0 {
-            let now = match id {
-                None => "not there",
-                Some(_) if is_empty_folder(path) => "empty",
-                Some(_) => continue,
-            };
-            let was_full = path
-                .to_str()
-                .and_then(|p| repo.node_from_snapshot_and_path(latest, p).ok())
-                .is_some_and(|node| match (&node.node_type, node.subtree) {
-                    (NodeType::Dir, Some(tree)) => {
-                        repo.get_tree(&tree).is_ok_and(|t| !t.nodes.is_empty())
-                    }
-                    (NodeType::Dir, None) => false,
-                    _ => true,
-                });
-            if was_full {
-                return Err(FilesError::Emptied {
-                    path: path.clone(),
-                    now,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Restores in place so far. A folder in which one was interrupted lacks files that are not lost: it is not recorded.
-    fn exchanges(&self) -> Result<Vec<PathBuf>, FilesError> {
-        let mut all = Vec::new();
-        for path in self.present().iter().filter(|p| p.is_dir()) {
-            match exchanges(path).map_err(|e| FilesError::io(path, e))? {
-                Some(done) => all.extend(done),
-                None => {
-                    return Err(FilesError::Refused(format!(
-                        "a restore of {} was interrupted, or is running; nothing was recorded (run the restore again, or `lifeboat restore --undo`)",
-                        path.display()
-                    )));
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    fn still_there(&self) -> Result<(), FilesError> {
-        let swapped = |p: &Path, id| {
-            p.is_dir() && identity(p) != id || p.symlink_metadata().is_err() && id.is_some()
-        };
-        match self.0.iter().find(|(p, id)| swapped(p, *id)) {
-            Some((path, _)) => Err(FilesError::Replaced(path.clone())),
-            None => Ok(()),
-        }
-    }
-}
-
-fn is_empty_folder(path: &Path) -> bool {
-    path.is_dir() && std::fs::read_dir(path).is_ok_and(|mut items| items.next().is_none())
-}
-
-/// This thread and those that it starts give way to the app.
-fn be_nice() {
-    if let Err(error) = rustix::process::setpriority_process(None, 19) {
-        tracing::debug!(%error, "the backup runs at normal priority");
-    }
+    let snapshot = result.map_err(failed)?;
+    // Nothing else is read from packs meanwhile: each folder that `latest` has, once. A file that became a folder counts as one that was not.
+    let read = backend.parts_read() - before;
+    let summary = snapshot.summary.as_ref();
+    let known = summary.map_or(0, |s| s.dirs_changed + s.dirs_unmodified);
+    Ok((snapshot, known <= read))
 }

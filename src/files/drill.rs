@@ -25,7 +25,7 @@ use crate::store::{PutMode, Store};
 
 /// Files of a drill.
 const SAMPLE_FILES: usize = 100;
-/// Their bytes, at most: larger files are left out of the sample when it is full.
+/// Their bytes, at most. A file that is larger alone is taken only where there is no other.
 const SAMPLE_BYTES: u64 = 256 << 20;
 
 /// What a drill found.
@@ -100,6 +100,7 @@ pub fn drill(target: &Target, scratch: &Path) -> Result<Drill, FilesError> {
         }
         Err(error) => return Err(error),
     };
+    refuse_without_room(scratch, &sample)?;
     for (path, node) in &sample {
         let copy = scratch.join("file");
         let result = one(&repo, node, &copy);
@@ -150,6 +151,7 @@ fn sample<S: IndexedFull>(
         .node_from_snapshot_and_path(snapshot, "")
         .map_err(failed)?;
     let (mut chosen, mut seen) = (Vec::new(), 0_usize);
+    let mut smallest_large: Option<(PathBuf, Node)> = None;
     let mut random = rand::rng();
     let options = LsOptions::default();
     for item in repo.ls(&root, &options).map_err(failed)? {
@@ -157,8 +159,16 @@ fn sample<S: IndexedFull>(
         if !node.is_file() {
             continue;
         }
-        seen += 1;
         let item = (Path::new("/").join(path), node);
+        let size = |(_, node): &(PathBuf, Node)| node.meta.size;
+        if size(&item) > SAMPLE_BYTES {
+            let known = smallest_large.as_ref().map(size);
+            if known.is_none_or(|known| size(&item) < known) {
+                smallest_large = Some(item);
+            }
+            continue;
+        }
+        seen += 1;
         if chosen.len() < SAMPLE_FILES {
             chosen.push(item);
         } else {
@@ -170,11 +180,25 @@ fn sample<S: IndexedFull>(
     }
     let mut bytes = 0;
     chosen.retain(|(_, node): &(PathBuf, Node)| {
-        let fits = bytes == 0 || bytes + node.meta.size <= SAMPLE_BYTES;
+        let fits = bytes + node.meta.size <= SAMPLE_BYTES;
         bytes += if fits { node.meta.size } else { 0 };
         fits
     });
+    if chosen.is_empty() {
+        chosen.extend(smallest_large);
+    }
     Ok(chosen)
+}
+
+/// The disk of the app is not filled for a drill; one file is there at a time.
+fn refuse_without_room(scratch: &Path, sample: &[(PathBuf, Node)]) -> Result<(), FilesError> {
+    let need = sample.iter().map(|(_, node)| node.meta.size).max();
+    let volume = rustix::fs::statvfs(scratch).map_err(|e| FilesError::io(scratch, e.into()))?;
+    let free = volume.f_bavail.saturating_mul(volume.f_frsize);
+    match need.is_some_and(|need| need > free / 2) {
+        true => Err(FilesError::io(scratch, io::ErrorKind::StorageFull.into())),
+        false => Ok(()),
+    }
 }
 
 /// Restores one file and hashes what is then on disk, piece by piece.

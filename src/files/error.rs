@@ -37,6 +37,8 @@ pub enum FilesError {
         holder: String,
         /// RFC 3339.
         since: String,
+        /// A prune of Lifeboat: what it lets go of can be read for a day.
+        by_prune: bool,
     },
     /// A folder that was full is empty or away.
     #[error(
@@ -92,6 +94,11 @@ pub enum FilesError {
     /// The run was stopped.
     #[error("stopped; nothing was recorded, and the next run goes on from what was uploaded")]
     Stopped,
+    /// Others may have taken our lock for stale, and be at work.
+    #[error(
+        "the lock of the repository in {0} was not renewed in time, because this process or its host slept or the store did not answer; others may be at work, so nothing further was recorded or deleted"
+    )]
+    LockLost(String),
     /// A local file or folder.
     #[error("{}: {source}", path.display())]
     Io {
@@ -129,6 +136,7 @@ impl FilesError {
             Self::Emptied { .. } => {
                 "look whether the volume is mounted; if it is meant to be empty, set `allow-empty: true`".into()
             }
+            Self::LockLost(_) => "run it again: it goes on from what is there".into(),
             Self::Missing(_) => "check `paths`, and whether the volume is mounted".into(),
             Self::Replaced(_) => "look whether the volume is mounted".into(),
             Self::NoPoint(_) => "`lifeboat list` shows what there is".into(),
@@ -187,9 +195,19 @@ impl FilesError {
             Self::Store(_)
             | Self::Password(_)
             | Self::Missing(_)
+            | Self::LockLost(_)
             | Self::Stopped
             | Self::Io { .. }
             | Self::Repository { .. } => 1,
+        }
+    }
+
+    /// Why requests fail from now on, if they do.
+    pub(super) fn over(backend: &Backend) -> Option<Self> {
+        match backend.failure() {
+            Some(failure) => Some(Self::Store(failure)),
+            None if backend.lock_is_lost() => Some(Self::LockLost(backend.store().display())),
+            None => backend.is_over().then_some(Self::Stopped),
         }
     }
 
@@ -202,11 +220,8 @@ impl FilesError {
         if error.is_incorrect_password() {
             return Self::Password(backend.store().display());
         }
-        if let Some(failure) = backend.failure() {
-            return Self::Store(failure);
-        }
-        if backend.is_over() {
-            return Self::Stopped;
+        if let Some(over) = Self::over(backend) {
+            return over;
         }
         let reason = error.display_log();
         let reason = plain(&reason);
@@ -248,6 +263,7 @@ impl From<Asked> for FilesError {
     fn from(asked: Asked) -> Self {
         match asked {
             Asked::Stopped => Self::Stopped,
+            Asked::LockLost(store) => Self::LockLost(store),
             Asked::Store(e) => Self::Store(e),
         }
     }

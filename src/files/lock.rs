@@ -4,20 +4,23 @@
 //! - A lock is an object of its own, written anew every few minutes. One that nobody renewed for half an hour is stale and is removed by
 //!   whoever meets it. One of ours from this very host whose process is gone is stale at once.
 //! - How old another's lock is, the store says: beside the lock that was just written. Neither its clock nor ours can make it look stale.
+//! - Where a lock was not renewed in time, because the process was stopped or the host slept, nothing is done under it any more: others may
+//!   have removed it.
 //! - Two that come at the same time both see each other after writing, and both step back.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::backend::Backend;
+use super::backend::{Backend, awake_or_asleep};
 use super::error::FilesError;
 use super::repository::{Repo, key, seal, unseal};
 use crate::store::{ObjectInfo, PutMode};
@@ -27,11 +30,25 @@ use crate::types::Millis;
 const STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
 /// A lock is a dozen short fields.
 const LOCK_MAX_BYTES: usize = 1 << 16;
-/// As in restic.
-const RENEW_EVERY: Duration = Duration::from_secs(5 * 60);
+/// How often a lock is written anew, and how long it is relied upon.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    renew: Duration,
+    good: Duration,
+}
+
+/// As in restic; a request that began in time is over before others take the lock for stale.
+const PACE: Pace = Pace {
+    renew: Duration::from_secs(5 * 60),
+    good: Duration::from_secs(25 * 60),
+};
+/// How long the end of a renewal under way is waited for.
+const RENEWAL_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where the system does not tell who we are: nobody's process is missed.
-const UNKNOWN_SPACE: &str = "lifeboat";
+const UNKNOWN_SPACE: &str = OURS;
+/// Before what makes our user names.
+const OURS: &str = "lifeboat";
 
 /// Locks that this process holds. One that bears its number and is not among them was left by another of the same number, as in a container
 /// that was started again, or could not be deleted.
@@ -75,8 +92,6 @@ pub(super) struct Lock {
     renewer: tokio::task::JoinHandle<()>,
     /// A lock of another run of ours was there: it is still at work, or it was killed.
     pub(super) others: bool,
-    /// The lock could not be renewed in time: others may believe that it is stale.
-    lost: Arc<AtomicBool>,
     /// How far the store's clock was ahead of ours when the lock was written; `None` if the store did not say.
     pub(super) store_ahead: Option<SignedDuration>,
 }
@@ -100,7 +115,16 @@ impl Lock {
         repo: &Repo,
         mode: Mode,
     ) -> Result<Self, FilesError> {
-        let key = key(backend, repo)?;
+        Self::at_pace(backend, runtime, key(backend, repo)?, mode, PACE)
+    }
+
+    fn at_pace(
+        backend: &Backend,
+        runtime: &tokio::runtime::Handle,
+        key: [u8; 64],
+        mode: Mode,
+        pace: Pace,
+    ) -> Result<Self, FilesError> {
         let me = LockFile {
             time: Timestamp::now(),
             exclusive: mode == Mode::Alone,
@@ -114,7 +138,7 @@ impl Lock {
             gid: rustix::process::getgid().as_raw(),
         };
         let before = meet(backend, &key, &me, None)?;
-        let asked = Timestamp::now();
+        let (asked, begun) = (Timestamp::now(), awake_or_asleep());
         let name = write(backend, &key, &me)?;
         let answered = Timestamp::now();
         let met = match meet(backend, &key, &me, Some(&name)) {
@@ -131,36 +155,31 @@ impl Lock {
             .map(|at| at.duration_since(at.clamp(asked, answered)));
         let (ended, rx) = watch::channel(false);
         let name = Arc::new(Mutex::new(name));
-        let lost = Arc::new(AtomicBool::new(false));
-        let renewer = runtime.spawn(renew(
-            backend.clone(),
-            key,
-            me,
-            Arc::clone(&name),
-            rx,
-            Arc::clone(&lost),
-        ));
+        backend.lock_is_good_until(Some(begun + pace.good));
+        let renewer = runtime.spawn(renew(backend.clone(), key, me, Arc::clone(&name), rx, pace));
         Ok(Self {
             backend: backend.clone(),
             key: name,
             ended,
             renewer,
             others: before.ours || met.ours,
-            lost,
             store_ahead,
         })
-    }
-
-    /// Whether others may believe by now that the lock is stale.
-    pub(super) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
         let _ = self.ended.send(true);
-        self.renewer.abort();
+        // One that is being written anew has its next name in a moment; cut off, it would stay behind under that.
+        let renewer = &mut self.renewer;
+        let ended = self.backend.finally(move || async move {
+            Ok(tokio::time::timeout(RENEWAL_PATIENCE, &mut *renewer).await)
+        });
+        if !matches!(ended, Ok(Ok(_))) {
+            self.renewer.abort();
+        }
+        self.backend.lock_is_good_until(None);
         let name = self.name();
         let removed = self.backend.finally(|| self.backend.store().delete(&name));
         held().remove(&name);
@@ -191,7 +210,7 @@ fn space_of(boot: Option<&str>, space: &str) -> String {
     match boot.map(str::trim) {
         None | Some("") => UNKNOWN_SPACE.to_owned(),
         Some(_) if space.is_empty() => UNKNOWN_SPACE.to_owned(),
-        Some(boot) => format!("lifeboat {boot} {space}"),
+        Some(boot) => format!("{OURS} {boot} {space}"),
     }
 }
 
@@ -261,9 +280,8 @@ fn meet(
             .and_then(text_of)
             .and_then(|text| serde_json::from_slice(&text).ok());
         let other: Option<LockFile> = plain;
-        met.ours |= other
-            .as_ref()
-            .is_some_and(|other| other.username.starts_with("lifeboat"));
+        let is_ours = |other: &LockFile| other.username.starts_with(OURS);
+        met.ours |= other.as_ref().is_some_and(is_ours);
         let is_old = |now: Timestamp| now.duration_since(time(object.modified)) > STALE_AFTER;
         if other
             .as_ref()
@@ -282,6 +300,7 @@ fn meet(
         if excludes {
             return Err(FilesError::Locked {
                 store: store.display(),
+                by_prune: other.as_ref().is_some_and(|o| o.exclusive && is_ours(o)),
                 holder: match other {
                     Some(other) => format!("process {} on {}", other.pid, other.hostname),
                     // Perhaps half-written by a process that died.
@@ -304,7 +323,9 @@ impl LockFile {
         if self.pid == me.pid {
             return !held().contains(name);
         }
-        !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+        // Asked of the system, not of `/proc`, which may hide the processes of others. One that may not be asked is there.
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
     }
 }
 
@@ -323,15 +344,19 @@ async fn renew(
     mut lock: LockFile,
     name: Arc<Mutex<String>>,
     mut ended: watch::Receiver<bool>,
-    lost: Arc<AtomicBool>,
+    pace: Pace,
 ) {
     let store = backend.store();
-    let mut renewed = lock.time;
     loop {
         tokio::select! {
             _ = ended.changed() => return,
-            () = tokio::time::sleep(RENEW_EVERY) => {}
+            () = tokio::time::sleep(pace.renew) => {}
         }
+        // Not brought back to life: others may have removed it, and be at work.
+        if backend.lock_is_lost() {
+            return;
+        }
+        let begun = awake_or_asleep();
         lock.time = Timestamp::now();
         let Some((next, body)) = sealed(&key, &lock) else {
             continue;
@@ -339,7 +364,10 @@ async fn renew(
         held().insert(next.clone());
         match store.put(&next, body, PutMode::Overwrite, None).await {
             Ok(()) => {
-                renewed = lock.time;
+                // Unless it was lost meanwhile, which is for good.
+                if !backend.lock_is_lost() {
+                    backend.lock_is_good_until(Some(begun + pace.good));
+                }
                 let old = std::mem::replace(
                     &mut *name.lock().unwrap_or_else(PoisonError::into_inner),
                     next,
@@ -351,95 +379,13 @@ async fn renew(
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot renew the lock of the repository");
+                // Perhaps only the answer was lost.
+                let _ = store.delete(&next).await;
                 held().remove(&next);
             }
-        }
-        if lock.time.duration_since(renewed) > STALE_AFTER - SignedDuration::from_mins(5) {
-            lost.store(true, Ordering::Relaxed);
-            backend.stop();
-            return;
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use object_store::memory::InMemory;
-
-    use super::*;
-    use crate::store::testing::{Call, Fault, Faults, Faulty};
-    use crate::store::{Kind, Store};
-
-    const KEY: [u8; 64] = [7; 64];
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    fn backend(runtime: &tokio::runtime::Runtime) -> (Backend, Faults) {
-        let (client, faults) = Faulty::wrap(Arc::new(InMemory::new()));
-        let store = Store::from_object_store(Kind::Memory, client, "".into());
-        let runtime = runtime.handle().clone();
-        (Backend::new(store, runtime, Duration::ZERO), faults)
-    }
-
-    fn lock(host: &str, hours: i64, exclusive: bool) -> LockFile {
-        LockFile {
-            time: Timestamp::now() + SignedDuration::from_hours(hours),
-            exclusive,
-            hostname: host.into(),
-            username: "lifeboat".into(),
-            pid: i64::from(std::process::id()),
-            uid: 0,
-            gid: 0,
-        }
-    }
-
-    /// Hosts may share a name and the number of a namespace, as copies of one machine do; what was booted apart is apart.
-    #[test]
-    fn a_process_is_missed_only_on_the_very_host_where_it_was() {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-        let here = process_space();
-        assert!(here.contains(boot.trim()), "{here}");
-        let ended = LockFile {
-            // Larger than any that the system gives.
-            pid: 1 << 30,
-            username: here.clone(),
-            ..lock("same name", 0, true)
-        };
-        let me = lock("same name", 0, false);
-        let me = |space: &str| LockFile {
-            username: space.into(),
-            ..me.clone()
-        };
-        assert!(ended.is_gone(&me(&here), "locks/a"));
-        let there = here.replace(boot.trim(), "b05a4c4a-8d8b-4d5a-8e83-0e2a4f6c1c1d");
-        assert!(!ended.is_gone(&me(&there), "locks/a"));
-        // Of a system that does not tell.
-        let unknown = LockFile {
-            username: space_of(None, "pid:[1]"),
-            ..ended
-        };
-        assert!(!unknown.is_gone(&me(&unknown.username), "locks/a"));
-    }
-
-    /// A clock that is set wrong, here or there, neither removes a lock that is held nor keeps one that is not.
-    #[test]
-    fn only_the_stores_clock_makes_a_lock_stale() {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let (backend, faults) = backend(&runtime);
-        let theirs = write(&backend, &KEY, &lock("there", -2, true)).unwrap();
-        for ours in [-2, 0, 2] {
-            let me = lock("here", ours, false);
-            let mine = write(&backend, &KEY, &me).unwrap();
-            let refused = meet(&backend, &KEY, &me, Some(&mine)).map(drop);
-            assert!(matches!(refused, Err(FilesError::Locked { .. })), "{ours}");
-            runtime.block_on(backend.store().delete(&mine)).unwrap();
-        }
-        assert!(runtime.block_on(backend.store().get(&theirs)).is_ok());
-        // An hour later, as the store counts; its holder renews none.
-        let me = lock("here", -2, true);
-        let mine = write(&backend, &KEY, &me).unwrap();
-        faults.inject(Some(Call::List), 0, 1, Fault::Older(HOUR, theirs.clone()));
-        meet(&backend, &KEY, &me, Some(&mine)).unwrap();
-        assert!(runtime.block_on(backend.store().get(&theirs)).is_err());
-        assert!(runtime.block_on(backend.store().get(&mine)).is_ok());
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ mod backup;
 mod contents;
 mod drill;
 mod error;
+mod filter;
 mod lock;
 mod opened;
 mod place;
@@ -23,8 +24,10 @@ mod reader;
 mod record;
 mod repository;
 mod restore;
+mod roots;
 mod source;
 mod undo;
+mod unfinished;
 mod verify;
 mod write;
 
@@ -35,10 +38,10 @@ pub use backend::Backend;
 pub use backup::{Backup, backup};
 pub use drill::{Drill, drill, drills};
 pub use error::FilesError;
+pub use filter::LeftOut;
 pub use points::{Goal, Point, find, free_label, list};
-pub use prune::{Pruned, prune};
+pub use prune::{Pruned, prune, prune_until};
 pub use restore::{Output, Restored, restore};
-pub use source::LeftOut;
 pub use undo::{Back, Undone, has_content, kept, undo};
 pub use verify::verify;
 
@@ -49,6 +52,9 @@ use crate::store::Store;
 pub const PATIENCE_BACKUP: Duration = Duration::from_secs(5 * 60);
 /// A request that a person waits for.
 pub const PATIENCE_PERSON: Duration = Duration::from_secs(20);
+
+/// The lowest priority there is.
+const LOWEST: i32 = 19;
 
 /// One target in one store.
 #[derive(Clone)]
@@ -78,6 +84,29 @@ impl Target {
 pub fn create(target: &Target) -> Result<bool, FilesError> {
     let backend = target.backend(PATIENCE_PERSON);
     repository::open_or_create(&backend, &target.config.password).map(|(_, made)| made)
+}
+
+/// Does work that gives way to the app, on a thread of its own: one that gave way once does so for ever, whatever it is used for next.
+///
+/// # Errors
+/// Those of the work; the system's, if there can be no thread.
+pub fn nicely<T: Send>(
+    work: impl FnOnce() -> Result<T, FilesError> + Send,
+) -> Result<T, FilesError> {
+    let nice = || {
+        // This thread and those that it starts.
+        if let Err(error) = rustix::process::setpriority_process(None, LOWEST) {
+            tracing::debug!(%error, "files are worked on at normal priority");
+        }
+        work()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("files".into());
+        let thread = thread.spawn_scoped(scope, nice);
+        let thread = thread.map_err(|e| FilesError::io(std::path::Path::new("a thread"), e))?;
+        let done = thread.join();
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Durations in JSON are seconds.

@@ -16,7 +16,7 @@
 //! Nothing but `.lifeboat-restored-*` and empty folders of ours is ever deleted. One exchange at a time: P is locked meanwhile.
 //! What a backup leaves out is not moved: a folder that contains such things is gone through, not renamed.
 
-use std::fs::{File, Metadata};
+use std::fs::{DirEntry, File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -25,8 +25,9 @@ use rustix::fs::{FlockOperation, flock, syncfs};
 
 use super::attributes;
 use super::error::FilesError;
-use super::opened::{Opened, remove, rename};
-use super::source::Filter;
+use super::filter::Filter;
+use super::opened::{Opened, put_aside, remove, rename, rename_to_free};
+use crate::config::FilesConfig;
 
 /// Names of ours inside folders; backups leave them out.
 pub(super) const OURS: &str = ".lifeboat-";
@@ -190,6 +191,32 @@ pub(super) fn base_of(path: &Path, is_dir: bool) -> (PathBuf, Option<PathBuf>) {
     match (is_dir, path.parent()) {
         (false, Some(parent)) => (parent.to_owned(), path.file_name().map(PathBuf::from)),
         _ => (path.to_owned(), None),
+    }
+}
+
+/// A folder that became a link leads out of the configured path: nothing is exchanged behind it.
+///
+/// # Errors
+/// [`FilesError::Refused`].
+pub(super) fn refuse_links(
+    config: &FilesConfig,
+    path: &Path,
+    is_dir: bool,
+) -> Result<(), FilesError> {
+    let Some(root) = config.paths.iter().find(|root| path.starts_with(root)) else {
+        return Ok(());
+    };
+    let (base, _) = base_of(path, is_dir);
+    let mut below = base
+        .ancestors()
+        .take_while(|folder| *folder != root && folder.starts_with(root));
+    match below.find(|folder| folder.is_symlink()) {
+        None => Ok(()),
+        Some(link) => Err(FilesError::Refused(format!(
+            "{} is a link, and what lies behind it may be outside of {}; nothing was changed (restore the folder that the link is in, or give a folder with -o)",
+            link.display(),
+            root.display()
+        ))),
     }
 }
 
@@ -398,29 +425,7 @@ fn bring(filter: &Filter, from: &Path, to: &Path, met: &Path) -> io::Result<()> 
     let was = from.metadata()?;
     let (source, place_of_all) = (Opened::new(from)?, Opened::new(to)?);
     for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let place = to.join(&name);
-        let there = place.symlink_metadata().ok();
-        match there {
-            there if filter.keeps(&place, there.as_ref()) => {
-                tracing::warn!(file = %place.display(), restored = %met.display(), "a backup leaves it out, so a restore leaves it as it is; what was in the snapshot is kept aside");
-                std::fs::create_dir_all(met)?;
-                rename(&entry.path(), &met.join(&name))?;
-                continue;
-            }
-            Some(there) if there.is_dir() && entry.file_type()?.is_dir() => {
-                bring(filter, &entry.path(), &place, &met.join(&name))?;
-                continue;
-            }
-            Some(_) => {
-                tracing::warn!(file = %place.display(), kept = %met.display(), "came into being during the restore; it is kept aside");
-                std::fs::create_dir_all(met)?;
-                rename(&place, &met.join(&name))?;
-            }
-            None => {}
-        }
-        rename(&entry.path(), &place)?;
+        bring_one(filter, &entry?, to, met)?;
     }
     attributes::copy(from, &was, to)?;
     place_of_all.settled();
@@ -429,4 +434,31 @@ fn bring(filter: &Filter, from: &Path, to: &Path, met: &Path) -> io::Result<()> 
     // What was removed may have been in it.
     attributes::set_times_as(&was, to);
     Ok(())
+}
+
+fn bring_one(filter: &Filter, entry: &DirEntry, to: &Path, met: &Path) -> io::Result<()> {
+    let place = to.join(entry.file_name());
+    loop {
+        match place.symlink_metadata().ok() {
+            there if filter.keeps(&place, there.as_ref()) => {
+                tracing::warn!(file = %place.display(), restored = %met.display(), "a backup leaves it out, so a restore leaves it as it is; what was in the snapshot is kept aside");
+                return put_aside(&entry.path(), met);
+            }
+            Some(there) if there.is_dir() && entry.file_type()?.is_dir() => {
+                return bring(filter, &entry.path(), &place, &met.join(entry.file_name()));
+            }
+            Some(_) => {
+                tracing::warn!(file = %place.display(), kept = %met.display(), "came into being during the restore; it is kept aside");
+                match put_aside(&place, met) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    other => other?,
+                }
+            }
+            None => match rename_to_free(&entry.path(), &place) {
+                // This very moment; it is looked at.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                other => return other,
+            },
+        }
+    }
 }

@@ -48,7 +48,21 @@ pub struct Pruned {
 /// # Errors
 /// [`FilesError::Locked`], [`FilesError::Damaged`] (nothing was deleted), [`FilesError::Refused`] for a wrong clock, and the rest.
 pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, FilesError> {
+    prune_until(target, zone, dry_run, drop)
+}
+
+/// [`prune`], with a way to end it: `begun` gets what [`Backend::stop`] does it with. A lock that keeps everybody out must not stay behind.
+///
+/// # Errors
+/// As [`prune`].
+pub fn prune_until(
+    target: &Target,
+    zone: &TimeZone,
+    dry_run: bool,
+    begun: impl FnOnce(Backend),
+) -> Result<Pruned, FilesError> {
     let backend = target.backend(PATIENCE_BACKUP);
+    begun(backend.clone());
     let failed = |e: Box<rustic_core::RusticError>| FilesError::of("pruning", &backend, &e);
     let repo = repository::open(&backend, &target.config.password)?;
     // A look takes no lock: it may stand beside a backup.
@@ -60,10 +74,11 @@ pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, 
     let points: Vec<Point> = all.iter().map(Point::of).collect();
     let now = Timestamp::now();
     check_clock(now, points.last(), lock.as_ref())?;
-    let candidates: Vec<Candidate> = points.iter().map(candidate).collect();
     let proven = BTreeSet::from_iter(drill::newest_proven(&backend, &points)?);
     let retention = &target.config.retention;
-    let decisions = decide(&candidates, retention, &proven, now, zone);
+    let decisions = decide_each(&points, |candidates| {
+        decide(candidates, retention, &proven, now, zone)
+    });
     let (keep, forget): (Vec<&Decision>, Vec<_>) = decisions.iter().partition(|d| d.keeps());
     let forget: Vec<_> = forget.iter().map(|d| all[d.index].id).collect();
     let mut options = PruneOptions::default();
@@ -86,9 +101,6 @@ pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, 
     pruned.deleted_bytes = stats.size_to_delete.remove;
     if dry_run {
         return Ok(pruned);
-    }
-    if lock.as_ref().is_some_and(Lock::is_lost) {
-        return Err(lost(&backend));
     }
     repo.delete_snapshots(&forget).map_err(failed)?;
     // Planned again on what is there now: nothing is assumed of the first plan, which is gone by now. One is large.
@@ -126,8 +138,110 @@ fn check_clock(
     }
 }
 
-fn lost(backend: &Backend) -> FilesError {
-    backend
-        .failure()
-        .map_or(FilesError::Stopped, FilesError::Store)
+/// Decides on the snapshots of each line apart from those of the others.
+fn decide_each(points: &[Point], decide: impl Fn(&[Candidate]) -> Vec<Decision>) -> Vec<Decision> {
+    let mut all = Vec::new();
+    for line in lines(points) {
+        let candidates: Vec<Candidate> = line.iter().map(|i| candidate(&points[*i])).collect();
+        all.extend(decide(&candidates).into_iter().map(|decision| Decision {
+            index: line[decision.index],
+            ..decision
+        }));
+    }
+    all.sort_by_key(|decision| decision.index);
+    all
+}
+
+/// Instances that write at the same time, as a staging host with production's store does, are kept apart: no snapshot of one takes the place of one
+/// of the other. One that came after the last snapshot of another goes on with its line: names of hosts change with every deploy. Positions, by
+/// time; `points` are by time, too.
+fn lines(points: &[Point]) -> Vec<Vec<usize>> {
+    let mut hosts: Vec<(&str, usize, usize)> = Vec::new();
+    for (at, point) in points.iter().enumerate().filter(|(_, p)| p.ours) {
+        match hosts.iter_mut().find(|(host, ..)| *host == point.host) {
+            Some((_, _, last)) => *last = at,
+            None => hosts.push((&point.host, at, at)),
+        }
+    }
+    // By their first snapshots, each to the first line that has ended.
+    let mut ends: Vec<usize> = Vec::new();
+    let mut line_of: Vec<(&str, usize)> = Vec::new();
+    for (host, first, last) in hosts {
+        let line = ends.iter().position(|end| *end < first);
+        let line = line.unwrap_or_else(|| {
+            ends.push(0);
+            ends.len() - 1
+        });
+        ends[line] = last;
+        line_of.push((host, line));
+    }
+    let mut lines = vec![Vec::new(); ends.len().max(1)];
+    for (at, point) in points.iter().enumerate() {
+        let known = line_of.iter().find(|(host, _)| *host == point.host);
+        // What is not ours is kept anyway.
+        let line = known.filter(|_| point.ours).map_or(0, |(_, line)| *line);
+        lines[line].push(at);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(host: &str, ours: bool) -> Point {
+        Point {
+            id: String::new(),
+            time: Timestamp::UNIX_EPOCH,
+            host: host.into(),
+            paths: Vec::new(),
+            files: 0,
+            bytes: 0,
+            added: 0,
+            partial: false,
+            ours,
+            labels: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_writes_at_the_same_time_is_a_line_of_its_own() {
+        let lines_of = |hosts: &str| {
+            let points: Vec<Point> = hosts
+                .chars()
+                .map(|c| point(&c.to_string(), c != '-'))
+                .collect();
+            lines(&points)
+        };
+        assert_eq!(lines_of("aabbcc"), [vec![0, 1, 2, 3, 4, 5]]);
+        assert_eq!(lines_of("ababa"), [vec![0, 2, 4], vec![1, 3]]);
+        // Whoever came for one snapshot only is no longer line than that; what is not ours is in the first.
+        assert_eq!(lines_of("axa-ya"), [vec![0, 2, 3, 5], vec![1, 4]]);
+        assert_eq!(lines_of("abab-cc"), [vec![0, 2, 4, 5, 6], vec![1, 3]]);
+        assert_eq!(lines_of(""), [Vec::<usize>::new()]);
+    }
+
+    #[test]
+    fn two_instances_at_once_push_out_nothing_of_each_other() {
+        let begin: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let points: Vec<Point> = (0..20)
+            .map(|n| Point {
+                id: n.to_string(),
+                // Both each day, staging a little later.
+                time: begin + SignedDuration::from_hours(24 * (n / 2) + n % 2),
+                ..point(if n % 2 == 0 { "production" } else { "staging" }, true)
+            })
+            .collect();
+        let daily = crate::config::RetentionConfig {
+            daily: 5,
+            ..crate::config::RetentionConfig::plain(std::time::Duration::ZERO)
+        };
+        let now = begin + SignedDuration::from_hours(24 * 10);
+        let decisions = decide_each(&points, |candidates| {
+            decide(candidates, &daily, &BTreeSet::new(), now, &TimeZone::UTC)
+        });
+        assert_eq!(decisions.len(), points.len());
+        let kept = decisions.iter().filter(|d| d.keeps()).map(|d| d.index);
+        assert_eq!(kept.collect::<Vec<_>>(), (10..20).collect::<Vec<_>>());
+    }
 }

@@ -51,6 +51,21 @@ impl Root {
         })
     }
 
+    /// Which.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the folder is still what lies at its path.
+    pub(super) fn is_here(&self) -> bool {
+        let Some(folder) = &self.folder else {
+            return true;
+        };
+        let opened = rustix::fs::fstat(folder).map(|m| (m.st_dev, m.st_ino));
+        let there = rustix::fs::stat(&self.path).map(|m| (m.st_dev, m.st_ino));
+        opened.is_ok() && opened == there
+    }
+
     /// Opens something below, not through links. An old kernel cannot, nor can some containers: there the last name alone is no link.
     fn below(&self, path: &Path, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -113,7 +128,7 @@ impl ReadSourceOpen for Open {
                 seen: Box::default(),
             }),
             Err(error) => {
-                self.record.lose(&self.path, &error);
+                self.record.lose(self.root.path(), &self.path, &error);
                 Err(RusticError::with_source(
                     ErrorKind::InputOutput,
                     "cannot open",
@@ -174,7 +189,8 @@ impl Read for Reader {
                 Ok(n)
             }
             Err(error) => {
-                self.of.record.lose(&self.of.path, &error);
+                let of = &self.of;
+                of.record.lose(of.root.path(), &of.path, &error);
                 Err(error)
             }
         }

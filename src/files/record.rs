@@ -15,9 +15,12 @@ pub(super) struct Record {
     pub(super) entries: AtomicU64,
     lost: AtomicU64,
     unreadable: AtomicU64,
-    pub(super) vanished: AtomicU64,
+    vanished: AtomicU64,
     names: Mutex<BTreeMap<PathBuf, String>>,
     pub(super) databases: Mutex<BTreeSet<PathBuf>>,
+    /// Folders with something of a restore in them, or in which something was not there any more.
+    disturbed: Mutex<BTreeSet<PathBuf>>,
+    away: Mutex<Option<PathBuf>>,
 }
 
 impl Record {
@@ -34,6 +37,34 @@ impl Record {
     /// Files that were deleted between listing and reading.
     pub(super) fn vanished(&self) -> u64 {
         self.vanished.load(Ordering::Relaxed)
+    }
+
+    /// One below `root` that is not there any more.
+    pub(super) fn vanish(&self, root: &Path, path: &Path) {
+        self.vanished.fetch_add(1, Ordering::Relaxed);
+        let above = path.ancestors().skip(1);
+        let below_root = above.take_while(|folder| folder.starts_with(root));
+        hold(&self.disturbed).extend(below_root.map(Path::to_owned));
+    }
+
+    /// Something of a restore is in this folder.
+    pub(super) fn meet_restore(&self, folder: &Path) {
+        hold(&self.disturbed).insert(folder.to_owned());
+    }
+
+    /// Folders that a restore may have changed meanwhile.
+    pub(super) fn disturbed(&self) -> BTreeSet<PathBuf> {
+        hold(&self.disturbed).clone()
+    }
+
+    /// A configured path is not there any more, or is another one.
+    pub(super) fn leave(&self, root: &Path) {
+        hold(&self.away).get_or_insert_with(|| root.to_owned());
+    }
+
+    /// The first of them.
+    pub(super) fn away(&self) -> Option<PathBuf> {
+        hold(&self.away).clone()
     }
 
     /// Databases that were left out.
@@ -61,10 +92,10 @@ impl Record {
     }
 
     /// One that was handed over and is dropped by rustic_core.
-    pub(super) fn lose(&self, path: &Path, error: &io::Error) {
+    pub(super) fn lose(&self, root: &Path, path: &Path, error: &io::Error) {
         self.lost.fetch_add(1, Ordering::Relaxed);
         if error.kind() == io::ErrorKind::NotFound {
-            self.vanished.fetch_add(1, Ordering::Relaxed);
+            self.vanish(root, path);
         } else {
             self.fail(path, error);
         }

@@ -1,19 +1,20 @@
 //! Opening and making the restic repository of a target.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aes256ctr_poly1305aes::Aes256CtrPoly1305Aes;
 use aes256ctr_poly1305aes::aead::{Aead, Nonce};
 use bytes::Bytes;
-use rand::Rng;
+use rand::{Rng, RngExt};
 use rustic_core::repofile::{KeyFile, MasterKey};
 use rustic_core::{
     ConfigOptions, Credentials, KeyOptions, OpenStatus, Repository, RepositoryBackends,
-    RepositoryOptions,
+    RepositoryOptions, RusticError,
 };
 use sha2::{Digest, Sha256};
 
-use super::backend::Backend;
+use super::backend::{Asked, Backend};
 use super::error::FilesError;
 use crate::config::Secret;
 use crate::store::PutMode;
@@ -27,6 +28,11 @@ const DATA_PACK: &str = "4MiB";
 /// The same for folders.
 const TREE_PACK: &str = "2MiB";
 
+/// How often the making of a repository is tried while others make it, too.
+const MAKERS_PATIENCE: usize = 10;
+/// Between two tries, in milliseconds.
+const MAKERS_PAUSE: std::ops::Range<u64> = 200..2000;
+
 /// An open repository.
 pub(super) type Repo = Repository<OpenStatus>;
 
@@ -35,67 +41,133 @@ pub(super) type Repo = Repository<OpenStatus>;
 /// # Errors
 /// [`FilesError::NoRepository`], [`FilesError::Password`], [`FilesError::Key`], [`FilesError::Damaged`], and the store's.
 pub(super) fn open(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
-    let unopened = unopened(backend)?;
-    let failed = |e: Box<rustic_core::RusticError>| FilesError::of("opening", backend, &e);
-    if unopened.config_id().map_err(failed)?.is_none() {
-        refuse_without_config(backend)?;
+    opened(backend, password).map(|(repo, _)| repo)
+}
+
+/// The repository, and keys that the password opens, too, but that are not its own: two processes made it at once.
+fn opened(backend: &Backend, password: &Secret) -> Result<(Repo, Vec<String>), FilesError> {
+    if !is_made(backend)? {
         return Err(FilesError::NoRepository(backend.store().display()));
     }
-    let master = find_key(backend, password)?.ok_or_else(|| FilesError::Key {
-        store: backend.store().display(),
-        what: "its folder `keys` is empty".into(),
-    })?;
-    unopened
-        .open(&Credentials::Masterkey(master))
-        .map_err(failed)
-}
-
-/// The master key, from the first key file that the password opens; `None` if there is no key file. A damaged one hides no other.
-fn find_key(backend: &Backend, password: &Secret) -> Result<Option<MasterKey>, FilesError> {
-    let store = backend.store();
-    let keys = backend.ask(|| store.list("keys"))?;
-    let (mut tried, mut damaged) = (0, Vec::new());
-    for key in keys.iter().filter(|k| !k.key.contains('#')) {
-        let file = backend.ask(|| store.get(&key.key))?;
-        match serde_json::from_slice::<KeyFile>(&file) {
-            Err(_) => damaged.push(key.key.as_str()),
-            Ok(file) => match master_of(&file, password) {
-                Some(master) => return Ok(Some(master)),
-                None => tried += 1,
-            },
+    let failed = |e: Box<RusticError>| FilesError::of("opening", backend, &e);
+    let mut keys = Keys::list(backend, password)?;
+    let (mut useless, mut first) = (Vec::new(), None);
+    while let Some((name, master)) = keys.next()? {
+        let encrypts = master.encrypt.clone();
+        match unopened(backend)?.open(&Credentials::Masterkey(master)) {
+            Ok(repo) => {
+                let own = repo.key().encrypt;
+                let others = useless.into_iter().filter(|(_, other)| *other != own);
+                return Ok((repo, others.map(|(name, _)| name).collect()));
+            }
+            Err(e) if backend.is_over() => return Err(failed(e)),
+            Err(e) => {
+                useless.push((name, encrypts));
+                first.get_or_insert(failed(e));
+            }
         }
     }
-    match (damaged.first(), tried) {
-        (None, 0) => Ok(None),
-        (None, _) => Err(FilesError::Password(store.display())),
-        (Some(first), 0) => Err(FilesError::Key {
-            store: store.display(),
-            what: format!("its key {first} cannot be read"),
-        }),
-        (Some(first), _) => Err(FilesError::Key {
-            store: store.display(),
-            what: format!(
-                "its key {first} cannot be read, and the password does not open the others"
-            ),
-        }),
+    match first {
+        Some(error) => Err(error),
+        None => Err(keys.refusal()),
     }
 }
 
-/// Data without `config` is no place for a new repository.
-fn refuse_without_config(backend: &Backend) -> Result<(), FilesError> {
+/// Key files, tried one after the other: each costs a second of work.
+struct Keys<'a> {
+    backend: &'a Backend,
+    password: &'a Secret,
+    left: std::vec::IntoIter<String>,
+    tried: usize,
+    damaged: Option<String>,
+}
+
+impl<'a> Keys<'a> {
+    fn list(backend: &'a Backend, password: &'a Secret) -> Result<Self, FilesError> {
+        Ok(Self {
+            backend,
+            password,
+            left: key_files(backend)?.into_iter(),
+            tried: 0,
+            damaged: None,
+        })
+    }
+
+    /// The next that the password opens, with its name. A damaged file hides no other.
+    fn next(&mut self) -> Result<Option<(String, MasterKey)>, FilesError> {
+        let store = self.backend.store();
+        while let Some(name) = self.left.next() {
+            let file = match self.backend.ask(|| store.get(&name)) {
+                Ok(file) => file,
+                // Of no use, and removed since the listing.
+                Err(Asked::Store(e)) if e.is_not_found() => continue,
+                Err(e) => return Err(e.into()),
+            };
+            match serde_json::from_slice::<KeyFile>(&file) {
+                Err(_) => {
+                    self.damaged.get_or_insert(name);
+                }
+                Ok(file) => match master_of(&file, self.password) {
+                    Some(master) => return Ok(Some((name, master))),
+                    None => self.tried += 1,
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    /// There are some, whoever opens them.
+    fn found(&self) -> bool {
+        self.tried > 0 || self.damaged.is_some()
+    }
+
+    /// Why none of them opens it.
+    fn refusal(&self) -> FilesError {
+        let store = self.backend.store().display();
+        let what = match (&self.damaged, self.tried) {
+            (None, 0) => "its folder `keys` is empty".into(),
+            (None, _) => return FilesError::Password(store),
+            (Some(first), 0) => format!("its key {first} cannot be read"),
+            (Some(first), _) => {
+                format!("its key {first} cannot be read, and the password does not open the others")
+            }
+        };
+        FilesError::Key { store, what }
+    }
+}
+
+fn key_files(backend: &Backend) -> Result<Vec<String>, FilesError> {
+    let keys = backend.ask(|| backend.store().list("keys"))?;
+    let keys = keys.into_iter().map(|object| object.key);
+    Ok(keys.filter(|name| !name.contains('#')).collect())
+}
+
+/// Whether there is a `config`. Data without it is no place for a new repository.
+fn is_made(backend: &Backend) -> Result<bool, FilesError> {
+    let failed = |e: Box<RusticError>| FilesError::of("opening", backend, &e);
+    let has_config = || -> Result<bool, FilesError> {
+        Ok(unopened(backend)?.config_id().map_err(failed)?.is_some())
+    };
+    if has_config()? {
+        return Ok(true);
+    }
     let store = backend.store();
     for folder in ["snapshots", "index", "data"] {
         if !backend.ask(|| store.list(folder))?.is_empty() {
-            return Err(FilesError::Damaged {
-                store: store.display(),
-                what: "its file `config` is missing, and there is data beside it".into(),
-            });
+            // Perhaps it was made between the two looks.
+            return match has_config()? {
+                true => Ok(true),
+                false => Err(FilesError::Damaged {
+                    store: store.display(),
+                    what: "its file `config` is missing, and there is data beside it".into(),
+                }),
+            };
         }
     }
-    Ok(())
+    Ok(false)
 }
 
-/// Opens the repository, or makes it if there is none. `true` if it was made.
+/// Opens the repository, or makes it if there is none. `true` if it was made. Where another process makes it at the same time, it is waited for.
 ///
 /// # Errors
 /// As [`open`], without [`FilesError::NoRepository`].
@@ -103,10 +175,41 @@ pub(super) fn open_or_create(
     backend: &Backend,
     password: &Secret,
 ) -> Result<(Repo, bool), FilesError> {
-    match open(backend, password) {
-        Err(FilesError::NoRepository(_)) => create(backend, password).map(|repo| (repo, true)),
-        other => other.map(|repo| (repo, false)),
+    let mut mine = None;
+    for _ in 0..MAKERS_PATIENCE {
+        match opened(backend, password) {
+            Err(FilesError::NoRepository(_)) => {}
+            Err(error) => return Err(error),
+            Ok((repo, mut useless)) => {
+                let own = repo.key().encrypt;
+                useless.extend(
+                    mine.filter(|(_, other): &(String, MasterKey)| other.encrypt != own)
+                        .map(|(name, _)| name),
+                );
+                for name in useless {
+                    // `config` never changes and is another key's: nothing was ever encrypted with this one, and restic may try it first.
+                    if let Err(error) = backend.finally(|| backend.store().delete(&name)) {
+                        tracing::warn!(key = name, %error, "a key that is not the repository's stays behind");
+                    }
+                }
+                return Ok((repo, false));
+            }
+        }
+        match create(backend, password)? {
+            Made::Repository(repo) => return Ok((repo, true)),
+            Made::Key(name, master) => mine = Some((name, master)),
+            Made::Nothing => {}
+        }
+        // Not in step with the other one.
+        let pause = rand::rng().random_range(MAKERS_PAUSE);
+        std::thread::sleep(Duration::from_millis(pause));
     }
+    Err(FilesError::Locked {
+        store: backend.store().display(),
+        holder: "another process that makes it".into(),
+        since: jiff::Timestamp::now().to_string(),
+        by_prune: false,
+    })
 }
 
 fn unopened(backend: &Backend) -> Result<Repository<()>, FilesError> {
@@ -116,13 +219,33 @@ fn unopened(backend: &Backend) -> Result<Repository<()>, FilesError> {
     Repository::new(&options, &backends).map_err(|e| FilesError::of("opening", backend, &e))
 }
 
-/// The key goes first, so that no repository is ever without one; a run that was killed before the second step has left it, and it is used.
-fn create(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
+/// What came of making a repository.
+enum Made {
+    Repository(Repo),
+    /// A key, and another process has made one, too: of two keys only one is the repository's, so whoever sees both lets the other go on.
+    Key(String, MasterKey),
+    /// Another process makes it, or has made it.
+    Nothing,
+}
+
+/// The key goes first, so that no repository is ever without one; a run that was killed before the second step has left it, and it is used, by
+/// everybody who comes then. So no key is taken back before `config` is there: somebody may be about to use it.
+fn create(backend: &Backend, password: &Secret) -> Result<Made, FilesError> {
     // Looked for by `open` a moment ago, and again: nothing may be lost by making one.
-    refuse_without_config(backend)?;
-    let master = match find_key(backend, password)? {
-        Some(master) => master,
-        None => first_key(backend, password)?,
+    if is_made(backend)? {
+        return Ok(Made::Nothing);
+    }
+    let mut keys = Keys::list(backend, password)?;
+    let master = match keys.next()? {
+        Some((_, master)) => master,
+        None if keys.found() => return Err(keys.refusal()),
+        None => {
+            let (master, mine) = first_key(backend, password)?;
+            if key_files(backend)?.iter().any(|name| *name != mine) {
+                return Ok(Made::Key(mine, master));
+            }
+            master
+        }
     };
     let mut options = ConfigOptions::default();
     options.set_datapack_size = DATA_PACK.parse().ok();
@@ -135,19 +258,19 @@ fn create(backend: &Backend, password: &Secret) -> Result<Repo, FilesError> {
         &options,
     );
     match made {
-        Ok(repo) => Ok(repo),
-        // Another one was faster: its repository is as good.
-        Err(_) if backend.failure().is_some_and(|e| e.is_exists()) => Err(FilesError::Locked {
-            store: backend.store().display(),
-            holder: "another process that makes it".into(),
-            since: jiff::Timestamp::now().to_string(),
-        }),
+        Ok(repo) => Ok(Made::Repository(repo)),
+        // Another one was faster; or only the answer to our own request was lost.
+        Err(_) if backend.failure().is_some_and(|e| e.is_exists()) => {
+            backend.forget_failure();
+            Ok(Made::Nothing)
+        }
+        Err(_) if !backend.is_over() && is_made(backend)? => Ok(Made::Nothing),
         Err(e) => Err(FilesError::of("making", backend, &e)),
     }
 }
 
-/// A new key, written.
-fn first_key(backend: &Backend, password: &Secret) -> Result<MasterKey, FilesError> {
+/// A new key, written, and its name.
+fn first_key(backend: &Backend, password: &Secret) -> Result<(MasterKey, String), FilesError> {
     let master = MasterKey::new();
     let key = key_file(&master, password).map_err(|reason| FilesError::Repository {
         doing: "making",
@@ -161,7 +284,7 @@ fn first_key(backend: &Backend, password: &Secret) -> Result<MasterKey, FilesErr
             .store()
             .put(&name, key.clone(), PutMode::Overwrite, None)
     })?;
-    Ok(master)
+    Ok((master, name))
 }
 
 /// The master key in a key file; `None` if the password does not open it.

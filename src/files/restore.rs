@@ -14,12 +14,12 @@ use rustic_core::{IndexedFull, Repository};
 
 use super::attributes::set;
 use super::error::FilesError;
+use super::filter::Filter;
 use super::lock::{Lock, Mode};
 use super::opened::remove;
-use super::place::{Aside, Locked, base_of, time_of_now};
+use super::place::{Aside, Locked, base_of, refuse_links, time_of_now};
 use super::points::{Goal, Point, find, snapshots};
 use super::repository::Repo;
-use super::source::Filter;
 use super::write::Writer;
 use super::{Backend, PATIENCE_BACKUP, Target, repository};
 
@@ -109,8 +109,9 @@ fn into_folder(
     done
 }
 
-/// A prune that runs now is over soon: a restore waits for it a little.
-fn lock(backend: &Backend, target: &Target, repo: &Repo) -> Result<Lock, FilesError> {
+/// A prune that runs now is over soon: a restore waits for it a little. Then it goes on beside it, without a lock: nobody must wait half an hour for
+/// his data because a prune was killed. Lifeboat's own deletes only what was let go of a day before, and every piece is proven as it is read.
+fn lock(backend: &Backend, target: &Target, repo: &Repo) -> Result<Option<Lock>, FilesError> {
     let begun = Instant::now();
     loop {
         match Lock::take(backend, &target.runtime, repo, Mode::Shared) {
@@ -118,7 +119,11 @@ fn lock(backend: &Backend, target: &Target, repo: &Repo) -> Result<Lock, FilesEr
                 tracing::info!(%error, "waiting for it");
                 std::thread::sleep(PAUSE);
             }
-            taken => return taken,
+            Err(error @ FilesError::Locked { by_prune: true, .. }) => {
+                tracing::warn!(%error, "a prune is at work or was killed; restoring beside it");
+                return Ok(None);
+            }
+            taken => return taken.map(Some),
         }
     }
 }
@@ -159,14 +164,25 @@ fn from_store(
             took: Duration::ZERO,
         },
     };
-    let mut nodes = Vec::new();
-    for path in wanted {
-        let node = run.node(snapshot, &path)?;
-        nodes.push((path, node));
+    let several = wanted.len() > 1;
+    let (mut nodes, mut none) = (Vec::new(), None);
+    for wanted in wanted {
+        match run.node(snapshot, &wanted) {
+            Ok(node) => nodes.push((wanted, node)),
+            // One path of several that was away when the snapshot was made, which is partial for that.
+            Err(error @ FilesError::NoPoint(_)) if several && run.done.point.partial => {
+                tracing::warn!(path = %wanted.display(), snapshot = run.done.point.short(), "was not there when this snapshot was made; it is not restored");
+                none.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if let (true, Some(none)) = (nodes.is_empty(), none) {
+        return Err(none);
     }
     match output {
         Output::InPlace => run.in_place(target, &nodes)?,
-        Output::Folder(folder) => run.fill(folder, &nodes)?,
+        Output::Folder(folder) => run.fill(folder, &nodes, several)?,
     }
     run.done.took = started.elapsed();
     Ok(run.done)
@@ -228,8 +244,13 @@ impl<S: IndexedFull> Run<'_, S> {
             })
     }
 
-    fn fill(&mut self, folder: &Path, nodes: &[(PathBuf, Node)]) -> Result<(), FilesError> {
-        let several = nodes.len() > 1;
+    /// Of several paths each lands below its own name.
+    fn fill(
+        &mut self,
+        folder: &Path,
+        nodes: &[(PathBuf, Node)],
+        several: bool,
+    ) -> Result<(), FilesError> {
         for (path, node) in nodes {
             let relative = path.strip_prefix("/").unwrap_or(path);
             let to = match (several, node.is_dir()) {
@@ -291,6 +312,9 @@ impl<S: IndexedFull> Run<'_, S> {
                 path.display(),
                 target.config.name
             )));
+        }
+        for (path, node) in nodes {
+            refuse_links(&target.config, path, node.is_dir())?;
         }
         let mut places = Vec::new();
         if let Err(error) = self.set_up(target, nodes, &mut places) {

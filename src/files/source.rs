@@ -3,41 +3,21 @@
 //! rustic_core drops what it cannot read and says so only in its log. Here every such file is kept by name, and the number of entries that
 //! were handed over is compared with the number that arrived, so that no run is called complete that is not.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use ignore::{DirEntry, Walk, WalkBuilder};
 use rustic_core::repofile::Node;
 use rustic_core::{LocalSourceSaveOptions, ReadSource, ReadSourceEntry, RusticResult};
 
-use crate::config::FilesConfig;
-use crate::sqlite::files::{PlainFile, is_attached};
-
 use super::attributes::extended;
 use super::backend::Backend;
+use super::error::FilesError;
+use super::filter::{Filter, LeftOut};
 use super::reader::{Open, Root};
-use super::record::{Record, hold};
-
-/// First bytes of every SQLite database.
-const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// File names that databases go by. An upload without such a name is an upload, whatever it holds.
-const DATABASE_NAMES: [&str; 3] = ["sqlite3", "sqlite", "db"];
-/// What stands beside a database.
-const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
-
-/// What is left out besides the exclude patterns.
-#[derive(Clone, Debug, Default)]
-pub struct LeftOut {
-    /// Databases that are targets: they have a copy of their own.
-    pub databases: BTreeSet<PathBuf>,
-    /// Local state and local stores: a backup of the backup grows for ever.
-    pub folders: Vec<PathBuf>,
-}
+use super::record::Record;
 
 /// The configured paths as a [`ReadSource`].
 pub(super) struct Source {
@@ -65,16 +45,29 @@ impl Source {
         }
     }
 
+    /// # Errors
+    /// [`FilesError::Refused`] if a path is a database itself.
+    pub(super) fn refuse_databases(&self) -> Result<(), FilesError> {
+        let database = self.paths.iter().find(|path| {
+            let filter = Filter::of(path, &self.exclude, &self.left_out);
+            !path.is_dir() && filter.database_of(path).is_some()
+        });
+        match database {
+            None => Ok(()),
+            Some(path) => Err(FilesError::Refused(format!(
+                "{} is a database or belongs to one, and a copy of an open database is no backup; nothing was recorded (list it under `sqlite:`, and take it out of `paths`)",
+                path.display()
+            ))),
+        }
+    }
+
     /// What could not be taken.
     pub(super) fn record(&self) -> Arc<Record> {
         Arc::clone(&self.record)
     }
 
     fn walk(&self, root: &Path) -> Walk {
-        let filter = Filter {
-            record: Arc::clone(&self.record),
-            ..Filter::of(root, &self.exclude, &self.left_out)
-        };
+        let filter = Filter::of(root, &self.exclude, &self.left_out).noting(&self.record);
         let mut builder = WalkBuilder::new(root);
         builder
             .standard_filters(false)
@@ -83,105 +76,6 @@ impl Source {
             .filter_entry(move |entry| filter.takes(entry));
         builder.build()
     }
-}
-
-fn patterns(root: &Path, exclude: &[String]) -> Gitignore {
-    let mut builder = GitignoreBuilder::new(root);
-    for pattern in exclude {
-        // The configuration has tried it.
-        let _ = builder.add_line(None, pattern);
-    }
-    builder.build().unwrap_or_else(|_| Gitignore::empty())
-}
-
-/// What a backup takes of a folder.
-pub(super) struct Filter {
-    excluded: Gitignore,
-    left_out: LeftOut,
-    record: Arc<Record>,
-}
-
-impl Filter {
-    /// For a look at what is there, without a backup.
-    pub(super) fn of(root: &Path, exclude: &[String], left_out: &LeftOut) -> Self {
-        Self {
-            excluded: patterns(root, exclude),
-            left_out: left_out.clone(),
-            record: Arc::default(),
-        }
-    }
-
-    /// The same for what is at or below a configured path: patterns begin there.
-    pub(super) fn at(path: &Path, config: &FilesConfig, left_out: &LeftOut) -> Self {
-        let root = config.paths.iter().find(|root| path.starts_with(root));
-        Self::of(
-            root.map_or(path, PathBuf::as_path),
-            &config.exclude,
-            left_out,
-        )
-    }
-
-    fn takes(&self, entry: &DirEntry) -> bool {
-        let is_dir = entry.file_type().is_some_and(|t| t.is_dir());
-        entry.depth() == 0 || self.takes_path(entry.path(), is_dir)
-    }
-
-    /// Whether something below the root is taken.
-    pub(super) fn takes_path(&self, path: &Path, is_dir: bool) -> bool {
-        if self.excluded.matched(path, is_dir).is_ignore() {
-            return false;
-        }
-        if is_dir {
-            let ours = path
-                .file_name()
-                .and_then(|n| n.to_str())
-                .is_some_and(|n| n.starts_with(super::place::OURS));
-            return !ours && !self.left_out.folders.iter().any(|f| path.starts_with(f));
-        }
-        match self.database_of(path) {
-            None => true,
-            Some(database) => {
-                hold(&self.record.databases).insert(database);
-                false
-            }
-        }
-    }
-
-    /// Whether a restore must leave this path as it is: a backup would not take what is there, or it is or belongs to a database.
-    pub(super) fn keeps(&self, path: &Path, there: Option<&std::fs::Metadata>) -> bool {
-        match there {
-            Some(there) => !self.takes_path(path, there.is_dir()),
-            None => self.database_of(path).is_some(),
-        }
-    }
-
-    /// The database that a file is or belongs to.
-    fn database_of(&self, path: &Path) -> Option<PathBuf> {
-        let name = path.file_name()?.to_str()?;
-        let base = COMPANIONS.iter().find_map(|c| name.strip_suffix(c));
-        let candidate = path.with_file_name(base.unwrap_or(name));
-        // A WAL-index is never opened: closing it would drop the locks of a database that is attached here.
-        let known = self.left_out.databases.contains(&candidate)
-            || name.ends_with("-shm")
-            || is_attached(&candidate);
-        (known || is_database(&candidate)).then_some(candidate)
-    }
-}
-
-/// A database by its name and its first bytes.
-fn is_database(path: &Path) -> bool {
-    let named = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .is_some_and(|e| DATABASE_NAMES.contains(&e.to_ascii_lowercase().as_str()));
-    let mut first = [0; 16];
-    named
-        && path.symlink_metadata().is_ok_and(|m| m.is_file())
-        && File::open(path)
-            .map(PlainFile::new)
-            .and_then(|f| (&*f).read_exact(&mut first))
-            .is_ok()
-        && &first == SQLITE_MAGIC
 }
 
 impl ReadSource for Source {
@@ -234,7 +128,7 @@ impl Iterator for Entries {
             };
             let root = Arc::clone(root);
             match found {
-                Err(error) => self.refused(&error),
+                Err(error) => self.refused(&root, &error),
                 Ok(entry) => {
                     let path = entry.path().to_owned();
                     if self.without.as_ref().is_some_and(|w| path.starts_with(w)) {
@@ -260,12 +154,17 @@ impl Iterator for Entries {
 }
 
 impl Entries {
-    fn refused(&self, error: &ignore::Error) {
+    fn refused(&self, root: &Root, error: &ignore::Error) {
+        let path = path_of(error).unwrap_or_default();
         if error.io_error().map(io::Error::kind) == Some(io::ErrorKind::NotFound) {
-            self.vanished();
+            self.vanished(root, &path);
+            // A folder that is there again has more in it than one file.
+            if path.is_dir() {
+                self.record
+                    .fail(&path, "was not there for a moment; the next run reads it");
+            }
             return;
         }
-        let path = path_of(error).unwrap_or_default();
         let reason = match error.io_error() {
             Some(io) => io.to_string(),
             None => error.to_string(),
@@ -283,7 +182,7 @@ impl Entries {
             Ok(mapped) => mapped,
             Err(error) => {
                 match path.symlink_metadata() {
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => self.vanished(),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => self.vanished(root, path),
                     _ => self.record.fail(path, error),
                 }
                 return None;
@@ -292,7 +191,7 @@ impl Entries {
         let node = mapped.node;
         match root.holds(path, &node) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                self.vanished();
+                self.vanished(root, path);
                 return None;
             }
             Err(error) => {
@@ -316,8 +215,12 @@ impl Entries {
         })
     }
 
-    fn vanished(&self) {
-        self.record.vanished.fetch_add(1, Ordering::Relaxed);
+    /// Deleted since it was listed; or the volume went away, and perhaps comes back before the run ends.
+    fn vanished(&self, root: &Root, path: &Path) {
+        match root.is_here() {
+            true => self.record.vanish(root.path(), path),
+            false => self.record.leave(root.path()),
+        }
     }
 
     /// rustic_core leaves all extended attributes out if one cannot be read, with a line in its log.
@@ -342,5 +245,54 @@ fn path_of(error: &ignore::Error) -> Option<PathBuf> {
             path_of(err)
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::store::{Kind, Store};
+
+    /// A volume that goes away in the middle of a run and is back before its end: what was not there meanwhile was not deleted.
+    #[test]
+    fn what_was_away_for_a_moment_does_not_count_as_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, away) = (dir.path().join("data"), dir.path().join("away"));
+        for n in 0..4 {
+            std::fs::create_dir_all(root.join(format!("d{n}"))).unwrap();
+            std::fs::write(root.join(format!("d{n}/f")), "content").unwrap();
+        }
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let store = Store::from_object_store(Kind::Memory, Arc::new(InMemory::new()), "".into());
+        let backend = Backend::new(store, runtime.handle().clone(), Duration::ZERO);
+        let new = || {
+            let none = LeftOut::default();
+            Source::new(vec![root.clone()], Vec::new(), none, backend.clone())
+        };
+        // The root, the first folder and its file.
+        let begin = |source: &Source| {
+            let mut entries = source.entries();
+            assert_eq!(entries.by_ref().take(3).count(), 3);
+            entries
+        };
+        let source = new();
+        let mut entries = begin(&source);
+        std::fs::rename(&root, &away).unwrap();
+        assert!(entries.next().is_none_or(|e| e.is_ok()));
+        std::fs::rename(&away, &root).unwrap();
+        entries.for_each(drop);
+        assert_eq!(source.record().away(), Some(root.clone()));
+        // What was really deleted is counted, and nothing more is said of it.
+        let source = new();
+        let entries = begin(&source);
+        std::fs::remove_dir_all(root.join("d2")).unwrap();
+        entries.for_each(drop);
+        let record = source.record();
+        assert_eq!((record.away(), record.unreadable()), (None, 0));
+        assert!(record.vanished() > 0);
     }
 }

@@ -9,14 +9,17 @@ use std::rc::Rc;
 
 use super::LeftOut;
 use super::error::FilesError;
+use super::filter::Filter;
 use super::opened::{Opened, rename};
 use super::place::{
-    ABSENT, Locked, OLD, OLD_FILE, OURS, RESTORED, UNDONE, UNDONE_FILE, base_of, exchange,
-    is_empty, mark_absent, mark_undone, mend, named, pending, remove_unneeded, replace, time_of,
-    undecided, unfinished,
+    ABSENT, Locked, OLD, OLD_FILE, RESTORED, UNDONE, UNDONE_FILE, base_of, exchange, is_empty,
+    mark_absent, mark_undone, mend, named, pending, refuse_links, remove_unneeded, replace,
+    time_of, undecided, unfinished,
 };
-use super::source::Filter;
 use crate::config::FilesConfig;
+
+/// Names of such files.
+const PLACEHOLDERS: [&str; 2] = [".keep", ".gitkeep"];
 
 /// A path that is as it was.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -50,6 +53,9 @@ pub fn undo(
     path: Option<&Path>,
 ) -> Result<Vec<Undone>, FilesError> {
     let wanted = wanted(config, path);
+    for path in &wanted {
+        refuse_links(config, path, path.is_dir())?;
+    }
     let mut folders: Vec<Rc<Locked>> = Vec::new();
     for path in &wanted {
         let (base, _) = base_of(path, path.is_dir());
@@ -99,15 +105,41 @@ pub fn kept(config: &FilesConfig, path: Option<&Path>) -> Result<Vec<Back>, File
     Ok(all)
 }
 
-/// Whether a path has content of its own. What a restore left that was killed in the middle is none: the next one finishes it or takes it back,
-/// and restores all.
-pub fn has_content(path: &Path) -> bool {
-    let Ok(mut entries) = std::fs::read_dir(path) else {
-        return path.exists();
+/// Whether a backup would find a file at one of the configured paths. Databases, what is excluded and empty folders are no content: where only they
+/// are, as when a restore of everything was cut short between the two, the files are still to come. The same holds for what a restore of
+/// files left that was killed in the middle: the next one finishes it or takes it back, and restores all.
+pub fn has_content(config: &FilesConfig, left_out: &LeftOut, path: &Path) -> bool {
+    if !path.is_dir() {
+        return path.symlink_metadata().is_ok();
+    }
+    let filter = Filter::at(path, config, left_out);
+    pending(path).is_ok_and(|stamps| stamps.is_empty()) && holds_a_file(&filter, path)
+}
+
+/// What cannot be looked at counts: it must not be taken for nothing.
+fn holds_a_file(filter: &Filter, folder: &Path) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(folder) else {
+        return true;
     };
-    let is_ours = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(OURS);
-    pending(path).is_ok_and(|stamps| stamps.is_empty())
-        && entries.any(|entry| entry.is_ok_and(|e| !is_ours(&e.file_name())))
+    entries.any(|entry| {
+        let Ok(entry) = entry else { return true };
+        let path = entry.path();
+        match entry.file_type() {
+            Err(_) => true,
+            Ok(kind) if !filter.takes_path(&path, kind.is_dir()) => false,
+            Ok(kind) if kind.is_dir() => holds_a_file(filter, &path),
+            Ok(_) => !is_placeholder(&path),
+        }
+    })
+}
+
+/// An empty file that keeps an empty folder in an image.
+fn is_placeholder(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    PLACEHOLDERS.iter().any(|p| name == *p)
+        && path
+            .symlink_metadata()
+            .is_ok_and(|m| m.is_file() && m.len() == 0)
 }
 
 fn wanted(config: &FilesConfig, path: Option<&Path>) -> Vec<PathBuf> {

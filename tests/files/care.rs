@@ -143,3 +143,47 @@ fn locks_are_respected_and_stale_ones_removed() {
     site.ok(&["prune"]);
     assert_eq!(locks(), 0, "none of ours stays");
 }
+
+/// restic knows no marks: packs that were marked for deletion are gone at once when it prunes. That is no damage.
+#[test]
+fn restic_may_delete_what_was_marked() {
+    let mut site = Site::quick();
+    site.extra += "    retention: { point-in-time: 0s, daily: 1 }\n";
+    for n in 0..3_u64 {
+        site.write("changing", &noise(n, 2_000_000));
+        site.ok(&["snapshot"]);
+    }
+    let before = packs(&site).len();
+    assert!(site.ok(&["prune"]).contains(": forget "));
+    assert_eq!(packs(&site).len(), before, "marked only");
+    site.restic(&["prune"]);
+    assert!(packs(&site).len() < before);
+    site.ok(&["verify"]);
+    site.ok(&["prune"]);
+    site.write("changing", &noise(9, 2_000_000));
+    site.ok(&["snapshot"]);
+    site.ok(&["prune"]);
+    site.ok(&["verify"]);
+    site.restic(&["check", "--read-data"]);
+}
+
+/// A drill is no reason to write a large file beside the app's, as long as there are others.
+#[test]
+fn a_drill_takes_no_file_that_is_larger_than_all_of_it() {
+    let lab = crate::lab::Lab::quick("");
+    lab.write("empty", b"");
+    lab.write("small", &noise(1, 10_000));
+    let large = std::fs::File::create(lab.dir.path().join("data/a-film")).unwrap();
+    large.set_len(300 << 20).unwrap();
+    lab.backup().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let drill = lifeboat::files::drill(&lab.target, scratch.path()).unwrap();
+    assert_eq!((drill.files, drill.bytes), (2, 10_000));
+    // Where there is nothing else, it is.
+    for name in ["empty", "small"] {
+        std::fs::remove_file(lab.dir.path().join("data").join(name)).unwrap();
+    }
+    lab.backup().unwrap();
+    let drill = lifeboat::files::drill(&lab.target, scratch.path()).unwrap();
+    assert_eq!((drill.files, drill.bytes), (1, 300 << 20));
+}

@@ -192,3 +192,32 @@ fn a_pack_is_uploaded_again_from_what_is_still_there() {
         assert_eq!(picture(&site.path("newest")), known[1], "{kind}");
     }
 }
+
+/// A folder in which nothing changed is written again like any other, if the store lost it: by its time and its id it looks as if it were there.
+#[test]
+fn a_quiet_folder_that_was_lost_is_written_again() {
+    for lost in ["index", "pack"] {
+        let site = Site::quick();
+        for n in 0..3 {
+            site.write(&format!("quiet{n}/below/f"), &noise(n, 200_000));
+        }
+        site.backup();
+        let (index, of_folders) = (files_of(&site, "index"), packs(&site).pop().unwrap());
+        site.write("changes", &noise(9, 200_000));
+        site.backup();
+        let known = picture(&site.path("data"));
+        match lost {
+            "index" => std::fs::remove_file(&index[0]).unwrap(),
+            _ => {
+                std::fs::remove_file(of_folders).unwrap();
+                site.restic(&["rebuild-index"]);
+            }
+        }
+        let done = site.backup();
+        let id = done["point"]["id"].as_str().unwrap();
+        site.ok(&["restore", "uploads", "--snapshot", id, "-o", "back"]);
+        assert_eq!(picture(&site.path("back")), known, "{lost}");
+        let next = site.backup();
+        assert_eq!((&next["unmodified"], &next["new"]), (&4.into(), &0.into()));
+    }
+}

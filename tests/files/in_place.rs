@@ -304,6 +304,70 @@ fn a_folder_in_the_middle_of_a_restore_is_not_recorded() {
     assert_eq!(site.points().len(), 2);
 }
 
+/// The same for one folder below, of which alone a restore was interrupted.
+#[test]
+fn a_folder_below_in_the_middle_of_a_restore_is_not_recorded() {
+    let site = Site::quick();
+    for name in ["a", "dir/deep/b", "dir/deep/c"] {
+        site.write(name, b"content");
+    }
+    site.backup();
+    let moving = site.data("dir/deep/.lifeboat-old-20261121T120000000000000Z.moving");
+    std::fs::create_dir(&moving).unwrap();
+    std::fs::rename(site.data("dir/deep/b"), moving.join("b")).unwrap();
+    let text = site.refused(&["snapshot", "uploads"], 4);
+    assert!(
+        text.contains("interrupted") && text.contains("nothing was recorded"),
+        "{text}"
+    );
+    assert_eq!(site.points().len(), 1);
+    site.ok(&["restore", "uploads", "--undo", "--path", "dir/deep"]);
+    assert_eq!(site.backup()["point"]["files"], 3);
+}
+
+/// What the app made in the middle, and made again before the exchange could go on: neither takes the other's place.
+#[test]
+fn what_is_met_twice_is_kept_twice() {
+    let site = Site::quick();
+    site.write("file", b"saved");
+    site.backup();
+    let stamp = "20260101T000000000000000Z";
+    std::fs::create_dir(site.data(&format!(".lifeboat-old-{stamp}"))).unwrap();
+    site.write(&format!(".lifeboat-restored-{stamp}/file"), b"saved");
+    let met = site.write(&format!(".lifeboat-met-{stamp}/file"), b"made first");
+    site.write("file", b"made again");
+    site.ok(&["restore", "uploads", "--in-place"]);
+    assert_eq!(std::fs::read(site.data("file")).unwrap(), b"saved");
+    assert_eq!(std::fs::read(&met).unwrap(), b"made first");
+    let again = met.with_file_name("file-2");
+    assert_eq!(std::fs::read(again).unwrap(), b"made again");
+}
+
+/// A folder that was replaced by a link since then: a restore of what was in it must not go where the link leads.
+#[test]
+fn a_restore_in_place_goes_through_no_link() {
+    let site = Site::quick();
+    site.write("dir/deep/file", b"saved");
+    site.backup();
+    let outside = site.path("outside");
+    std::fs::create_dir_all(outside.join("deep")).unwrap();
+    std::fs::write(outside.join("deep/file"), "theirs").unwrap();
+    let before = picture(&outside);
+    std::fs::remove_dir_all(site.data("dir")).unwrap();
+    std::os::unix::fs::symlink(&outside, site.data("dir")).unwrap();
+    for path in ["dir", "dir/deep", "dir/deep/file"] {
+        for what in ["--in-place", "--undo"] {
+            let text = site.refused(&["restore", "uploads", "--path", path, what], 4);
+            assert!(text.contains("is a link"), "{path} {what}: {text}");
+        }
+    }
+    assert_eq!(picture(&outside), before);
+    // All of it replaces the link.
+    site.ok(&["restore", "uploads", "--in-place"]);
+    assert_eq!(std::fs::read(site.data("dir/deep/file")).unwrap(), b"saved");
+    assert_eq!(picture(&outside), before);
+}
+
 /// A repository that is shared with other tools holds snapshots of other folders.
 #[test]
 fn in_place_is_the_configured_place() {

@@ -86,9 +86,14 @@ impl Lab {
         }
     }
 
+    /// The repository's key, of a quick one.
+    pub(crate) fn key(&self) -> [u8; 64] {
+        self.master.expect("a quick one")
+    }
+
     /// As if two days had gone by since packs were marked for deletion.
     pub(crate) fn marked_long_ago(&self) {
-        let key = self.master.expect("a quick one");
+        let key = self.key();
         let mut marked = 0;
         for name in self.objects("index/") {
             let plain = unsealed(&key, &self.get(&name));

@@ -1,6 +1,7 @@
 //! Files, with stock restic as referee.
 #![allow(missing_docs)]
 
+mod boot;
 mod care;
 mod churn;
 mod closed;
@@ -11,6 +12,8 @@ mod faults;
 mod in_place;
 mod kills;
 mod lab;
+mod locks;
+mod makers;
 mod memory;
 #[path = "../common/mount.rs"]
 mod mount;
@@ -27,3 +30,4 @@ mod stores;
 #[path = "../support/mod.rs"]
 mod support;
 mod together;
+mod unfinished;

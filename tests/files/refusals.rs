@@ -110,3 +110,50 @@ fn databases_and_excluded_files_are_left_out_and_unreadable_ones_named() {
     site.ok(&["snapshot", "uploads"]);
     assert_eq!(site.points()[1]["partial"], false);
 }
+
+/// A database that is named as a path of files: a copy of it while it is open is no backup, and must not look like one.
+#[test]
+fn a_database_is_no_path_of_files() {
+    let mut lab = crate::lab::Lab::quick("");
+    for name in ["app.sqlite3", "app.sqlite3-wal"] {
+        lab.write("app.sqlite3", b"SQLite format 3\0 and more");
+        lab.write("app.sqlite3-wal", b"frames");
+        let path = lab.dir.path().join("data").join(name);
+        std::sync::Arc::make_mut(&mut lab.target.config).paths = vec![path];
+        let refused = lab.backup().map(drop).unwrap_err();
+        assert_eq!(refused.exit_code(), 4, "{refused}");
+        assert!(refused.to_string().contains("list it under `sqlite:`"));
+    }
+    assert!(lifeboat::files::list(&lab.target).unwrap().is_empty());
+}
+
+/// The newest snapshot is somebody else's, of another folder: the one of this folder is older, and was full.
+#[test]
+fn what_others_record_does_not_hide_that_a_folder_was_full() {
+    let site = Site::quick();
+    site.write("a", b"a");
+    site.backup();
+    let other = site.path("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("f"), "theirs").unwrap();
+    site.restic(&["backup", other.to_str().unwrap()]);
+    std::fs::remove_file(site.data("a")).unwrap();
+    let text = site.refused(&["snapshot", "uploads"], 4);
+    assert!(text.contains("is empty"), "{text}");
+    std::fs::create_dir(site.data("lost+found")).unwrap();
+    let text = site.refused(&["snapshot", "uploads"], 4);
+    assert!(text.contains("without files"), "{text}");
+    assert_eq!(site.points().len(), 2);
+}
+
+/// A run gives way to the app; whoever uses its thread next need not.
+#[test]
+fn the_priority_of_a_run_is_its_own() {
+    let lab = crate::lab::Lab::quick("");
+    lab.write("a", b"a");
+    let priority = || rustix::process::getpriority_process(None).unwrap();
+    let before = priority();
+    let mut of_the_run = before;
+    lifeboat::files::backup(&lab.target, None, |_| of_the_run = priority()).unwrap();
+    assert_eq!((of_the_run, priority()), (19, before));
+}

@@ -185,9 +185,13 @@ pub(in crate::cli) async fn plan_all(
             }
             None => Output::InPlace,
         };
-        let full = |path: &PathBuf| files::has_content(path);
+        let left_out = left_out(config);
+        let full = |path: &PathBuf| files::has_content(files, &left_out, path);
         let there = match &output {
-            Output::Folder(folder) => full(folder),
+            Output::Folder(folder) => match std::fs::read_dir(folder) {
+                Ok(mut entries) => entries.next().is_some(),
+                Err(_) => folder.exists(),
+            },
             Output::InPlace => !args.in_place && files.paths.iter().any(full),
         };
         if there && args.if_not_exists {
@@ -201,7 +205,16 @@ pub(in crate::cli) async fn plan_all(
                 Some("--in-place keeps them aside; --if-not-exists leaves them alone".into()),
             ));
         }
+        let is_nothing = |(_, point): &(Target, Point)| point.ours && point.files == 0;
         all.push(match sources(config, files, args).await {
+            // An app without uploads: there is nothing to bring at every start.
+            Ok(sources)
+                if args.if_not_exists
+                    && matches!(output, Output::InPlace)
+                    && sources.iter().all(is_nothing) =>
+            {
+                Planned::Exists(format!("{name}: its snapshot holds no files"))
+            }
             Ok(sources) => Planned::Job(Job {
                 name: name.clone(),
                 work: Work::Restore(sources, output),
