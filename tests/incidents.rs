@@ -113,6 +113,8 @@ fn a_store_that_does_not_answer_may_have_what_another_lacks() {
 fn files_without_their_base_are_no_new_target() {
     let site = Site::new();
     site.sync();
+    site.write("update t set a='later' where id=1");
+    site.sync();
     std::fs::remove_dir_all(site.path("store/app/ltx/9")).unwrap();
     remove(&site.db);
     let error = site.fails(5, &BOOT);
