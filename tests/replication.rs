@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::daemon::{Site, assert_same_pages, before_a_roll_up, bring_back, take_away, wait_for};
+use common::daemon::{Site, assert_same_pages, bring_back, take_away, wait_for};
 use common::{commits, python, traffic};
 
 #[test]
@@ -336,8 +336,6 @@ fn in_place_with_the_daemon_and_undo() {
 #[test]
 fn a_corrupt_object_is_named_with_what_remains() {
     let site = Site::new();
-    // What was rolled up is restored without it.
-    before_a_roll_up(20);
     let daemon = site.start();
     let first = site.sync();
     for i in 0..4 {
@@ -345,6 +343,7 @@ fn a_corrupt_object_is_named_with_what_remains() {
         site.sync();
     }
     daemon.stop();
+    site.forget_roll_ups();
     let mut files: Vec<_> = std::fs::read_dir(site.path("store/app/ltx/0"))
         .unwrap()
         .map(|f| f.unwrap().path())
@@ -435,8 +434,6 @@ fn prune_explains_and_keeps_what_it_promises() {
 #[test]
 fn a_missing_object_is_no_silent_end() {
     let site = Site::new();
-    // What was rolled up is restored without it.
-    before_a_roll_up(20);
     let daemon = site.start();
     let mut oracles = Vec::new();
     for i in 0..4 {
@@ -444,6 +441,7 @@ fn a_missing_object_is_no_silent_end() {
         oracles.push((site.sync(), site.copy_now(&format!("o{i}.db"))));
     }
     assert_eq!(daemon.stop(), 0);
+    site.forget_roll_ups();
     let (gone, reachable) = (oracles[2].0, &oracles[1]);
     std::fs::remove_file(site.path(&format!("store/app/ltx/0/{gone:016x}-{gone:016x}.ltx")))
         .unwrap();
