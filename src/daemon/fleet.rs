@@ -125,8 +125,6 @@ pub struct Fleet {
     heavy: Arc<Semaphore>,
     /// Who looks into the watched folders: one at a time, or two would start one target.
     looking: Semaphore,
-    /// Databases of watched folders that could not be started: shown until they are, or are gone.
-    refused: Mutex<BTreeMap<String, PathBuf>>,
     watchdog: Arc<Watchdog>,
     patience: Duration,
 }
@@ -215,7 +213,6 @@ impl Fleet {
             patience,
             heavy: Arc::new(Semaphore::new(HEAVY_JOBS)),
             looking: Semaphore::new(1),
-            refused: Mutex::new(BTreeMap::new()),
         };
         for target in &config.targets {
             fleet.add(target).await?;

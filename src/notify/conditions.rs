@@ -14,6 +14,10 @@ use crate::observe::view::View;
 use crate::observe::volume::MAKE_ROOM;
 use crate::types::Millis;
 
+/// Begins the key of a target that is not safe.
+const UNSAFE: &str = "unsafe ";
+/// Comes behind it while the first copy is on its way, or nothing is known yet.
+const FIRST: &str = "first ";
 /// A first copy takes its time: only after this long is it a problem that there is none.
 const FIRST_COPY: Duration = Duration::from_secs(3600);
 
@@ -109,12 +113,6 @@ impl Seen {
         seen
     }
 
-    /// One of a kind holds, or nobody can say that none does.
-    pub fn may_last(&self, kind: Kind, subject: &str) -> bool {
-        let same = |c: &Condition| c.kind == kind && c.subject == subject;
-        self.conditions.values().any(same) || self.unsure.contains(&(kind, subject.to_owned()))
-    }
-
     /// It exists, or it is a database of a server that exists and says nothing of its databases.
     pub fn is_present(&self, subject: &str) -> bool {
         let server = subject.split_once('/').map(|(server, _)| server);
@@ -162,8 +160,8 @@ impl Seen {
         // Files and dumps have a verdict for each store.
         let store = verdict.stores.first().map_or("", |s| s.store.as_str());
         // A first copy that is on its way is another matter than trouble after it.
-        let stage = if patience.is_zero() { "" } else { "first " };
-        let key = format!("unsafe {stage}{} {store}", verdict.name);
+        let stage = if patience.is_zero() { "" } else { FIRST };
+        let key = format!("{UNSAFE}{stage}{} {store}", verdict.name);
         self.conditions.insert(key, condition);
     }
 

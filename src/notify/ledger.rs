@@ -117,6 +117,12 @@ impl Ledger {
             }
         }
         let after = millis(rules.after);
+        let lasts = |(key, open): &(&String, &Open)| {
+            seen.conditions.contains_key(*key) || seen.now.0 - open.seen.min(seen.now.0) < after
+        };
+        let lasting = self.open.iter().filter(lasts);
+        let lasting: BTreeSet<(Kind, String)> =
+            lasting.map(|(_, o)| (o.kind, o.subject.clone())).collect();
         self.open.retain(|key, open| {
             // A clock that was set back must not keep it open.
             open.seen = open.seen.min(seen.now.0);
@@ -124,7 +130,8 @@ impl Ledger {
                 return true;
             }
             // What was told is over only if nothing of the kind lasts, and if that is known.
-            if open.told.is_some() && seen.may_last(open.kind, &open.subject) {
+            let what = (open.kind, open.subject.clone());
+            if open.told.is_some() && (lasting.contains(&what) || seen.unsure.contains(&what)) {
                 return true;
             }
             let is_said = |e: &Event| {

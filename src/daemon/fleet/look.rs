@@ -15,28 +15,13 @@ impl Fleet {
         for dir in self.config.dirs.iter().filter(|d| d.watch) {
             for target in found(dir, self.targets().await).await {
                 tracing::info!(target_name = target.name, path = %target.path.display(), "a database appeared");
-                let started = self.add(&target).await;
-                let mut refused = self.refused.lock().await;
-                match started {
-                    Ok(()) => {
-                        refused.remove(&target.name);
-                    }
-                    Err(error) => {
-                        tracing::warn!(target_name = target.name, %error, hint = error.hint(), "cannot start it; it is tried again");
-                        self.not_started(&target, &error);
-                        refused.insert(target.name.clone(), target.path);
-                        failed.push((target.name, error));
-                    }
+                if let Err(error) = self.add(&target).await {
+                    tracing::warn!(target_name = target.name, %error, hint = error.hint(), "cannot start it; it is tried again");
+                    self.not_started(&target, &error);
+                    failed.push((target.name, error));
                 }
             }
         }
-        self.refused.lock().await.retain(|name, path| {
-            let is_there = path.exists();
-            if !is_there {
-                self.board.remove(name);
-            }
-            is_there
-        });
         failed
     }
 }

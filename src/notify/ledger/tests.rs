@@ -84,32 +84,6 @@ fn a_restart_neither_repeats_nor_ends_what_lasts() {
     );
 }
 
-/// A process that was started again attaches and lists for longer than `after`: that is not safe, only not known yet.
-#[test]
-fn a_start_that_takes_its_time_ends_nothing() {
-    let mut ledger = Ledger::default();
-    assert_eq!(told(&mut ledger, (0..10).map(|m| (m, true))).len(), 1);
-    ledger.resumed(Millis(30 * MINUTE));
-    let beginning = |minute| {
-        let mut seen = seen(minute, true);
-        let mut first = seen.conditions.remove("unsafe app").unwrap();
-        first.patience = Duration::from_secs(3600);
-        seen.conditions.insert("unsafe first app".into(), first);
-        seen
-    };
-    for minute in 30..60 {
-        ledger.step(&beginning(minute), &rules(), String::new);
-        assert_eq!(ledger.pending(), 0, "minute {minute}");
-    }
-    assert!(ledger.is_open());
-    // Known again: it lasts, and then it is over.
-    assert_eq!(told(&mut ledger, (60..63).map(|m| (m, true))), []);
-    assert_eq!(
-        told(&mut ledger, (63..66).map(|m| (m, false))),
-        [(64, Phase::Ended)]
-    );
-}
-
 #[test]
 fn a_clock_that_is_set_back_tells_within_the_usual_time() {
     let mut ledger = Ledger::default();
@@ -350,4 +324,30 @@ fn a_target_that_is_gone_is_told_once() {
     for minute in 50..58 {
         assert_eq!(phases(&mut ledger, &without(minute)), []);
     }
+}
+
+/// A process that was started again attaches and lists for longer than `after`: that is not safe, only not known yet.
+#[test]
+fn a_start_that_takes_its_time_ends_nothing() {
+    let mut ledger = Ledger::default();
+    assert_eq!(told(&mut ledger, (0..10).map(|m| (m, true))).len(), 1);
+    ledger.resumed(Millis(30 * MINUTE));
+    let beginning = |minute| {
+        let mut seen = seen(minute, true);
+        let mut first = seen.conditions.remove("unsafe app").unwrap();
+        first.patience = Duration::from_secs(3600);
+        seen.conditions.insert("unsafe first app".into(), first);
+        seen
+    };
+    for minute in 30..60 {
+        ledger.step(&beginning(minute), &rules(), String::new);
+        assert_eq!(ledger.pending(), 0, "minute {minute}");
+    }
+    assert!(ledger.is_open());
+    // Known again: it lasts, and then it is over.
+    assert_eq!(told(&mut ledger, (60..63).map(|m| (m, true))), []);
+    assert_eq!(
+        told(&mut ledger, (63..66).map(|m| (m, false))),
+        [(64, Phase::Ended)]
+    );
 }
