@@ -4,6 +4,8 @@
 //! that clock jumps forward, a fixed time inside the jump runs right behind it; when it goes back, a fixed time runs once, while one with a
 //! wildcard hour runs in both hours.
 
+use std::time::Duration;
+
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::Timestamp;
@@ -78,6 +80,24 @@ impl Schedule {
         (near && found.timestamp() > after).then(|| found.timestamp())
     }
 
+    /// How old what began at `at` may become before somebody must know: until the second run after it has passed, too. Nights, weekends and
+    /// whatever else a schedule leaves out are no delay. What began between two runs has twice the shorter of the times between the next.
+    pub fn allowed_age(&self, at: Timestamp) -> Duration {
+        let mut next = Some(at);
+        let mut runs = std::iter::from_fn(|| {
+            next = self.next_after(next?);
+            next
+        });
+        let (first, second, third) = (runs.next(), runs.next(), runs.next());
+        let between = |a: Option<Timestamp>, b: Option<Timestamp>| {
+            Duration::try_from(b?.duration_since(a?)).ok()
+        };
+        let gaps = [between(first, second), between(second, third)];
+        let shortest = gaps.into_iter().flatten().min().unwrap_or_default();
+        let until = between(Some(at), second).unwrap_or_default();
+        until.max(shortest * 2)
+    }
+
     /// When to run next, given when the last run began: `now` if at least one run was missed since (one run makes up for all of them),
     /// otherwise the next moment. Without a last run nothing was missed. A last run in the future (a clock was wrong once) counts as now.
     pub fn next_run(&self, last: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
@@ -144,6 +164,26 @@ mod tests {
         for (expr, start, expected) in cases {
             assert_runs(expr, "UTC", start, expected);
         }
+    }
+
+    #[test]
+    fn what_a_schedule_leaves_out_is_no_delay() {
+        let hours = |expr: &str, began: &str| {
+            let allowed = schedule(expr, "UTC").allowed_age(at(began));
+            allowed.as_secs_f64() / 3600.0
+        };
+        // Two periods, whenever in them it began.
+        assert_eq!(hours("0 * * * *", "2026-11-20T10:00:00Z"), 2.0);
+        assert_eq!(hours("0 * * * *", "2026-11-20T10:00:07Z"), 2.0);
+        assert_eq!(hours("0 * * * *", "2026-11-20T10:55:00Z"), 2.0);
+        assert_eq!(hours("0 4 * * *", "2026-11-20T04:00:00Z"), 48.0);
+        // A Friday: the next run is on Monday, and Tuesday's is the second.
+        assert_eq!(hours("0 9 * * mon-fri", "2026-11-20T09:00:00Z"), 96.0);
+        assert_eq!(hours("0 9 * * mon-fri", "2026-11-19T09:00:00Z"), 96.0);
+        assert_eq!(hours("0 9 * * mon-fri", "2026-11-17T09:00:00Z"), 48.0);
+        // By day only.
+        assert_eq!(hours("0 8-20 * * *", "2026-11-20T20:00:00Z"), 13.0);
+        assert_eq!(hours("0 8-20 * * *", "2026-11-20T12:00:00Z"), 2.0);
     }
 
     #[test]

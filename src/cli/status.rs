@@ -114,8 +114,11 @@ fn table(status: &Value, now: Millis, colour: bool) -> String {
     let services = status["services"].as_array().into_iter().flatten();
     let mut services: Vec<&Value> = services.collect();
     if !services.is_empty() {
-        services.sort_by_key(|s| s["state"] != "down");
-        let of_services = |s: &&Value| (service_row(s, now), s["state"] != "down");
+        // What nobody can tell any more has a reason for it, too.
+        let is_fine =
+            |s: &&Value| s["state"] != "down" && s["reasons"].as_array().is_none_or(Vec::is_empty);
+        services.sort_by_key(is_fine);
+        let of_services = |s: &&Value| (service_row(s, now), is_fine(s));
         text += "\n";
         text += &rows(SERVICES_HEAD, &services, of_services, colour);
     }
@@ -159,15 +162,21 @@ fn rows<const N: usize>(
         for (key, mark) in marked {
             for word in words(key) {
                 // Writing to a string does not fail.
-                let _ = writeln!(text, "{mark}{}", word.as_str().unwrap_or_default());
+                let _ = writeln!(text, "{mark}{}", plain(word.as_str().unwrap_or_default()));
             }
         }
     }
     text
 }
 
+/// Names and words of servers hold anything; a terminal takes some of it for commands.
+fn plain(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(plain).collect()
+}
+
 fn service_row(service: &Value, now: Millis) -> [String; 5] {
-    let text = |key: &str| service[key].as_str().unwrap_or("-").to_owned();
+    let text = |key: &str| plain(service[key].as_str().unwrap_or("-"));
     let since: Option<jiff::Timestamp> = service["since"].as_str().and_then(|t| t.parse().ok());
     let since = since.map(|t| age(Millis(t.as_millisecond()), now));
     [
@@ -180,7 +189,7 @@ fn service_row(service: &Value, now: Millis) -> [String; 5] {
 }
 
 fn row(target: &Value, now: Millis) -> [String; 6] {
-    let text = |key: &str| target[key].as_str().unwrap_or("-").to_owned();
+    let text = |key: &str| plain(target[key].as_str().unwrap_or("-"));
     let seconds = |key: &str| {
         let seconds = target[key].as_f64().unwrap_or(0.0);
         match seconds {
@@ -256,6 +265,21 @@ mod tests {
             "{plain}"
         );
         assert!(services[4].starts_with("a        up "), "{plain}");
+        let late = json!({ "name": "c", "state": "unknown", "reasons": ["it was looked at last at noon"] });
+        let late = json!({ "targets": [], "services": [service("a", "up"), late] });
+        let late = table(&late, now, true);
+        let lines: Vec<&str> = late.lines().skip(3).collect();
+        assert!(
+            lines[0].contains("31m") && lines[0].contains("unknown"),
+            "{late:?}"
+        );
+        assert!(lines[2].contains("32m"), "{late:?}");
+        let odd = json!({ "targets": [target("pg/a\n\u{1b}[2Jall  yes", false)], "services": [] });
+        let odd = table(&odd, now, false);
+        assert!(
+            odd.lines().count() == 4 && !odd.contains('\u{1b}'),
+            "{odd:?}"
+        );
         let coloured = table(&status, now, true);
         assert!(
             coloured.contains("\x1b[31ma-long-name")

@@ -28,7 +28,8 @@ impl Builder<'_, '_> {
                 .unwrap_or_default()
                 .into_iter()
                 .map(|raw| self.store_of(raw, false))
-                .collect(),
+                .collect::<Result<_, _>>()
+                .map(StoreConfig::told_apart),
         }
     }
 

@@ -82,6 +82,8 @@ pub struct StoreConfig {
     pub prefix_is_exact: bool,
     /// Base URL of the service, with scheme, without a slash at the end.
     pub endpoint: Option<String>,
+    /// Another store beside it has the same URL: the endpoint tells them apart, also where they are shown.
+    pub tells_endpoint: bool,
     /// S3 region.
     pub region: Option<String>,
     /// S3 key id.
@@ -152,6 +154,7 @@ impl StoreConfig {
                 .or(endpoint.as_ref().map(|e| !amazon(e))),
             allow_http: endpoint.as_ref().is_some_and(|e| e.starts_with("http://")),
             endpoint,
+            tells_endpoint: false,
             region: parts.region,
             access_key_id: parts.access_key_id,
             secret_access_key: parts.secret_access_key,
@@ -163,6 +166,15 @@ impl StoreConfig {
             sas_token: parts.sas_token,
             google_credentials: parts.google_credentials,
         })
+    }
+
+    /// Notes which of them only their endpoints tell apart.
+    pub(super) fn told_apart(mut stores: Vec<Self>) -> Vec<Self> {
+        let urls: Vec<Url> = stores.iter().map(|s| s.url.clone()).collect();
+        for store in &mut stores {
+            store.tells_endpoint = urls.iter().filter(|url| **url == store.url).count() > 1;
+        }
+        stores
     }
 
     /// The store one name deeper.

@@ -22,7 +22,11 @@ fn since_boot() -> Duration {
 /// Runs until it is aborted.
 pub(super) async fn run(board: Arc<Board>) {
     loop {
-        if let Some(step) = board.clock().look(system_now(), since_boot()) {
+        let now = system_now();
+        if let Some(step) = board.clock().look(now, since_boot()) {
+            if step.by_ms < 0 {
+                board.set_back(now);
+            }
             tracing::warn!(
                 seconds = step.by_ms as f64 / 1000.0,
                 hint = "check the host's time server; nothing is lost by it",

@@ -8,16 +8,19 @@ use jiff::Timestamp;
 
 use super::files_drills;
 use super::fleet::{Fleet, state_path, system_now};
-use super::postgres::{Ask, Database, blocking, open};
+use super::postgres::{Ask, Database, blocking, is_of, open};
 use super::wait::{self, Woken};
 use crate::config::{Config, TargetConfig};
 use crate::drills::{self, Drill, DrillError, Options};
-use crate::observe::facts::{Board, DrillFacts, DrillPlan};
+use crate::observe::facts::{Board, DrillFacts, DrillPlan, DrillProblem, note_drill};
 use crate::postgres::{self, Connection, PostgresError, Stop, StopOnDrop};
 use crate::retention::copies::newest;
 use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::types::Millis;
+
+/// Between looks for records of drills that could not be read.
+const REMEMBER_EVERY: Duration = Duration::from_secs(30);
 
 /// How a target is drilled under a configuration.
 pub fn options(config: &Config, target: &TargetConfig) -> Options {
@@ -50,27 +53,42 @@ fn reserve(config: &Config, scratch: &std::path::Path) -> u64 {
 
 /// Runs until it is aborted. Without a schedule it only reads what the last drills found.
 pub async fn run(config: Arc<Config>, fleet: Arc<Fleet>, board: Arc<Board>) {
-    let remembered = remembered(&config, &fleet, &board, |_| true);
-    let Some(expr) = &config.drill.schedule else {
-        remembered.await;
+    let remembered = remembered(&config, &fleet, &board, |_| true).await;
+    let rest = async {
+        let mut is_whole = remembered.is_whole;
+        while !is_whole {
+            tokio::time::sleep(REMEMBER_EVERY).await;
+            is_whole = self::remembered(&config, &fleet, &board, |_| true)
+                .await
+                .is_whole;
+        }
+        board.know_drills();
+    };
+    tokio::join!(rest, scheduled(&config, &fleet, &board, remembered.oldest));
+}
+
+async fn scheduled(config: &Config, fleet: &Fleet, board: &Board, oldest: Option<Timestamp>) {
+    let expr = config.drill.schedule.as_deref();
+    let schedule = expr.map(|expr| Schedule::parse(expr, &config.time_zone));
+    // The configuration has tried it.
+    let Some(Ok(schedule)) = schedule else {
         return;
     };
-    let Ok(schedule) = Schedule::parse(expr, &config.time_zone) else {
-        // The configuration has tried it.
-        return;
-    };
-    let mut last = remembered.await;
+    let mut last = oldest;
     loop {
         let planned = Timestamp::now();
         let Some(due) = schedule.next_run(last, planned) else {
             return;
         };
-        board.plan_drills(plan(&schedule, due));
+        board.plan_drills(DrillPlan {
+            next: Millis(due.as_millisecond()),
+            objective: schedule.allowed_age(last.unwrap_or(planned)),
+        });
         if wait::until(planned, due).await == Woken::SetBack {
             continue;
         }
         last = Some(Timestamp::now());
-        all(&config, &fleet, &board).await;
+        all(config, fleet, board).await;
     }
 }
 
@@ -90,18 +108,6 @@ pub async fn all(config: &Config, fleet: &Fleet, board: &Board) {
     }
 }
 
-/// Two periods: one drill may be late.
-fn plan(schedule: &Schedule, due: Timestamp) -> DrillPlan {
-    let period = schedule
-        .next_after(due)
-        .map(|then| then.duration_since(due));
-    let period = period.and_then(|p| Duration::try_from(p).ok());
-    DrillPlan {
-        next: Millis(due.as_millisecond()),
-        objective: period.unwrap_or_default() * 2,
-    }
-}
-
 /// Dumps of PostgreSQL, where there is a server for it.
 async fn of_dumps(config: &Config, fleet: &Fleet, board: &Board) {
     for server in &config.postgres {
@@ -112,6 +118,10 @@ async fn of_dumps(config: &Config, fleet: &Fleet, board: &Board) {
             Ok(databases) => databases,
             Err(error) => {
                 tracing::warn!(target_name = server.name, %error, hint = error.hint(), "no drill");
+                for f in board.postgres().iter().filter(|f| is_of(server, &f.name)) {
+                    let problem = no_drill(&error, error.hint());
+                    board.update_postgres(&f.name, &f.store, |f| f.drill_problem = Some(problem));
+                }
                 continue;
             }
         };
@@ -123,6 +133,8 @@ async fn of_dumps(config: &Config, fleet: &Fleet, board: &Board) {
                         .hint()
                         .unwrap_or_else(|| "it is tried again at the next scheduled time".into());
                     tracing::warn!(target_name = database.name, store = store.display(), %error, hint, "no drill");
+                    let problem = no_drill(&error, Some(hint));
+                    database.update(board, store, |f| f.drill_problem = Some(problem));
                 }
             }
         }
@@ -186,7 +198,9 @@ fn note_dump(database: &Database, store: &Store, board: &Board, drill: &postgres
         restore_seconds: drill.seconds,
         data_age_seconds: drill.data_age().as_secs_f64(),
     };
-    database.update(board, store, |f| f.drill = Some(facts));
+    database.update(board, store, |f| {
+        note_drill(&mut f.drill, &mut f.drill_problem, facts)
+    });
 }
 
 async fn one(
@@ -228,7 +242,20 @@ async fn one(
                 .hint()
                 .unwrap_or_else(|| "it is tried again at the next scheduled time".into());
             tracing::warn!(target_name = target.name, store = store.display(), %error, hint, "no drill");
+            let problem = no_drill(&error, Some(hint));
+            if let Some(target) = board.target(&target.name) {
+                target.update_store(number, |s| s.drill_problem = Some(problem));
+            }
         }
+    }
+}
+
+/// Why there was none, and what to do.
+pub(super) fn no_drill(error: &dyn std::fmt::Display, hint: Option<String>) -> DrillProblem {
+    let hint = hint.map(|h| format!("; hint: {h}")).unwrap_or_default();
+    DrillProblem {
+        at: system_now(),
+        why: format!("{error}{hint}"),
     }
 }
 
@@ -254,7 +281,10 @@ fn say_nothing(name: &str, store: &Store, why: &dyn std::fmt::Display, failed: b
 
 fn note(board: &Board, name: &str, number: usize, drill: &Drill) {
     if let Some(target) = board.target(name) {
-        target.update_store(number, |s| s.drill = Some(facts(drill)));
+        let new = facts(drill);
+        target.update_store(number, |s| {
+            note_drill(&mut s.drill, &mut s.drill_problem, new)
+        });
     }
 }
 
@@ -268,31 +298,64 @@ fn facts(drill: &Drill) -> DrillFacts {
     }
 }
 
+/// What the stores remember.
+pub(super) struct Remembered {
+    /// When the oldest of the last drills began.
+    pub(super) oldest: Option<Timestamp>,
+    /// Every store was read.
+    pub(super) is_whole: bool,
+}
+
+impl Default for Remembered {
+    fn default() -> Self {
+        Self {
+            oldest: None,
+            is_whole: true,
+        }
+    }
+}
+
+impl Remembered {
+    /// The last drill of one store, `None` if it has none; or what keeps it from being read.
+    pub(super) fn note(&mut self, name: &str, read: Result<Option<Timestamp>, String>) {
+        match read {
+            Ok(at) => self.oldest = [self.oldest, at].into_iter().flatten().min(),
+            Err(error) => {
+                self.is_whole = false;
+                tracing::debug!(target_name = name, error, "cannot read the last drill");
+            }
+        }
+    }
+}
+
 async fn remembered_dumps(
     config: &Config,
     board: &Board,
     wanted: &impl Fn(&str) -> bool,
-) -> Option<Timestamp> {
-    let mut oldest: Option<Timestamp> = None;
+    all: &mut Remembered,
+) {
     for server in config.postgres.iter().filter(|s| s.drill.is_some()) {
-        let databases = open(config, server, Ask::Stores).await;
-        let databases = databases.iter().flatten();
+        let databases = match open(config, server, Ask::Stores).await {
+            Ok(databases) => databases,
+            Err(error) => {
+                all.note(&server.name, Err(error.to_string()));
+                continue;
+            }
+        };
+        let databases = databases.iter();
         for database in databases.filter(|d| wanted(&d.name) || wanted(&server.name)) {
             for store in &database.stores {
-                match postgres::drills(store, 1).await.as_deref() {
-                    Ok([drill, ..]) => {
-                        note_dump(database, store, board, drill);
-                        oldest = Some(oldest.map_or(drill.time, |o| o.min(drill.time)));
-                    }
-                    Ok([]) => {}
-                    Err(error) => {
-                        tracing::debug!(target_name = database.name, %error, "cannot read the last drill");
-                    }
-                }
+                let read = postgres::drills(store, 1).await;
+                let read = read.map_err(|e| e.to_string()).map(|drills| {
+                    let last = drills.first();
+                    last.iter()
+                        .for_each(|drill| note_dump(database, store, board, drill));
+                    last.map(|drill| drill.time)
+                });
+                all.note(&database.name, read);
             }
         }
     }
-    oldest
 }
 
 /// A command has drilled these targets, all if none is named: what it found becomes known here. A few requests for each.
@@ -301,35 +364,29 @@ pub async fn learn(fleet: &Fleet, names: &[String]) {
     remembered(fleet.config(), fleet, fleet.board(), wanted).await;
 }
 
-/// What the stores remember of the drills of `wanted` targets; returns when the last run began, as far as they say.
+/// What the stores remember of the drills of `wanted` targets.
 async fn remembered(
     config: &Config,
     fleet: &Fleet,
     board: &Board,
     wanted: impl Fn(&str) -> bool,
-) -> Option<Timestamp> {
-    let of_dumps = remembered_dumps(config, board, &wanted).await;
-    let of_files = files_drills::remembered(config, board, &wanted).await;
-    let mut oldest = [of_dumps, of_files].into_iter().flatten().min();
+) -> Remembered {
+    let mut all = Remembered::default();
+    remembered_dumps(config, board, &wanted, &mut all).await;
+    files_drills::remembered(config, board, &wanted, &mut all).await;
     let targets = fleet.targets().await.into_iter();
     for target in targets.filter(|t| wanted(&t.name)) {
         let stores = fleet.stores(&target.name).await.unwrap_or_default();
         for (number, store) in stores.iter().enumerate() {
-            match drills::history(store, 1).await.as_deref() {
-                Ok([drill, ..]) => {
-                    note(board, &target.name, number, drill);
-                    let at = drill.at.parse().ok();
-                    oldest = match (oldest, at) {
-                        (Some(a), Some(b)) => Some(a.min(b)),
-                        (a, b) => a.or(b),
-                    };
-                }
-                Ok([]) => {}
-                Err(error) => {
-                    tracing::debug!(target_name = target.name, %error, "cannot read the last drill")
-                }
-            }
+            let read = drills::history(store, 1).await;
+            let read = read.map_err(|e| e.to_string()).map(|drills| {
+                let last = drills.first();
+                last.iter()
+                    .for_each(|drill| note(board, &target.name, number, drill));
+                last.and_then(|drill| drill.at.parse().ok())
+            });
+            all.note(&target.name, read);
         }
     }
-    oldest
+    all
 }

@@ -25,13 +25,16 @@ pub async fn open_in(
     })
 }
 
-/// How messages name the place of a target in a store, also if that cannot be opened.
-pub fn place(store: &StoreConfig, name: &str) -> String {
-    let root = Store::display_url(&store.url);
-    match store.prefix_is_exact {
-        true => root,
-        false => format!("{root}/{name}"),
+/// How messages name the place of a target in a store, or of something below it, also if that cannot be opened.
+pub fn place(store: &StoreConfig, name: &str, below: Option<&str>) -> String {
+    let mut place = Store::display_url(&store.url);
+    let name = Some(name).filter(|_| !store.prefix_is_exact);
+    for part in name.into_iter().chain(below) {
+        place.push('/');
+        place.push_str(part);
     }
+    let endpoint = store.endpoint.as_ref().filter(|_| store.tells_endpoint);
+    place + &endpoint.map_or_else(String::new, |e| Store::endpoint_shown(e))
 }
 
 /// Databases that have a copy of their own, local state, and folders that are stores.

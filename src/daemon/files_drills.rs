@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 
-use super::files::open_in;
+use super::drills::{Remembered, no_drill};
+use super::files::{open_in, place};
 use super::fleet::{Fleet, open_replica};
 use crate::config::Config;
 use crate::files::{self, FilesError};
-use crate::observe::facts::{Board, DrillFacts};
+use crate::observe::facts::{Board, DrillFacts, note_drill};
 use crate::store::Store;
 use crate::types::Millis;
 
@@ -19,6 +20,9 @@ pub(super) async fn all(config: &Config, fleet: &Fleet, board: &Board) {
                 Ok(target) => one(&files.name, target, board).await,
                 Err(error) => {
                     tracing::warn!(target_name = files.name, %error, "no drill");
+                    let problem = no_drill(&error, error.hint());
+                    let place = place(store, &files.name, None);
+                    board.update_files(&files.name, &place, |f| f.drill_problem = Some(problem));
                 }
             }
         }
@@ -35,8 +39,14 @@ async fn one(name: &str, target: files::Target, board: &Board) {
         files::drill(&target, scratch.path())
     };
     let store_name = store.display();
+    let blocked = |problem| {
+        board.update_files(name, &store.display(), |f| f.drill_problem = Some(problem));
+    };
     match tokio::task::spawn_blocking(work).await {
-        Err(error) => tracing::error!(target_name = name, %error, "the drill broke off"),
+        Err(error) => {
+            tracing::error!(target_name = name, %error, "the drill broke off");
+            blocked(no_drill(&error, None));
+        }
         Ok(Ok(drill)) => tracing::info!(
             target_name = name,
             store = store_name,
@@ -59,50 +69,48 @@ async fn one(name: &str, target: files::Target, board: &Board) {
                 .hint()
                 .unwrap_or_else(|| "it is tried again at the next scheduled time".into());
             tracing::warn!(target_name = name, store = store_name, %error, hint, "no drill");
+            blocked(no_drill(&error, Some(hint)));
         }
     }
     // A failure is recorded, too.
-    recorded(name, &store, board).await;
-}
-
-/// The last record; returns when that drill began.
-async fn recorded(name: &str, store: &Store, board: &Board) -> Option<Timestamp> {
-    match files::drills(store, 1).await.as_deref() {
-        Ok([drill, ..]) => {
-            let facts = DrillFacts {
-                at: Millis(drill.time.as_millisecond()),
-                ok: drill.findings.is_empty(),
-                failure: drill.failure(),
-                restore_seconds: drill.seconds,
-                data_age_seconds: drill.data_age().as_secs_f64(),
-            };
-            board.update_files(name, &store.display(), |f| f.drill = Some(facts));
-            Some(drill.time)
-        }
-        Ok([]) => None,
-        Err(error) => {
-            tracing::debug!(target_name = name, %error, "cannot read the last drill");
-            None
-        }
+    if let Err(error) = recorded(name, &store, board).await {
+        tracing::debug!(target_name = name, error, "cannot read the last drill");
     }
 }
 
-/// What the stores remember of them; returns when the oldest of the last drills began.
+/// The last record; returns when that drill began.
+async fn recorded(name: &str, store: &Store, board: &Board) -> Result<Option<Timestamp>, String> {
+    let drills = files::drills(store, 1).await.map_err(|e| e.to_string())?;
+    let Some(drill) = drills.first() else {
+        return Ok(None);
+    };
+    let facts = DrillFacts {
+        at: Millis(drill.time.as_millisecond()),
+        ok: drill.findings.is_empty(),
+        failure: drill.failure(),
+        restore_seconds: drill.seconds,
+        data_age_seconds: drill.data_age().as_secs_f64(),
+    };
+    board.update_files(name, &store.display(), |f| {
+        note_drill(&mut f.drill, &mut f.drill_problem, facts);
+    });
+    Ok(Some(drill.time))
+}
+
+/// What the stores remember of them.
 pub(super) async fn remembered(
     config: &Config,
     board: &Board,
     wanted: &impl Fn(&str) -> bool,
-) -> Option<Timestamp> {
-    let mut oldest: Option<Timestamp> = None;
+    all: &mut Remembered,
+) {
     for files in config.files.iter().filter(|f| wanted(&f.name)) {
         for store in &files.stores {
-            let Ok(root) = open_replica(store, &files.name).await else {
-                continue;
+            let read = match open_replica(store, &files.name).await {
+                Ok(root) => recorded(&files.name, &root, board).await,
+                Err(error) => Err(error.to_string()),
             };
-            if let Some(at) = recorded(&files.name, &root, board).await {
-                oldest = Some(oldest.map_or(at, |o| o.min(at)));
-            }
+            all.note(&files.name, read);
         }
     }
-    oldest
 }

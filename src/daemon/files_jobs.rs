@@ -126,7 +126,7 @@ impl Start {
     async fn target(&mut self) -> Option<Target> {
         let (name, store) = (
             self.files.name.clone(),
-            place(&self.store, &self.files.name),
+            place(&self.store, &self.files.name, None),
         );
         loop {
             let error = match open_in(&self.config, &self.files, &self.store).await {
@@ -171,15 +171,9 @@ impl Job {
     }
 
     async fn run(mut self) {
-        let now = Timestamp::now();
-        let next = |at| self.schedule.next_after(at);
-        let period = next(now).and_then(|first| Some(next(first)?.duration_since(first)));
-        let period = period
-            .and_then(|p| Duration::try_from(p).ok())
-            .unwrap_or_default();
         let path = self.target.config.paths[0].clone();
         self.update(|f| {
-            f.objective = period * 2;
+            f.objective = self.schedule.allowed_age(Timestamp::now());
             f.path = path;
         });
         let mut planned = Timestamp::now();
@@ -228,6 +222,9 @@ impl Job {
             return now;
         };
         self.update(|f| {
+            f.objective = self.schedule.allowed_age(newest.time);
+            // What kept the store from being opened is over.
+            (f.last_error, f.hint) = (None, None);
             f.succeeded_at = Some(millis(newest.time));
             f.snapshot = Some(newest.id.clone());
             (f.files, f.bytes) = (newest.files, newest.bytes);
@@ -320,6 +317,7 @@ impl Job {
                 ));
                 f.hint = Some("make them readable for this process, or exclude them".into());
             } else {
+                f.objective = self.schedule.allowed_age(point.time);
                 f.succeeded_at = Some(millis(point.time));
                 f.snapshot = Some(point.id.clone());
                 (f.files, f.bytes) = (point.files, point.bytes);
@@ -368,6 +366,7 @@ impl Job {
                 self.update(|f| {
                     f.deleted_bytes += pruned.deleted_bytes;
                     f.held = held;
+                    f.pruned_at = Some(millis(now));
                     f.retention_problem = None;
                 });
             }
@@ -377,6 +376,7 @@ impl Job {
                 let problem = nothing_deleted(&error.to_string(), error.hint().as_deref());
                 self.update(|f| {
                     f.refusals += 1;
+                    f.pruned_at = Some(millis(now));
                     f.retention_problem = Some(problem);
                 });
             }

@@ -178,7 +178,10 @@ pub async fn open_replica(store: &StoreConfig, name: &str) -> Result<Store, Stor
         sas_token: secret(&store.sas_token),
         google_credentials: secret(&store.google_credentials),
     };
-    let root = Store::open(&spec).await?;
+    let mut root = Store::open(&spec).await?;
+    if let (true, Some(endpoint)) = (store.tells_endpoint, &store.endpoint) {
+        root = root.told_apart(endpoint);
+    }
     Ok(if store.prefix_is_exact {
         root
     } else {
@@ -275,6 +278,20 @@ impl Fleet {
             },
         );
         Ok(())
+    }
+
+    /// A database that is to be kept and cannot be: it is shown, and red, until it can.
+    pub fn not_started(&self, target: &TargetConfig, error: &FleetError) {
+        self.board.add(TargetFacts {
+            name: target.name.clone(),
+            path: target.path.clone(),
+            explicit: target.explicit,
+            state: State::Failed,
+            detail: Some(format!("nothing of it is kept: {error}")),
+            hint: error.hint(),
+            objective: objective(&target.options),
+            ..TargetFacts::default()
+        });
     }
 
     /// A command that does its work without the daemon (`sync`, `snapshot`) holds the directory for seconds: that is waited for. A daemon holds

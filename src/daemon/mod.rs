@@ -175,11 +175,22 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 /// Starts targets for databases that appear and stops those that vanish.
 async fn discover(fleet: Arc<Fleet>) {
     let mut missing = std::collections::BTreeMap::new();
+    let mut refused = std::collections::BTreeSet::new();
     loop {
         tokio::time::sleep(DISCOVER_EVERY).await;
-        // Said there; tried again by the next look.
-        let _ = fleet.look().await;
-        for target in fleet.targets().await.iter().filter(|t| !t.explicit) {
+        // Said there, and shown; tried again by the next look.
+        refused.extend(fleet.look().await.into_iter().map(|(name, _)| name));
+        let targets = fleet.targets().await;
+        refused.retain(|name: &String| {
+            let is_started = targets.iter().any(|t| t.name == *name);
+            let path = fleet.board().target(name).map(|t| t.facts().path);
+            let is_there = path.is_some_and(|path| path.exists());
+            if !is_started && !is_there {
+                fleet.board().remove(name);
+            }
+            !is_started && is_there
+        });
+        for target in targets.iter().filter(|t| !t.explicit) {
             let looks = missing.entry(target.name.clone()).or_insert(0_u32);
             *looks = if target.path.exists() { 0 } else { *looks + 1 };
             if *looks == VANISHED_LOOKS {

@@ -1,5 +1,7 @@
 //! What is dumped, of PostgreSQL and Redis: what a target is made of here, and one dump at a time for each server.
 
+mod places;
+
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,19 +10,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::fleet::open_replica;
 use crate::config::{Config, Databases, Origin, PostgresConfig};
 use crate::observe::facts::{Board, PostgresFacts};
 use crate::postgres::{
-    self, Clients, Connection, DumpOptions, Dumped, Manifest, PostgresError, ReadBacks, databases,
+    self, Clients, Connection, DumpOptions, Dumped, Manifest, PostgresError, ReadBacks,
 };
 use crate::redis;
 use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::types::Millis;
+pub use places::{Ask, open};
+pub(super) use places::{Shut, of_roots, place_of, roots};
 
-/// Where the databases of a target with several of them lie in the store, each under its escaped name.
-const DATABASES: &str = "databases";
 /// Between looks whether another process has ended its dump.
 const TURN_EVERY: Duration = Duration::from_millis(200);
 
@@ -39,15 +40,6 @@ pub struct Database {
     turn: PathBuf,
 }
 
-/// Where the names of databases come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
-    /// The server: what is to be dumped.
-    Server,
-    /// The stores: what can be restored, whether the server is up or not. Named databases are always among them.
-    Stores,
-}
-
 /// Whether a name is that of a target or of one of its databases.
 pub fn is_of(server: &PostgresConfig, name: &str) -> bool {
     match name.strip_prefix(server.name.as_str()) {
@@ -55,113 +47,6 @@ pub fn is_of(server: &PostgresConfig, name: &str) -> bool {
         Some(rest) => rest.starts_with('/') && server.databases != Databases::Own,
         None => false,
     }
-}
-
-/// Opens the databases of a target.
-///
-/// # Errors
-/// The store's; the server's, if it is asked.
-pub async fn open(
-    config: &Config,
-    server: &PostgresConfig,
-    ask: Ask,
-) -> Result<Vec<Database>, PostgresError> {
-    let mut roots = Vec::new();
-    for store in &server.stores {
-        roots.push(open_replica(store, &server.name).await?);
-    }
-    let shared = Arc::new(server.clone());
-    let one = |database: Option<&str>| Database {
-        name: match database {
-            Some(database) => format!("{}/{database}", server.name),
-            None => server.name.clone(),
-        },
-        server: Arc::clone(&shared),
-        origin: match (&server.origin, database) {
-            (Origin::Postgres(connection), Some(database)) => {
-                Origin::Postgres(connection.with_database(database))
-            }
-            (origin, _) => origin.clone(),
-        },
-        stores: match database {
-            Some(database) => roots
-                .iter()
-                .map(|root| root.child(DATABASES).child(&escape(database)))
-                .collect(),
-            None => roots.clone(),
-        },
-        turn: turn_path(config, &server.origin),
-    };
-    let names = match (&server.databases, ask) {
-        (Databases::Own, _) => return Ok(vec![one(None)]),
-        (Databases::Named(names), Ask::Server) => names.clone(),
-        (Databases::Named(names), Ask::Stores) => {
-            let mut found = stored(&roots).await?;
-            found.extend(names.iter().cloned());
-            found.sort();
-            found.dedup();
-            found
-        }
-        (Databases::All | Databases::Except(_), Ask::Stores) => stored(&roots).await?,
-        (Databases::All | Databases::Except(_), Ask::Server) => {
-            let Origin::Postgres(connection) = server.origin.clone() else {
-                return Ok(vec![one(None)]);
-            };
-            let bin_dir = server.bin_dir.clone();
-            let except = match &server.databases {
-                Databases::Except(names) => names.clone(),
-                _ => Vec::new(),
-            };
-            let all = blocking(move || {
-                let clients = Clients::for_server(&connection, bin_dir.as_deref())?;
-                databases(&clients, &connection)
-            })
-            .await?;
-            all.into_iter().filter(|n| !except.contains(n)).collect()
-        }
-    };
-    Ok(names.iter().map(|name| one(Some(name))).collect())
-}
-
-/// Databases that have something in a store.
-async fn stored(roots: &[Store]) -> Result<Vec<String>, PostgresError> {
-    let mut names = Vec::new();
-    for root in roots {
-        for object in root.list(DATABASES).await? {
-            let name = object.key.split('/').nth(1).and_then(unescape);
-            names.extend(name);
-        }
-    }
-    names.sort();
-    names.dedup();
-    Ok(names)
-}
-
-/// A name as one segment of a key: other bytes than letters, digits, `_` and `-` as `=XX`.
-fn escape(name: &str) -> String {
-    let mut out = String::new();
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => out.push(char::from(byte)),
-            other => out += &format!("={other:02X}"),
-        }
-    }
-    out
-}
-
-fn unescape(segment: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut rest = segment.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'=' {
-            let digits = [rest.next()?, rest.next()?];
-            let digits = std::str::from_utf8(&digits).ok()?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// Work that blocks, on a thread of its own.
@@ -221,16 +106,13 @@ pub(super) fn size_ratio(dumps: &[Manifest]) -> Option<f64> {
     (before > 0).then(|| newest as f64 / before as f64)
 }
 
-/// Two periods of a schedule, and its jitter: how old a dump may be.
-pub fn objective(server: &PostgresConfig) -> Duration {
-    let Ok(schedule) = Schedule::parse(&server.schedule, &server.time_zone) else {
+/// How old a dump that began at `at` may become: see [`Schedule::allowed_age`].
+pub fn objective(server: &PostgresConfig, at: Timestamp) -> Duration {
+    match Schedule::parse(&server.schedule, &server.time_zone) {
+        Ok(schedule) => schedule.allowed_age(at) + server.jitter,
         // The configuration has tried it.
-        return Duration::ZERO;
-    };
-    let next = |at| schedule.next_after(at);
-    let period = next(Timestamp::now()).and_then(|a| Some(next(a)?.duration_since(a)));
-    let period = period.and_then(|p| Duration::try_from(p).ok());
-    period.unwrap_or_default() * 2 + server.jitter
+        Err(_) => Duration::ZERO,
+    }
 }
 
 impl Database {
@@ -317,6 +199,7 @@ impl Database {
                         super::files_jobs::nothing_deleted(&error.to_string(), hint.as_deref());
                     self.update(board, store, |f| {
                         f.refusals += 1;
+                        f.pruned_at = Some(millis(Timestamp::now()));
                         f.retention_problem = Some(problem);
                     });
                 }
@@ -368,6 +251,7 @@ impl Database {
         damaged.extend(pruned.torn);
         self.update(board, store, |f| {
             f.retention_problem = None;
+            f.pruned_at = Some(millis(Timestamp::now()));
             f.deleted += deleted as u64;
             f.dumps = left.len() as u64;
             f.dump_bytes = left.iter().map(Manifest::stored_bytes).sum();
@@ -500,6 +384,7 @@ impl Database {
                 Ok(()) => {
                     f.runs += 1;
                     f.seconds = seconds;
+                    f.objective = objective(&self.server, manifest.began);
                     shown(f, &manifest);
                     (f.last_error, f.hint) = (None, None);
                     f.dumps += 1;
@@ -537,25 +422,13 @@ pub(super) fn shown(f: &mut PostgresFacts, manifest: &Manifest) {
 }
 
 pub(super) fn failed(f: &mut PostgresFacts, error: &PostgresError) {
+    failed_for(f, error.to_string(), error.hint());
+}
+
+pub(super) fn failed_for(f: &mut PostgresFacts, error: String, hint: Option<String>) {
     f.runs += 1;
     f.failures += 1;
     f.failed_at = Some(millis(Timestamp::now()));
-    f.last_error = Some(error.to_string());
-    f.hint = error.hint();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_databases_go_through_keys() {
-        for name in ["app", "an \"odd\" 'name'", "a/b", "..", "Ünï=20", "a=b", ""] {
-            let segment = escape(name);
-            assert_eq!(unescape(&segment).as_deref(), Some(name));
-            assert!(!segment.contains(['/', '.', ' ', '%']), "{segment}");
-        }
-        assert_eq!(unescape("a=2"), None);
-        assert_eq!(unescape("a=FF"), None);
-    }
+    f.last_error = Some(error);
+    f.hint = hint;
 }

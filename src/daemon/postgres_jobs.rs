@@ -7,12 +7,13 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::postgres::{Ask, Database, objective, open, shown};
+use super::postgres::{Ask, Database, Shut, objective, of_roots, open, place_of, roots, shown};
 use super::wait::{self, Woken};
-use crate::config::{Config, PostgresConfig};
-use crate::observe::facts::Board;
+use crate::config::{Config, Databases, PostgresConfig};
+use crate::observe::facts::{Board, PostgresFacts};
 use crate::postgres::{self, PostgresError};
 use crate::schedule::Schedule;
+use crate::store::Store;
 use crate::types::Millis;
 
 /// After a failed run, and twice as long after each further one, up to the next scheduled time.
@@ -106,7 +107,9 @@ impl Job {
     }
 
     async fn maintain(&self) {
-        match open(&self.config, &self.server, Ask::Stores).await {
+        // What cannot be opened was said by the last run.
+        let (roots, _) = roots(&self.server).await;
+        match of_roots(&self.config, &self.server, Ask::Stores, roots).await {
             Ok(databases) => {
                 for database in &databases {
                     database.maintain(&self.board).await;
@@ -123,11 +126,18 @@ impl Job {
         delayed(next, self.server.jitter, rand::random::<f64>())
     }
 
+    /// Until a dump says more.
+    fn first_objective(&self, f: &mut PostgresFacts) {
+        if f.objective.is_zero() {
+            f.objective = objective(&self.server, Timestamp::now());
+        }
+    }
+
     fn is_mine(&self, name: &str) -> bool {
         super::postgres::is_of(&self.server, name)
     }
 
-    fn each(&self, change: impl Fn(&mut crate::observe::facts::PostgresFacts)) {
+    fn each(&self, change: impl Fn(&mut PostgresFacts)) {
         for facts in self.board.postgres() {
             if self.is_mine(&facts.name) {
                 self.board
@@ -161,14 +171,14 @@ impl Job {
 
     /// When the newest dump that every store holds was begun; fills in the facts.
     async fn newest(&self, database: &Database) -> Option<Timestamp> {
-        let limit = objective(&self.server);
         let mut oldest: Option<Timestamp> = None;
         let mut missing = false;
         for store in &database.stores {
             let listed = postgres::list(store).await;
             let all = listed.unwrap_or_default();
+            let last = all.last().map_or_else(Timestamp::now, |m| m.began);
             database.update(&self.board, store, |f| {
-                f.objective = limit;
+                f.objective = objective(&self.server, last);
                 f.dumps = all.len() as u64;
                 f.dump_bytes = all.iter().map(postgres::Manifest::stored_bytes).sum();
                 f.size_ratio = super::postgres::size_ratio(&all);
@@ -188,20 +198,32 @@ impl Job {
 
     /// Every database of the server, one after the other. `false` if one of them failed.
     async fn once(&self) -> bool {
-        let databases = match open(&self.config, &self.server, Ask::Server).await {
+        let (roots, shut) = roots(&self.server).await;
+        if roots.is_empty() {
+            self.shut(&shut, &self.names());
+            return false;
+        }
+        let asked = of_roots(&self.config, &self.server, Ask::Server, roots.clone()).await;
+        let databases = match asked {
             Ok(databases) => databases,
             Err(error) => {
-                self.unreachable(&error).await;
+                self.unreachable(&error, roots).await;
+                self.shut(&shut, &self.names());
                 return false;
             }
         };
         let names: Vec<&str> = databases.iter().map(|d| d.name.as_str()).collect();
+        let roots: Vec<String> = roots.iter().map(Store::display).collect();
         self.board
             .retain_postgres(|name| !self.is_mine(name) || names.contains(&name));
-        let limit = objective(&self.server);
-        let mut done = true;
+        // A store that cannot be opened holds up no other.
+        self.shut(&shut, &names);
+        if databases.is_empty() {
+            self.nothing(&roots);
+        }
+        let mut done = shut.is_empty() && !databases.is_empty();
         for database in &databases {
-            database.update_all(&self.board, |f| f.objective = limit);
+            database.update_all(&self.board, |f| self.first_objective(f));
             if let Err(error) = database.dump(&self.board, None).await {
                 tracing::error!(target_name = database.name, %error, hint = error.hint(), "database was not dumped");
                 done = false;
@@ -211,22 +233,70 @@ impl Job {
         done
     }
 
+    /// A server that shows no database is no reason to be content: there is nothing that could turn red.
+    fn nothing(&self, roots: &[String]) {
+        let error = "the server shows no database that is to be dumped";
+        let hint = "see `databases` of the configuration; a role is shown what it may connect to";
+        tracing::error!(target_name = self.server.name, hint, "{error}");
+        for root in roots {
+            self.board.update_postgres(&self.server.name, root, |f| {
+                f.kind = self.server.origin.kind();
+                f.database = self.server.origin.display();
+                self.first_objective(f);
+                super::postgres::failed_for(f, error.to_owned(), Some(hint.to_owned()));
+            });
+        }
+    }
+
+    /// What is known of the server's databases without asking it.
+    fn names(&self) -> Vec<String> {
+        let known = self.board.postgres().into_iter().map(|f| f.name);
+        let mut names: Vec<String> = known.filter(|name| self.is_mine(name)).collect();
+        names.dedup();
+        match &self.server.databases {
+            _ if !names.is_empty() => names,
+            Databases::Named(databases) => {
+                let name = |database| format!("{}/{database}", self.server.name);
+                databases.iter().map(name).collect()
+            }
+            _ => vec![self.server.name.clone()],
+        }
+    }
+
+    /// Stores that cannot be opened get no dump, and are shown with the reason.
+    fn shut(&self, shut: &[Shut], names: &[impl AsRef<str>]) {
+        for (store, error) in shut {
+            let root = place_of(&self.server, &self.server.name, store);
+            tracing::error!(target_name = self.server.name, store = root, %error, hint = error.hint(), "no dump goes there: the store cannot be opened");
+            for name in names.iter().map(AsRef::as_ref) {
+                let place = place_of(&self.server, name, store);
+                self.board.update_postgres(name, &place, |f| {
+                    f.kind = self.server.origin.kind();
+                    if f.database.is_empty() {
+                        f.database = self.server.origin.display();
+                    }
+                    self.first_objective(f);
+                    super::postgres::failed_for(f, error.to_string(), error.hint());
+                });
+            }
+        }
+    }
+
     /// The server could not be asked for its databases: everything known is late.
-    async fn unreachable(&self, error: &PostgresError) {
+    async fn unreachable(&self, error: &PostgresError, roots: Vec<Store>) {
         tracing::error!(target_name = self.server.name, %error, hint = error.hint(), "databases were not dumped");
         let known = self.board.postgres();
         if !known.iter().any(|f| self.is_mine(&f.name)) {
             let whole = PostgresConfig {
-                databases: crate::config::Databases::Own,
+                databases: Databases::Own,
                 ..self.server.clone()
             };
-            let limit = objective(&self.server);
-            for database in open(&self.config, &whole, Ask::Stores)
+            for database in of_roots(&self.config, &whole, Ask::Stores, roots)
                 .await
                 .into_iter()
                 .flatten()
             {
-                database.update_all(&self.board, |f| f.objective = limit);
+                database.update_all(&self.board, |f| self.first_objective(f));
             }
         }
         self.each(|f| super::postgres::failed(f, error));

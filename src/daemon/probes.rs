@@ -9,7 +9,7 @@ use super::fleet::system_now;
 use crate::config::{Config, ProbeConfig};
 use crate::observe::facts::Board;
 use crate::observe::services::ProbeFacts;
-use crate::probe::Prober;
+use crate::probe::{Answer, Prober};
 
 /// Runs until it is aborted. Returns at once if nothing is to be asked.
 pub async fn run(config: Arc<Config>, board: Arc<Board>) {
@@ -20,7 +20,17 @@ pub async fn run(config: Arc<Config>, board: Arc<Board>) {
             Ok(prober) => {
                 tasks.spawn(ask(probe.clone(), prober, Arc::clone(&board)));
             }
-            Err(error) => tracing::error!(probe = probe.name, error, "this probe asks nothing"),
+            Err(error) => {
+                tracing::error!(probe = probe.name, error, "this probe asks nothing");
+                let mut facts = ProbeFacts::new(probe);
+                let answer = Answer {
+                    failure: Some(format!("it cannot be asked: {error}")),
+                    hint: Some("restart lifeboat, and report it with its log".into()),
+                    ..Answer::default()
+                };
+                facts.note(answer, true, system_now());
+                board.put_probe(facts);
+            }
         }
     }
     while tasks.join_next().await.is_some() {}

@@ -10,6 +10,7 @@
 //! - Nothing to send means no request, but for one listing of one level an interval, which also finds what was deleted behind our back.
 
 mod base;
+mod renewals;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use crate::retention;
 use crate::sqlite::live::LiveView;
 use crate::store::{PutMode, Store};
 use crate::types::{Entry, Millis, Span, Txid};
+pub use renewals::Renewals;
 
 /// Pause after a first failure.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -98,6 +100,8 @@ pub struct Uploader {
     pub policy: RetentionConfig,
     /// The clock.
     pub now: fn() -> Millis,
+    /// How full copies go that take the place of older ones.
+    pub renewals: Renewals,
 }
 
 impl Uploader {
@@ -166,9 +170,9 @@ impl Uploader {
                 self.prune(&mut replica, &mut pins).await?;
             }
             let captured = *self.captured.borrow_and_update();
-            let next = match replica.next(&self.spool, captured)? {
-                Next::Nothing if self.base_is_due(&replica) => Next::Base,
-                next => next,
+            let (next, renews) = match replica.next(&self.spool, captured)? {
+                Next::Nothing if self.base_is_due(&replica) => (Next::Base, true),
+                next => (next, false),
             };
             match next {
                 Next::File(span) => match replica.send(&self.spool, span).await {
@@ -180,8 +184,11 @@ impl Uploader {
                     Err(e) => return Err(e),
                 },
                 Next::Base => {
-                    let entry = self.send_base(&mut replica).await?;
-                    self.sent(&replica, entry);
+                    let result = self.send_base(&mut replica).await;
+                    if renews && let Err(error) = &result {
+                        self.not_renewed(error);
+                    }
+                    self.sent(&replica, result?);
                 }
                 Next::Nothing => {
                     self.write_labels(&replica).await?;
@@ -292,14 +299,17 @@ impl Uploader {
             // An idle database needs no new base: nothing but it would be read at a restore.
             let age = (self.now)().since(at);
             *self.captured.borrow() > txid.next()
+                && self.renewals.may_begin(Instant::now())
                 && (age > i64::try_from(self.base_every.as_millis()).unwrap_or(i64::MAX)
                     || age < -BASE_AHEAD_MS)
         })
     }
 
-    fn sent(&self, replica: &Replica, entry: Entry) {
+    fn sent(&mut self, replica: &Replica, entry: Entry) {
         self.spool.acknowledge(entry.span, self.number);
         if entry.span.is_base() {
+            self.renewals = Renewals::default();
+            self.facts(|f| f.renewal = None);
             // They would only wait for a store that never takes them.
             let never = |e: &Entry| !replica.may_follow(e.span);
             for file in self.spool.entries().into_iter().filter(never) {
@@ -347,7 +357,12 @@ impl Uploader {
                 f.durable_at = Some((self.now)());
             }
             f.pending_bytes = local.iter().filter(pending).map(|e| e.size).sum();
+            f.contact = Some((self.now)());
             f.base = replica.base();
+            f.renewal_due = f.base.map(|(_, at)| {
+                let every = i64::try_from(self.base_every.as_millis()).unwrap_or(i64::MAX);
+                Millis(at.0.saturating_add(every))
+            });
             f.objects = replica.catalog().len() as u64;
             f.object_bytes = replica.catalog().values().map(|e| e.size).sum();
         });

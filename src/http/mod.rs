@@ -190,9 +190,15 @@ async fn status(State(app): State<Shared>) -> Json<Value> {
     Json(status_json(&app.board).await)
 }
 
-async fn scrape(State(app): State<Shared>) -> impl IntoResponse {
-    let text = look(&app.board, metrics::render).await;
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+async fn scrape(State(app): State<Shared>) -> Response {
+    match look(&app.board, metrics::render).await {
+        Some(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        // Prometheus takes it for down, which it is.
+        None => {
+            let words = "the metrics cannot be told; see the log\n";
+            (StatusCode::INTERNAL_SERVER_ERROR, words).into_response()
+        }
+    }
 }
 
 async fn openapi() -> impl IntoResponse {

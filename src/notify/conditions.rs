@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::event::Kind;
 use crate::observe::app::{AppVerdict, Part};
 use crate::observe::facts::{
-    DrillFacts, FilesFacts, PostgresFacts, State, StoreFacts, TargetFacts,
+    DrillFacts, DrillProblem, FilesFacts, PostgresFacts, State, StoreFacts, TargetFacts,
 };
 use crate::observe::health::Verdict;
 use crate::observe::services::Service;
@@ -20,6 +20,9 @@ const UNSAFE: &str = "unsafe ";
 const FIRST: &str = "first ";
 /// A first copy takes its time: only after this long is it a problem that there is none.
 const FIRST_COPY: Duration = Duration::from_secs(3600);
+
+/// One that fails is tried again within minutes; only a row of failures is news.
+const FULL_COPY: Duration = Duration::from_secs(3600);
 
 /// Something that lasts until it is over.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +48,8 @@ pub struct Seen {
     pub conditions: BTreeMap<String, Condition>,
     /// Every subject that exists, with or without a condition.
     pub present: BTreeSet<String>,
+    /// Of whom nobody knows yet, or at the moment, whether a condition of this kind holds: that none is here proves nothing.
+    pub unsure: BTreeSet<(Kind, String)>,
     /// Targets that have a complete copy.
     pub copied: BTreeSet<String>,
     /// There are targets, and all are safe.
@@ -64,15 +69,16 @@ impl Seen {
         };
         let (databases, others) = verdicts.split_at(view.targets.len());
         for ((target, _), verdict) in view.targets.iter().zip(databases) {
-            seen.database(target, verdict, view.now);
+            seen.database(target, verdict, view);
         }
         let (dumps, files) = others.split_at(view.postgres.len());
         for (facts, verdict) in view.postgres.iter().zip(dumps) {
-            seen.postgres(facts, verdict);
+            seen.postgres(facts, verdict, view);
         }
         for (facts, verdict) in view.files.iter().zip(files) {
-            seen.files(facts, verdict);
+            seen.files(facts, verdict, view);
         }
+        seen.drills_late(view);
         // It is there, whether or not it was set lately.
         seen.present.insert("clock".to_owned());
         // Queues that are stuck, servers that are down and volumes with little room are told as such, below.
@@ -82,6 +88,15 @@ impl Seen {
             .filter(|s| !["queue", "postgres", "redis", "volume"].contains(&s.kind))
         {
             seen.service(service);
+        }
+        // A certificate that is refused, or an app that is away, shows none.
+        for probe in view
+            .probes
+            .iter()
+            .filter(|p| p.address.starts_with("https:"))
+        {
+            let is_known = probe.certificate_expires.is_some();
+            seen.unsure_unless(is_known, &[Kind::Certificate], &probe.name);
         }
         for app in view.apps() {
             seen.app(&app, view);
@@ -98,13 +113,17 @@ impl Seen {
         seen
     }
 
-    /// What was told as unsafe is begun again, as after a restart: nothing shows yet that it is safe.
-    pub fn is_unknown_again(&self, key: &str) -> bool {
-        let stage = key.strip_prefix(UNSAFE);
-        stage.is_some_and(|rest| {
-            self.conditions
-                .contains_key(&format!("{UNSAFE}{FIRST}{rest}"))
-        })
+    /// It exists, or it is a database of a server that exists and says nothing of its databases.
+    pub fn is_present(&self, subject: &str) -> bool {
+        let server = subject.split_once('/').map(|(server, _)| server);
+        self.present.contains(subject) || server.is_some_and(|s| self.present.contains(s))
+    }
+
+    fn unsure_unless(&mut self, is_known: bool, kinds: &[Kind], subject: &str) {
+        if !is_known {
+            let pairs = kinds.iter().map(|kind| (*kind, subject.to_owned()));
+            self.unsure.extend(pairs);
+        }
     }
 
     fn add(
@@ -149,6 +168,11 @@ impl Seen {
     /// Whether it works; a file that is gone is told as a target that is not safe.
     fn app(&mut self, app: &AppVerdict, view: &View) {
         let read = view.insight.get(&app.name);
+        // Where nobody looks any more there is nothing to wait for.
+        let is_read = |part| read.is_none() || !matches!(part, Part::Unknown | Part::Failed);
+        self.unsure_unless(is_read(app.queue), &[Kind::QueueStuck], &app.name);
+        let is_up = app.database != Part::Unknown || read.is_none();
+        self.unsure_unless(is_up, &[Kind::DatabaseDown], &app.name);
         let kind = if read.is_some_and(|f| f.failed.is_some()) {
             Kind::DatabaseDown
         } else if app.queue == Part::Stuck {
@@ -159,7 +183,15 @@ impl Seen {
         self.add(kind, &app.name, "", app.reasons.clone(), app.hints.clone());
     }
 
-    fn database(&mut self, f: &TargetFacts, verdict: &Verdict, now: Millis) {
+    fn database(&mut self, f: &TargetFacts, verdict: &Verdict, view: &View) {
+        // What this process has seen itself of each store.
+        let stores = || f.stores.iter();
+        let is_known = stores().all(|s| s.durable.is_some());
+        let kinds = [Kind::Unsafe, Kind::StoreUnreachable, Kind::Ownership];
+        self.unsure_unless(is_known, &kinds, &f.name);
+        let is_pruned = stores().all(|s| s.pruned_at.is_some());
+        self.unsure_unless(is_pruned, &[Kind::Retention], &f.name);
+        self.unsure_unless(view.drills_known, &[Kind::DrillFailed], &f.name);
         let troubled = |s: &StoreFacts| s.failing_since.is_some() || s.refused.is_some();
         let first = f.stores.iter().all(|s| s.durable.is_none());
         let beginning = first && matches!(f.state, State::Waiting | State::Seeding | State::Steady);
@@ -183,7 +215,7 @@ impl Seen {
             );
         }
         for s in &f.stores {
-            self.store_of_database(f, s, now);
+            self.store_of_database(f, s, view.now);
         }
     }
 
@@ -199,8 +231,23 @@ impl Seen {
             let reasons = vec![format!("{}: since {since}: {why}", s.store)];
             self.add(Kind::StoreUnreachable, &f.name, &s.store, reasons, hints);
         }
+        if let Some(problem) = s.renewal_problem() {
+            let condition = Condition {
+                kind: Kind::StoreUnreachable,
+                subject: f.name.clone(),
+                reasons: vec![problem],
+                hints: Vec::new(),
+                patience: FULL_COPY,
+            };
+            let key = format!("full copies {} {}", f.name, s.store);
+            self.conditions.insert(key, condition);
+        }
         self.retention(&f.name, &s.store, s.retention_problem.as_deref());
-        self.drill(&f.name, &s.store, s.drill.as_ref());
+        self.drill(
+            &f.name,
+            &s.store,
+            (s.drill.as_ref(), s.drill_problem.as_ref()),
+        );
     }
 
     fn retention(&mut self, name: &str, store: &str, problem: Option<&str>) {
@@ -210,19 +257,52 @@ impl Seen {
         }
     }
 
-    fn drill(&mut self, name: &str, store: &str, drill: Option<&DrillFacts>) {
-        let Some(drill) = drill.filter(|d| !d.ok) else {
+    fn drill(
+        &mut self,
+        name: &str,
+        store: &str,
+        (drill, problem): (Option<&DrillFacts>, Option<&DrillProblem>),
+    ) {
+        let failed = drill.filter(|d| !d.ok).map(|d| {
+            let why = d.failure.as_deref().unwrap_or("no reason recorded");
+            format!("{store}: at {}: {why}", d.at)
+        });
+        let blocked =
+            problem.map(|p| format!("{store}: at {} it could not be made: {}", p.at, p.why));
+        let reasons: Vec<String> = failed.into_iter().chain(blocked).collect();
+        if reasons.is_empty() {
             return;
-        };
-        let why = drill.failure.as_deref().unwrap_or("no reason recorded");
-        let reasons = vec![format!("{store}: at {}: {why}", drill.at)];
+        }
         let hint = format!(
             "`lifeboat verify {name}` names damaged objects; `lifeboat drill {name}` tries again"
         );
         self.add(Kind::DrillFailed, name, store, reasons, vec![hint]);
     }
 
-    fn postgres(&mut self, f: &PostgresFacts, verdict: &Verdict) {
+    /// The schedule itself: nothing that was due has ended.
+    fn drills_late(&mut self, view: &View) {
+        let subject = "every target";
+        self.present.insert(subject.to_owned());
+        let Some(plan) = view.drill_plan else {
+            return;
+        };
+        let limit = i64::try_from(plan.objective.as_millis()).unwrap_or(i64::MAX);
+        if view.now.since(plan.next) > limit {
+            let reasons = vec![format!(
+                "drills were due at {}, and have not ended",
+                plan.next
+            )];
+            let hints = vec!["restart lifeboat, and report it with its log".to_owned()];
+            self.add(Kind::DrillFailed, subject, "", reasons, hints);
+        }
+    }
+
+    fn postgres(&mut self, f: &PostgresFacts, verdict: &Verdict, view: &View) {
+        let is_known = is_known((f.runs, f.running_since, f.next), view.now);
+        self.unsure_unless(is_known, &[Kind::Unsafe, Kind::DumpFailed], &f.name);
+        self.unsure_unless(f.dump.is_some(), &[Kind::SizeAnomaly], &f.name);
+        self.unsure_unless(f.pruned_at.is_some(), &[Kind::Retention], &f.name);
+        self.unsure_unless(view.drills_known, &[Kind::DrillFailed], &f.name);
         let beginning = f.succeeded_at.is_none() && f.last_error.is_none();
         let patience = if beginning {
             FIRST_COPY
@@ -238,7 +318,11 @@ impl Seen {
             let reasons = vec![format!("{}: {error}", f.store)];
             self.add(Kind::DumpFailed, &f.name, &f.store, reasons, hints);
         }
-        self.drill(&f.name, &f.store, f.drill.as_ref());
+        self.drill(
+            &f.name,
+            &f.store,
+            (f.drill.as_ref(), f.drill_problem.as_ref()),
+        );
         self.retention(&f.name, &f.store, f.retention_problem.as_deref());
         if !f.anomalies.is_empty() {
             let hint = format!(
@@ -259,6 +343,7 @@ impl Seen {
     /// What is not known yet is no news.
     fn service(&mut self, s: &Service) {
         self.present.insert(s.name.clone());
+        self.unsure_unless(s.state != "unknown", &[Kind::AppDown], &s.name);
         let say = |words: &[String]| {
             words
                 .iter()
@@ -283,7 +368,11 @@ impl Seen {
         }
     }
 
-    fn files(&mut self, f: &FilesFacts, verdict: &Verdict) {
+    fn files(&mut self, f: &FilesFacts, verdict: &Verdict, view: &View) {
+        let is_known = is_known((f.runs, f.running_since, f.next), view.now);
+        self.unsure_unless(is_known, &[Kind::Unsafe, Kind::FilesFailed], &f.name);
+        self.unsure_unless(f.pruned_at.is_some(), &[Kind::Retention], &f.name);
+        self.unsure_unless(view.drills_known, &[Kind::DrillFailed], &f.name);
         let beginning = f.succeeded_at.is_none() && f.last_error.is_none();
         let patience = if beginning {
             FIRST_COPY
@@ -299,7 +388,19 @@ impl Seen {
             let reasons = vec![format!("{}: {error}", f.store)];
             self.add(Kind::FilesFailed, &f.name, &f.store, reasons, hints);
         }
-        self.drill(&f.name, &f.store, f.drill.as_ref());
+        self.drill(
+            &f.name,
+            &f.store,
+            (f.drill.as_ref(), f.drill_problem.as_ref()),
+        );
         self.retention(&f.name, &f.store, f.retention_problem.as_deref());
     }
 }
+
+/// Whether this process knows what runs come to: one has ended, or none was missed before it began.
+fn is_known((runs, running, next): (u64, Option<Millis>, Option<Millis>), now: Millis) -> bool {
+    runs > 0 || (running.is_none() && next.is_some_and(|next| next > now))
+}
+
+#[cfg(test)]
+mod tests;

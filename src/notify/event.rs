@@ -40,13 +40,15 @@ pub enum Kind {
     Snapshot,
     /// A target has its first complete copy.
     FirstSuccess,
+    /// What had a copy is no target any more.
+    Gone,
     /// `lifeboat notify test`.
     Test,
 }
 
 impl Kind {
     /// Everything that can be chosen.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Self::Unsafe,
         Self::DumpFailed,
         Self::FilesFailed,
@@ -63,6 +65,7 @@ impl Kind {
         Self::Clock,
         Self::Snapshot,
         Self::FirstSuccess,
+        Self::Gone,
     ];
 
     /// The word in the configuration and in JSON.
@@ -84,6 +87,7 @@ impl Kind {
             Self::Clock => "clock",
             Self::Snapshot => "snapshot",
             Self::FirstSuccess => "first-success",
+            Self::Gone => "gone",
             Self::Test => "test",
         }
     }
@@ -139,6 +143,7 @@ impl Kind {
             ),
             Self::Snapshot => ("snapshot {}", "snapshot {}"),
             Self::FirstSuccess => ("{} has its first complete copy", ""),
+            Self::Gone => ("{} is not kept any more", ""),
             Self::Test => ("a test from {}: notifications arrive", ""),
         };
         if over { ended } else { lasts }.replace("{}", subject)
@@ -190,6 +195,19 @@ impl Event {
             reasons: Vec::new(),
             hints: Vec::new(),
             since,
+        }
+    }
+
+    /// What had a copy is no target any more, since then.
+    pub fn gone(subject: &str, since: Millis) -> Self {
+        Self {
+            reasons: vec![
+                "it is not found any more, or the configuration does not name it: nothing new of it is kept; what was copied stays in the store".into(),
+            ],
+            hints: vec![format!(
+                "if nobody meant that: is its volume mounted, does its server have it? `lifeboat restore {subject}` brings it back"
+            )],
+            ..Self::new(Kind::Gone, Phase::Once, subject, since)
         }
     }
 

@@ -11,18 +11,22 @@ use crate::types::Millis;
 
 /// Undelivered batches that are kept; the oldest goes first.
 const OUTBOX: usize = 100;
-/// Between two tries of one batch. After the last it is given up.
-const RETRY: [Duration; 9] = [
+/// Between the first tries of one batch.
+const RETRY: [Duration; 5] = [
     Duration::from_secs(10),
     Duration::from_secs(30),
     Duration::from_secs(2 * 60),
     Duration::from_secs(10 * 60),
     Duration::from_secs(30 * 60),
-    Duration::from_secs(3600),
-    Duration::from_secs(2 * 3600),
-    Duration::from_secs(4 * 3600),
-    Duration::from_secs(8 * 3600),
 ];
+/// And between all others: a receiver that is back hears everything within it.
+const RETRY_LAST: Duration = Duration::from_secs(3600);
+/// Tries of one batch: for a day.
+const TRIES: usize = RETRY.len() + 23;
+/// Tries of a batch that the receiver will not take: it may have meant something else by it, but the others do not wait for long.
+const TRIES_REFUSED: usize = 3;
+/// A target is missing for so many times `after` before that is told: a restart reads what there is from stores and servers.
+const GONE: i64 = 5;
 
 /// When and what a channel wants to be told.
 #[derive(Clone, Debug)]
@@ -53,11 +57,17 @@ pub struct Ledger {
     open: BTreeMap<String, Open>,
     /// Targets whose first copy was told.
     copied: BTreeSet<String>,
+    /// Those of them that are no targets now, and since when.
+    #[serde(default)]
+    missing: BTreeMap<String, i64>,
     outbox: VecDeque<Batch>,
     /// Failed tries of the first in the outbox.
     tries: usize,
     /// Not before this.
     next_try: i64,
+    /// But once more from then on: there is something new to tell.
+    #[serde(skip)]
+    nudged: Option<i64>,
     /// The last number of what happened once; counts in one process only.
     #[serde(skip)]
     happened: u64,
@@ -76,12 +86,13 @@ impl Ledger {
     /// After a restart nothing is known yet: what lasted before is taken to last until it was seen to be over.
     pub fn resumed(&mut self, now: Millis) {
         self.open.values_mut().for_each(|o| o.seen = now.0);
-        self.next_try = self.next_try.min(now.0 + millis(RETRY[RETRY.len() - 1]));
+        self.next_try = self.next_try.min(now.0 + millis(RETRY_LAST));
     }
 
     /// Takes in one moment. `true`: there is something new to keep.
     pub fn step(&mut self, seen: &Seen, rules: &Rules, id: impl FnOnce() -> String) -> bool {
-        let before = (self.open.len(), self.copied.len());
+        let sizes = |l: &Self| (l.open.len(), l.copied.len(), l.missing.len());
+        let before = sizes(self);
         let wanted = |kind: Kind| rules.kinds.as_ref().is_none_or(|k| k.contains(&kind));
         let mut events = Vec::new();
         for (key, condition) in &seen.conditions {
@@ -106,19 +117,35 @@ impl Ledger {
             }
         }
         let after = millis(rules.after);
+        let lasts = |(key, open): &(&String, &Open)| {
+            seen.conditions.contains_key(*key) || seen.now.0 - open.seen.min(seen.now.0) < after
+        };
+        let lasting = self.open.iter().filter(lasts);
+        let lasting: BTreeSet<(Kind, String)> =
+            lasting.map(|(_, o)| (o.kind, o.subject.clone())).collect();
         self.open.retain(|key, open| {
             // A clock that was set back must not keep it open.
             open.seen = open.seen.min(seen.now.0);
             if seen.conditions.contains_key(key) || seen.now.0 - open.seen < after {
                 return true;
             }
-            if open.told.is_some() && seen.is_unknown_again(key) {
+            // What was told is over only if nothing of the kind lasts, and if that is known.
+            let what = (open.kind, open.subject.clone());
+            if open.told.is_some() && (lasting.contains(&what) || seen.unsure.contains(&what)) {
                 return true;
             }
-            if open.told.is_some() && wanted(open.kind) {
+            let is_said = |e: &Event| {
+                (e.kind, e.phase, &e.subject) == (open.kind, Phase::Ended, &open.subject)
+            };
+            if open.told.is_some() && wanted(open.kind) && !events.iter().any(is_said) {
                 events.push(open.ended(seen));
             }
             false
+        });
+        self.gone(seen, after, |event| {
+            if wanted(event.kind) {
+                events.push(event);
+            }
         });
         for target in &seen.copied {
             if self.copied.insert(target.clone()) && wanted(Kind::FirstSuccess) {
@@ -137,7 +164,10 @@ impl Ledger {
             self.happened = self.happened.max(*number);
         }
         if events.is_empty() {
-            return before != (self.open.len(), self.copied.len());
+            return before != sizes(self);
+        }
+        if self.tries > 0 {
+            self.nudged.get_or_insert(seen.now.0 + millis(RETRY[0]));
         }
         self.outbox.push_back(Batch {
             id: id(),
@@ -145,6 +175,29 @@ impl Ledger {
             events,
         });
         true
+    }
+
+    /// Whoever had a copy and is no target any more: a database that was found in a folder or on a server, or one that the configuration
+    /// named. Nothing else turns red by it.
+    fn gone(&mut self, seen: &Seen, after: i64, mut tell: impl FnMut(Event)) {
+        // Nothing was seen at all: not even who there is.
+        if seen.present.is_empty() {
+            return;
+        }
+        let absent = |name: &String| !seen.is_present(name);
+        self.missing
+            .retain(|name, _| absent(name) && self.copied.contains(name));
+        for name in self.copied.iter().filter(|name| absent(name)) {
+            let since = self.missing.entry(name.clone()).or_insert(seen.now.0);
+            // A clock that was set back begins to count again.
+            *since = (*since).min(seen.now.0);
+        }
+        let due = |since: i64| seen.now.0 - since >= after.saturating_mul(GONE);
+        for (name, since) in self.missing.iter().filter(|(_, since)| due(**since)) {
+            self.copied.remove(name);
+            tell(Event::gone(name, Millis(*since)));
+        }
+        self.missing.retain(|name, _| self.copied.contains(name));
     }
 
     /// Batches beyond what is kept, oldest first. They are not told any more.
@@ -160,9 +213,9 @@ impl Ledger {
     /// The batch that is to be sent now.
     pub fn due(&self, now: Millis) -> Option<&Batch> {
         // A clock that was set back must not hold it for long.
-        let longest = millis(RETRY[RETRY.len() - 1]);
-        let waits = now.0 < self.next_try && self.next_try - now.0 <= longest;
-        self.outbox.front().filter(|_| !waits)
+        let waits = now.0 < self.next_try && self.next_try - now.0 <= millis(RETRY_LAST);
+        let is_nudged = self.nudged.is_some_and(|at| at <= now.0);
+        self.outbox.front().filter(|_| !waits || is_nudged)
     }
 
     /// Batches that were not delivered yet.
@@ -173,15 +226,21 @@ impl Ledger {
     /// The first batch arrived.
     pub fn delivered(&mut self) {
         self.outbox.pop_front();
-        (self.tries, self.next_try) = (0, 0);
+        (self.tries, self.next_try, self.nudged) = (0, 0, None);
     }
 
-    /// The first batch did not arrive.
-    pub fn failed(&mut self, now: Millis) -> Tried {
-        let Some(wait) = RETRY.get(self.tries) else {
+    /// The first batch did not arrive. `refused`: the receiver will not take this one.
+    pub fn failed(&mut self, now: Millis, refused: bool) -> Tried {
+        if self.nudged.take().is_some() && now.0 < self.next_try {
+            // One try more than planned: nothing is given up any sooner for it.
+            return Tried::Later;
+        }
+        let tries = if refused { TRIES_REFUSED } else { TRIES };
+        if self.tries >= tries {
             self.delivered();
             return Tried::GaveUp;
-        };
+        }
+        let wait = RETRY.get(self.tries).unwrap_or(&RETRY_LAST);
         self.tries += 1;
         self.next_try = now.0 + millis(*wait);
         Tried::Later
@@ -220,7 +279,7 @@ impl Open {
     fn ended(&self, seen: &Seen) -> Event {
         let since = Millis(self.since);
         let mut event = Event::new(self.kind, Phase::Ended, &self.subject, since);
-        if seen.present.contains(&self.subject) {
+        if seen.is_present(&self.subject) {
             event.reasons = vec![format!("it lasted from {since} to {}", Millis(self.seen))];
         } else {
             event.title = format!("{} is not a target any more", self.subject);
@@ -234,191 +293,4 @@ fn millis(duration: Duration) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::notify::conditions::Condition;
-
-    const MINUTE: i64 = 60_000;
-
-    fn rules() -> Rules {
-        Rules {
-            kinds: None,
-            after: Duration::from_secs(120),
-            remind: Duration::from_secs(3600),
-        }
-    }
-
-    fn seen(minute: i64, red: bool) -> Seen {
-        let mut seen = Seen {
-            now: Millis(minute * MINUTE),
-            present: BTreeSet::from(["app".to_owned()]),
-            ..Seen::default()
-        };
-        if red {
-            let condition = Condition {
-                kind: Kind::Unsafe,
-                subject: "app".into(),
-                reasons: vec!["lag".into()],
-                hints: vec![],
-                patience: Duration::ZERO,
-            };
-            seen.conditions.insert("unsafe app".into(), condition);
-        }
-        seen
-    }
-
-    /// Steps through moments; the phases that were told, with their minute.
-    fn told(
-        ledger: &mut Ledger,
-        moments: impl IntoIterator<Item = (i64, bool)>,
-    ) -> Vec<(i64, Phase)> {
-        let mut told = Vec::new();
-        for (minute, red) in moments {
-            ledger.step(&seen(minute, red), &rules(), || format!("{minute}"));
-            while let Some(batch) = ledger.due(Millis(i64::MAX / 2)).cloned() {
-                told.extend(batch.events.iter().map(|e| (minute, e.phase)));
-                ledger.delivered();
-            }
-        }
-        told
-    }
-
-    #[test]
-    fn once_when_it_starts_reminders_and_once_when_it_ends() {
-        let red = (1..=130).map(|m| (m, true));
-        let green = (131..=140).map(|m| (m, false));
-        let told = told(&mut Ledger::default(), red.chain(green));
-        let expected = [
-            (3, Phase::Started),
-            (63, Phase::Reminder),
-            (123, Phase::Reminder),
-            (132, Phase::Ended),
-        ];
-        assert_eq!(told, expected);
-    }
-
-    #[test]
-    fn short_troubles_and_flapping_are_not_told() {
-        // On and off each minute is one trouble.
-        let flapping = (0..60).map(|m| (m, m % 2 == 0));
-        assert_eq!(
-            told(&mut Ledger::default(), flapping),
-            [(2, Phase::Started)]
-        );
-        let short = (0..100).map(|m| (m, m % 10 == 0));
-        assert_eq!(told(&mut Ledger::default(), short), []);
-    }
-
-    #[test]
-    fn a_restart_neither_repeats_nor_ends_what_lasts() {
-        let mut ledger = Ledger::default();
-        assert_eq!(told(&mut ledger, (0..10).map(|m| (m, true))).len(), 1);
-        let kept = serde_json::to_string(&ledger).unwrap();
-        let mut ledger: Ledger = serde_json::from_str(&kept).unwrap();
-        ledger.resumed(Millis(30 * MINUTE));
-        // Nothing is known in the first minute.
-        assert_eq!(told(&mut ledger, [(30, false), (31, true), (32, true)]), []);
-        assert_eq!(
-            told(&mut ledger, [(33, false), (35, false)]),
-            [(35, Phase::Ended)]
-        );
-    }
-
-    /// A process that was started again attaches and lists for longer than `after`: that is not safe, only not known yet.
-    #[test]
-    fn a_start_that_takes_its_time_ends_nothing() {
-        let mut ledger = Ledger::default();
-        assert_eq!(told(&mut ledger, (0..10).map(|m| (m, true))).len(), 1);
-        ledger.resumed(Millis(30 * MINUTE));
-        let beginning = |minute| {
-            let mut seen = seen(minute, true);
-            let mut first = seen.conditions.remove("unsafe app").unwrap();
-            first.patience = Duration::from_secs(3600);
-            seen.conditions.insert("unsafe first app".into(), first);
-            seen
-        };
-        for minute in 30..60 {
-            ledger.step(&beginning(minute), &rules(), String::new);
-            assert_eq!(ledger.pending(), 0, "minute {minute}");
-        }
-        assert!(ledger.is_open());
-        // Known again: it lasts, and then it is over.
-        assert_eq!(told(&mut ledger, (60..63).map(|m| (m, true))), []);
-        assert_eq!(
-            told(&mut ledger, (63..66).map(|m| (m, false))),
-            [(64, Phase::Ended)]
-        );
-    }
-
-    #[test]
-    fn a_clock_that_is_set_back_tells_within_the_usual_time() {
-        let mut ledger = Ledger::default();
-        assert_eq!(told(&mut ledger, (1000..1010).map(|m| (m, true))).len(), 1);
-        assert_eq!(
-            told(&mut ledger, (10..14).map(|m| (m, false))),
-            [(12, Phase::Ended)]
-        );
-        let mut ledger = Ledger::default();
-        ledger.step(&seen(1000, true), &rules(), String::new);
-        assert_eq!(
-            told(&mut ledger, (10..14).map(|m| (m, true))),
-            [(12, Phase::Started)]
-        );
-        ledger.step(&seen(2000, false), &rules(), String::new);
-        ledger.failed(Millis(2000 * MINUTE));
-        ledger.step(&seen(10, true), &rules(), String::new);
-    }
-
-    #[test]
-    fn tries_are_bounded_and_so_is_the_outbox() {
-        let mut ledger = Ledger::default();
-        for minute in 0..500 {
-            ledger.step(&seen(minute * 100, minute % 2 == 0), &rules(), String::new);
-            ledger.step(
-                &seen(minute * 100 + 50, minute % 2 == 0),
-                &rules(),
-                String::new,
-            );
-            ledger.overflow();
-        }
-        assert_eq!(ledger.pending(), OUTBOX);
-        let mut now = 0;
-        for _ in 0..RETRY.len() {
-            assert!(ledger.due(Millis(now)).is_some());
-            assert_eq!(ledger.failed(Millis(now)), Tried::Later);
-            assert!(ledger.due(Millis(now)).is_none());
-            now = ledger.next_try;
-        }
-        assert_eq!(ledger.failed(Millis(now)), Tried::GaveUp);
-        assert_eq!(ledger.pending(), OUTBOX - 1);
-    }
-
-    #[test]
-    fn a_first_copy_is_told_once_and_only_what_is_wanted() {
-        let mut moment = seen(1, true);
-        moment.copied.insert("app".into());
-        let mut ledger = Ledger::default();
-        assert!(ledger.step(&moment, &rules(), String::new));
-        assert!(!ledger.step(&moment, &rules(), String::new));
-        assert_eq!(
-            ledger.due(moment.now).unwrap().events[0].kind,
-            Kind::FirstSuccess
-        );
-        let only = Rules {
-            kinds: Some(BTreeSet::from([Kind::DiskLow])),
-            ..rules()
-        };
-        let mut ledger = Ledger::default();
-        for minute in 0..10 {
-            ledger.step(
-                &Seen {
-                    now: Millis(minute * MINUTE),
-                    ..moment.clone()
-                },
-                &only,
-                String::new,
-            );
-        }
-        assert_eq!(ledger.pending(), 0);
-    }
-}
+mod tests;

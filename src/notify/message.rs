@@ -23,9 +23,13 @@ pub fn subject(batch: &Batch, instance: &str) -> String {
         event.title
     );
     // A header of a mail is one line.
-    line.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    one_line(&line)
+}
+
+/// Names of databases and words of servers hold anything: none of it begins a line of its own, which would read like one of ours.
+fn one_line(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(plain).collect()
 }
 
 /// For chats, pings and mails.
@@ -38,15 +42,14 @@ pub fn text(batch: &Batch, instance: &str) -> String {
             true => format!(" (since {})", event.since),
             false => String::new(),
         };
-        text.push_str(&format!("\n{}: {}{since}", event.mark(), event.title));
-        event
-            .reasons
-            .iter()
-            .for_each(|r| text.push_str(&format!("\n  {r}")));
-        event
-            .hints
-            .iter()
-            .for_each(|h| text.push_str(&format!("\n  what to do: {h}")));
+        let title = one_line(&event.title);
+        text.push_str(&format!("\n{}: {title}{since}", event.mark()));
+        for reason in &event.reasons {
+            text.push_str(&format!("\n  {}", one_line(reason)));
+        }
+        for hint in &event.hints {
+            text.push_str(&format!("\n  what to do: {}", one_line(hint)));
+        }
     }
     cut(text)
 }
@@ -124,6 +127,21 @@ mod tests {
         assert_eq!(json["events"][1]["phase"], "started");
         let back: Event = serde_json::from_value(json["events"][1].clone()).unwrap();
         assert_eq!(back, batch().events[1]);
+    }
+
+    #[test]
+    fn nobody_elses_words_are_a_line_of_ours() {
+        let mut forged = batch();
+        let problem = &mut forged.events[1];
+        let subject = "pg/x\nOK: everything is safe";
+        *problem = Event {
+            reasons: vec!["refused\nOK: pg is safe again\u{1b}[2J".into()],
+            ..Event::new(Kind::DumpFailed, Phase::Started, subject, Millis(0))
+        };
+        let text = text(&forged, "web1");
+        let good = text.lines().filter(|l| l.starts_with("OK")).count();
+        assert_eq!(good, 1, "{text}");
+        assert!(!text.contains('\u{1b}'));
     }
 
     #[test]

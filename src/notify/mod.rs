@@ -107,25 +107,30 @@ impl Eyes {
         match tokio::time::timeout(LOOK_LIMIT, looking).await {
             Ok(result) => {
                 self.looking = None;
-                // It panicked: said by the panic itself.
-                self.last = result.unwrap_or_default();
-                self.last.clone()
+                match result {
+                    Ok(seen) => {
+                        self.last = seen;
+                        self.last.clone()
+                    }
+                    // It panicked: said by the panic itself.
+                    Err(_) => self.blind("looking at what is known fails; see the log".into()),
+                }
             }
-            Err(_) => self.blind(),
+            Err(_) => self.blind(format!(
+                "looking at the databases' files takes longer than {} s",
+                LOOK_LIMIT.as_secs()
+            )),
         }
     }
 
     /// What was seen last, and that there is nothing newer.
-    fn blind(&self) -> Seen {
+    fn blind(&self, why: String) -> Seen {
         let mut seen = self.last.clone();
         let subject = "this host".to_owned();
         let condition = Condition {
             kind: Kind::Unsafe,
             subject: subject.clone(),
-            reasons: vec![format!(
-                "looking at the databases' files takes longer than {} s",
-                LOOK_LIMIT.as_secs()
-            )],
+            reasons: vec![why],
             hints: vec!["look at the disks of the host; what was durable is not affected".into()],
             patience: Duration::ZERO,
         };
@@ -247,13 +252,13 @@ impl Channel {
             Err(error) => {
                 self.count("failed", 1);
                 let (channel, hint) = (&self.config.name, error.hint());
-                match self.ledger.failed(now) {
+                match self.ledger.failed(now, error.is_refusal()) {
                     Tried::Later => {
                         tracing::warn!(channel, %error, hint, "a notification did not arrive; it is tried again")
                     }
                     Tried::GaveUp => {
                         self.count("dropped", 1);
-                        tracing::error!(channel, %error, hint, titles = ?batch.events.iter().map(|e| &e.title).collect::<Vec<_>>(), "a notification did not arrive within a day and is dropped");
+                        tracing::error!(channel, %error, hint, titles = ?batch.events.iter().map(|e| &e.title).collect::<Vec<_>>(), "a notification did not arrive, however often it was tried, and is dropped");
                     }
                 }
             }

@@ -35,6 +35,11 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// The receiver will not take this message, whatever becomes of others.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Status(400 | 413 | 422))
+    }
+
     /// The next step.
     pub fn hint(&self) -> &'static str {
         match self {

@@ -1,7 +1,10 @@
 //! What the daemon knows about each target, as plain data. Health and metrics are computed from it.
 
+mod changes;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use crate::postgres::Kind;
 use crate::retention::Held;
 use crate::store::Stats;
 use crate::types::{Millis, Txid};
+pub use changes::note_drill;
 
 /// What a target is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -75,7 +79,7 @@ impl State {
 pub struct DrillPlan {
     /// The next time.
     pub next: Millis,
-    /// Allowed age of the last one: two of its periods.
+    /// Allowed age of the last one: until the second one after it has been due.
     pub objective: Duration,
 }
 
@@ -94,6 +98,15 @@ pub struct DrillFacts {
     pub data_age_seconds: f64,
 }
 
+/// A drill that could not be made: nothing was restored, so nothing is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrillProblem {
+    /// When that was found.
+    pub at: Millis,
+    /// Why, in words with the next step.
+    pub why: String,
+}
+
 /// One store of a target.
 #[derive(Clone, Debug, Default)]
 pub struct StoreFacts {
@@ -103,12 +116,18 @@ pub struct StoreFacts {
     pub durable: Option<Txid>,
     /// When it was acknowledged.
     pub durable_at: Option<Millis>,
+    /// When it took something last, or was looked at.
+    pub contact: Option<Millis>,
     /// Capture time of the oldest change that is not durable there.
     pub oldest_pending: Option<Millis>,
     /// Local bytes that are not there yet.
     pub pending_bytes: u64,
     /// Newest base: TXID and time.
     pub base: Option<(Txid, Millis)>,
+    /// When a newer one is due, if something was captured since.
+    pub renewal_due: Option<Millis>,
+    /// Since when a newer one has failed that is due, and why.
+    pub renewal: Option<(Millis, String)>,
     /// Files uploaded.
     pub uploads: u64,
     /// Their bytes.
@@ -123,6 +142,8 @@ pub struct StoreFacts {
     pub refusals: u64,
     /// Why retention deletes nothing, in words with the next step; `None` while it works.
     pub retention_problem: Option<String>,
+    /// When this process ran retention last, whatever came of it.
+    pub pruned_at: Option<Millis>,
     /// Objects that were found deleted, and not by retention.
     pub missing: u64,
     /// What is kept there, by tier; empty before the first look.
@@ -137,12 +158,25 @@ pub struct StoreFacts {
     pub refused: Option<String>,
     /// The last drill of it.
     pub drill: Option<DrillFacts>,
+    /// Why the last one could not be made; `None` once one was.
+    pub drill_problem: Option<DrillProblem>,
     /// What its store was asked, always up to date; `None` before it was opened.
     pub stats: Option<Arc<Stats>>,
     /// LTX objects there.
     pub objects: u64,
     /// Their bytes.
     pub object_bytes: u64,
+}
+
+impl StoreFacts {
+    /// What to say while full copies fail that are due.
+    pub fn renewal_problem(&self) -> Option<String> {
+        let (since, why) = self.renewal.as_ref()?;
+        Some(format!(
+            "{}: new full copies have failed since {since}: {why}; what is there is restored from an older one",
+            self.store
+        ))
+    }
 }
 
 /// One target.
@@ -264,6 +298,8 @@ pub struct FilesFacts {
     pub failed_at: Option<Millis>,
     /// The last drill.
     pub drill: Option<DrillFacts>,
+    /// Why the last one could not be made; `None` once one was.
+    pub drill_problem: Option<DrillProblem>,
     /// Bytes uploaded.
     pub uploaded_bytes: u64,
     /// Bytes that retention deleted.
@@ -272,6 +308,8 @@ pub struct FilesFacts {
     pub refusals: u64,
     /// Why the last one deleted nothing, and what to do; `None` after one that worked.
     pub retention_problem: Option<String>,
+    /// When this process ran retention last, whatever came of it.
+    pub pruned_at: Option<Millis>,
     /// What was wrong with the last run, in words; `None` after a complete one.
     pub last_error: Option<String>,
     /// What to do about it.
@@ -331,12 +369,16 @@ pub struct PostgresFacts {
     pub refusals: u64,
     /// Why the last one deleted nothing, and what to do; `None` after one that worked.
     pub retention_problem: Option<String>,
+    /// When this process ran retention last, whatever came of it.
+    pub pruned_at: Option<Millis>,
     /// When a dump was read back last, in full and rightly.
     pub read_back_at: Option<Millis>,
     /// Dumps that were found damaged.
     pub damaged: Vec<String>,
     /// The last drill.
     pub drill: Option<DrillFacts>,
+    /// Why the last one could not be made; `None` once one was.
+    pub drill_problem: Option<DrillProblem>,
     /// What was wrong with the last run, in words; `None` after a dump.
     pub last_error: Option<String>,
     /// What to do about it.
@@ -355,6 +397,7 @@ pub struct Board {
     happened: Happened,
     notifications: Notifications,
     drill_plan: Mutex<Option<DrillPlan>>,
+    drills_known: AtomicBool,
     insight: InsightBoard,
     probes: Mutex<BTreeMap<String, ProbeFacts>>,
     clock: ClockBoard,
@@ -401,6 +444,16 @@ impl Board {
             .drill_plan
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the records of the last drills were read, all of them.
+    pub fn know_drills(&self) {
+        self.drills_known.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they were.
+    pub fn drills_known(&self) -> bool {
+        self.drills_known.load(Ordering::Relaxed)
     }
 
     /// How telling goes.

@@ -2,13 +2,17 @@
 
 use serde::Serialize;
 
-use super::facts::{DrillFacts, FilesFacts, PostgresFacts, State, StoreFacts, TargetFacts};
+use super::facts::{
+    DrillFacts, DrillProblem, FilesFacts, PostgresFacts, State, StoreFacts, TargetFacts,
+};
 use crate::types::Millis;
 
 /// Capture looks at the WAL-index at least every few seconds; after this long it hangs.
 const LOOK_LIMIT_MS: i64 = 30_000;
 /// Capture that works has seen a write after this long at the latest: it polls every five seconds.
 const SEEN_LIMIT_MS: i64 = 6_000;
+/// Less is no clock that was set.
+const STEP_MS: i64 = 10_000;
 /// One capture step may take this long: a gap capture of a large database reads all of it.
 const BUSY_LIMIT_MS: i64 = 10 * 60_000;
 
@@ -57,11 +61,22 @@ pub struct Verdict {
     pub stores: Vec<StoreVerdict>,
 }
 
-/// Lag of one store in milliseconds: since when a change waits for its capture or its upload. A clock that jumped back never makes it negative.
-pub fn lag_ms(f: &TargetFacts, store: &StoreFacts, now: Millis) -> i64 {
-    let waiting = [store.oldest_pending, f.uncaptured_since];
-    let oldest = waiting.into_iter().flatten().min();
-    oldest.map_or(0, |t| now.since(t).max(0))
+/// When capture looked last, if the WAL was written since and that was not seen. Whatever holds capture up, and whether it knows that or not.
+fn unseen(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Option<Millis> {
+    let (looked, modified) = (f.last_look?, wal?.modified);
+    // A time of the future is of a clock that was set back since: it tells nothing. A busy app has written since `now`.
+    let is_later = looked < modified && modified.since(now) < STEP_MS;
+    let waits = modified.since(looked).max(now.since(modified));
+    (is_later && waits > SEEN_LIMIT_MS).then_some(looked)
+}
+
+/// Since when the oldest change waits for its capture or its upload to one store.
+fn waiting(f: &TargetFacts, store: &StoreFacts, unseen: Option<Millis>) -> Option<Millis> {
+    // Whatever an uploader takes for done: what is captured is not there.
+    let is_behind = store.durable.is_some() && store.durable < f.captured;
+    let behind = f.captured_at.filter(|_| is_behind);
+    let all = [store.oldest_pending, f.uncaptured_since, unseen, behind];
+    all.into_iter().flatten().min()
 }
 
 /// Judges one target.
@@ -85,39 +100,38 @@ pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
             reasons.push(format!("capture has not looked at the WAL since {looked}"));
             hints.push("restart lifeboat; nothing that was reported durable is affected".into());
         }
-        if let Some(wal) = wal
-            && wal.modified.since(looked) > objective.max(SEEN_LIMIT_MS)
-        {
-            reasons.push(format!(
-                "the WAL was written at {}, but capture looked at {looked}",
-                wal.modified
-            ));
-        }
+    }
+    let unseen = unseen(f, wal, now);
+    if let (Some(looked), Some(wal)) = (unseen, wal)
+        && now.since(looked) > objective.max(SEEN_LIMIT_MS)
+    {
+        reasons.push(format!(
+            "the WAL was written at {}, but capture looked at {looked}",
+            wal.modified
+        ));
     }
     let mut worst = 0;
     let mut stores = Vec::new();
     for s in &f.stores {
-        let lag = lag_ms(f, s, now);
+        let since = waiting(f, s, unseen);
+        // A clock that jumped back never makes it negative.
+        let lag = since.map_or(0, |t| now.since(t).max(0));
         worst = worst.max(lag);
         if let Some(refused) = &s.refused {
             reasons.push(format!("{}: {refused}", s.store));
         } else if s.durable.is_none() && f.captured.is_some() {
             reasons.push(format!("{}: the first copy is not complete", s.store));
         } else if lag > objective {
-            reasons.push(format!(
-                "{}: changes of {} are not durable",
-                s.store,
-                s.oldest_pending
-                    .into_iter()
-                    .chain(f.uncaptured_since)
-                    .min()
-                    .unwrap_or(now)
-            ));
+            let since = since.unwrap_or(now);
+            reasons.push(format!("{}: changes of {since} are not durable", s.store));
         }
         if let Some((reason, hint)) = drill_failure(&s.store, s.drill.as_ref()) {
             reasons.push(reason);
             hints.push(hint);
         }
+        hints.extend(no_drill(&s.store, s.drill_problem.as_ref()));
+        // What is there can be restored as before, from an older full copy.
+        hints.extend(s.renewal_problem());
         if let Some(since) = s.failing_since.filter(|t| now.since(*t) > objective) {
             reasons.push(format!(
                 "{}: unreachable since {since}: {}",
@@ -152,7 +166,7 @@ pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
     }
 }
 
-/// Judges files in one store: the newest complete snapshot must not be older than two of its periods, and the last run must have been
+/// Judges files in one store: the newest complete snapshot must not be older than it may, and the last run must have been
 /// complete.
 pub fn files_verdict(f: &FilesFacts, now: Millis) -> Verdict {
     let objective = i64::try_from(f.objective.as_millis()).unwrap_or(i64::MAX);
@@ -174,6 +188,7 @@ pub fn files_verdict(f: &FilesFacts, now: Millis) -> Verdict {
         reasons.push(reason);
         hints.push(hint);
     }
+    hints.extend(no_drill(&f.store, f.drill_problem.as_ref()));
     let state = match (f.running_since, &f.last_error, age) {
         (Some(_), _, _) => "running",
         (None, Some(_), _) => "failed",
@@ -209,7 +224,16 @@ fn drill_failure(store: &str, drill: Option<&DrillFacts>) -> Option<(String, Str
     ))
 }
 
-/// Judges dumps in one store: the newest must not be older than two of its periods, the last run must have made one, no dump may be damaged,
+/// What to say where no drill could be made: nothing is known to be wrong.
+fn no_drill(store: &str, problem: Option<&DrillProblem>) -> Option<String> {
+    let problem = problem?;
+    Some(format!(
+        "{store}: the drill of {} could not be made: {}",
+        problem.at, problem.why
+    ))
+}
+
+/// Judges dumps in one store: the newest must not be older than it may, the last run must have made one, no dump may be damaged,
 /// and the last drill must not have failed. A dump that looks odd is a hint, not a fault: it is complete.
 pub fn postgres_verdict(f: &PostgresFacts, now: Millis) -> Verdict {
     let objective = i64::try_from(f.objective.as_millis()).unwrap_or(i64::MAX);
@@ -230,6 +254,7 @@ pub fn postgres_verdict(f: &PostgresFacts, now: Millis) -> Verdict {
         reasons.push(reason);
         hints.push(hint);
     }
+    hints.extend(no_drill(&f.store, f.drill_problem.as_ref()));
     hints.extend(
         f.anomalies
             .iter()
@@ -301,6 +326,10 @@ mod tests {
         red("lag", |f| {
             f.stores[0].oldest_pending = Some(Millis(NOW.0 - 31_000))
         });
+        red("an uploader that has forgotten something", |f| {
+            f.captured = Txid::new(6);
+            f.captured_at = Some(Millis(NOW.0 - 31_000));
+        });
         red("no base", |f| f.stores[0].durable = None);
         red("refused", |f| {
             f.stores[0].refused = Some("belongs to web2".into())
@@ -329,6 +358,30 @@ mod tests {
             !verdict(&old_look, Some(WalStat { modified: NOW }), NOW).safe,
             "the WAL moved on without capture"
         );
+        // The last write was long ago, and nobody knows of it: capture hung right after its last look.
+        let silent = TargetFacts {
+            last_look: Some(Millis(NOW.0 - 60_000)),
+            busy_since: Some(Millis(NOW.0 - 60_000)),
+            ..healthy()
+        };
+        let written = WalStat {
+            modified: Millis(NOW.0 - 59_000),
+        };
+        let hangs = verdict(&silent, Some(written), NOW);
+        assert!(!hangs.safe && hangs.lag_seconds == 60.0, "{hangs:?}");
+        let before = WalStat {
+            modified: Millis(NOW.0 - 61_000),
+        };
+        assert!(
+            verdict(&silent, Some(before), NOW).safe,
+            "a long comparison"
+        );
+        // In whatever state: its changes are durable nowhere.
+        let gap = TargetFacts {
+            state: State::Gap,
+            ..silent
+        };
+        assert!(!verdict(&gap, Some(written), NOW).safe);
         let idle = TargetFacts {
             last_look: Some(Millis(NOW.0 - 5_000)),
             objective: Duration::from_secs(1),
@@ -401,5 +454,11 @@ mod tests {
         assert!(v.safe && v.lag_seconds == 0.9);
         let v = judge(|f| f.stores[0].oldest_pending = Some(Millis(NOW.0 + 90_000)));
         assert!(v.safe && v.lag_seconds == 0.0);
+        // A WAL that was written while the clock was an hour ahead.
+        let ahead = WalStat {
+            modified: Millis(NOW.0 + 3_600_000),
+        };
+        let v = verdict(&healthy(), Some(ahead), NOW);
+        assert!(v.safe && v.lag_seconds == 0.0, "{v:?}");
     }
 }

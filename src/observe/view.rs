@@ -69,6 +69,8 @@ pub struct View {
     pub volumes: Vec<Volume>,
     /// When drills are due.
     pub drill_plan: Option<DrillPlan>,
+    /// What the last drills found was read from every store.
+    pub drills_known: bool,
     /// Notifications by channel.
     pub told: BTreeMap<String, Told>,
     /// The host, if it is looked at.
@@ -102,6 +104,7 @@ impl View {
             servers: board.servers(),
             volumes,
             drill_plan: board.drill_plan(),
+            drills_known: board.drills_known(),
             told: board.notifications().all(),
             host: settings.insight.host.then(host),
             settings,

@@ -37,6 +37,9 @@ impl Held {
         *all += bytes;
     }
 
+    /// Every tier.
+    pub const TIERS: [&'static str; 12] = ORDER;
+
     /// Tier, copies, bytes.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
         let all = self.0.iter();

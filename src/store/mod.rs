@@ -121,6 +121,8 @@ pub struct Store {
     inner: Arc<dyn ObjectStore>,
     root: Path,
     display: Arc<str>,
+    // What tells it from another store of the same URL.
+    beside: Arc<str>,
     secrets: Arc<[String]>,
     stats: Arc<Stats>,
     bucket: Option<Arc<bucket::Bucket>>,
@@ -154,6 +156,7 @@ impl Store {
             inner: opened.inner,
             root: opened.root,
             display,
+            beside: Arc::default(),
             secrets,
             stats: Arc::default(),
             bucket: opened.bucket.map(Arc::new),
@@ -167,6 +170,7 @@ impl Store {
             kind,
             inner,
             display: format!("{}://test/{root}", kind.as_str()).into(),
+            beside: Arc::default(),
             root,
             secrets: Arc::default(),
             stats: Arc::default(),
@@ -204,9 +208,22 @@ impl Store {
         self.kind
     }
 
-    /// The URL without user, password and query.
+    /// The URL without user, password and query; with the endpoint where only that tells it from another store.
     pub fn display(&self) -> String {
-        self.display.to_string()
+        format!("{}{}", self.display, self.beside)
+    }
+
+    /// This store, told from another one of the same URL by its endpoint.
+    #[must_use]
+    pub fn told_apart(mut self, endpoint: &str) -> Store {
+        self.beside = Self::endpoint_shown(endpoint).into();
+        self
+    }
+
+    /// How an endpoint is shown behind a URL.
+    pub fn endpoint_shown(endpoint: &str) -> String {
+        let shown = Url::parse(endpoint).map(|url| Self::display_url(&url));
+        shown.map_or_else(|_| String::new(), |url| format!("?endpoint={url}"))
     }
 
     /// Counters, shared with every child and clone.

@@ -16,7 +16,8 @@ impl Fleet {
             for target in found(dir, self.targets().await).await {
                 tracing::info!(target_name = target.name, path = %target.path.display(), "a database appeared");
                 if let Err(error) = self.add(&target).await {
-                    tracing::warn!(target_name = target.name, %error, "cannot start it");
+                    tracing::warn!(target_name = target.name, %error, hint = error.hint(), "cannot start it; it is tried again");
+                    self.not_started(&target, &error);
                     failed.push((target.name, error));
                 }
             }
@@ -26,11 +27,11 @@ impl Fleet {
 }
 
 async fn found(dir: &DirConfig, known: Vec<TargetConfig>) -> Vec<TargetConfig> {
-    let dir = dir.clone();
+    let (dir, folder) = (dir.clone(), dir.dir.clone());
     match tokio::task::spawn_blocking(move || config::discover(&dir, &known)).await {
         Ok(Ok(found)) => found.taken,
         Ok(Err(error)) => {
-            tracing::debug!(%error, "cannot look for databases");
+            tracing::warn!(dir = %folder.display(), %error, "cannot look for databases");
             Vec::new()
         }
         Err(_) => Vec::new(),

@@ -304,6 +304,9 @@ impl Target {
             Some(format!("comparing every page: {}", reason.word())),
             None,
         );
+        self.board.update(|f| {
+            f.uncaptured_since.get_or_insert(now);
+        });
         let mut capture = capture;
         let cuts = Arc::clone(&self.cuts);
         let (capture, report) = blocking(move || {

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::cuts::Cuts;
 use super::state::StateDir;
-use super::uploader::{Ask, Uploader};
+use super::uploader::{Ask, Renewals, Uploader};
 use super::watchdog::Watchdog;
 use crate::config::{MinFree, SqliteOptions};
 use crate::observe::facts::{State, TargetBoard};
@@ -276,7 +276,9 @@ impl Target {
     fn report(&self, ended: &Ended, pause: Duration) {
         let (state, hint) = match ended {
             Ended::Capture(CaptureError::Guard(GuardError::Missing(_) | GuardError::Empty(_))) => {
-                let was_there = self.board.update(|f| f.captured.is_some());
+                // In this process or in one before it: a volume that is not mounted after a restart of the host is no database to wait for.
+                let was_there = self.board.update(|f| f.captured.is_some())
+                    || self.state.identity().is_some();
                 (
                     if was_there {
                         State::Vanished
@@ -323,8 +325,14 @@ impl Target {
                 ),
             }
         }
-        self.board
-            .update(|f| f.errors += u64::from(!matches!(state, State::Waiting | State::Gap)));
+        let now = (self.now)();
+        self.board.update(|f| {
+            f.errors += u64::from(!matches!(state, State::Waiting | State::Gap));
+            if state == State::Gap {
+                // What the app commits until the comparison has ended is captured by nobody.
+                f.uncaptured_since.get_or_insert(now);
+            }
+        });
         self.set(state, Some(ended.to_string()), hint);
     }
 
@@ -441,6 +449,7 @@ impl Target {
                     heavy: Arc::clone(&self.heavy),
                     policy: self.options.retention,
                     now: self.now,
+                    renewals: Renewals::default(),
                 };
                 tokio::spawn(uploader.run())
             })
@@ -456,9 +465,7 @@ impl Target {
             f.changed_pages += u64::from(captured.frames);
             f.captured = Some(captured.entry.span.max());
             f.captured_at = Some(captured.entry.created);
-            for store in &mut f.stores {
-                store.oldest_pending.get_or_insert(captured.entry.created);
-            }
+            f.pending(captured.entry);
         });
     }
 }

@@ -17,7 +17,7 @@ const PIECE_BYTES: usize = 1 << 20;
 
 impl Uploader {
     /// Streams a base of the newest TXID, after every capture before it: their conditional creates show that no one else writes.
-    pub(super) async fn send_base(&self, replica: &mut Replica) -> Result<Entry, UploadError> {
+    pub(super) async fn send_base(&mut self, replica: &mut Replica) -> Result<Entry, UploadError> {
         let heavy = Arc::clone(&self.heavy);
         // Never closed. Before the view: it pins the WAL.
         let _permit = heavy.acquire().await;

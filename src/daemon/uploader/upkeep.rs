@@ -18,6 +18,7 @@ impl Uploader {
         let now = (self.now)();
         pins.pending = self.cuts.pending(now);
         let result = retention::run(replica, &self.policy, pins, now).await;
+        self.facts(|f| f.pruned_at = Some(now));
         // Nothing may be called durable by what someone else sent.
         if let Some(top) = replica.stranger() {
             let captured = *self.captured.borrow();

@@ -1,6 +1,7 @@
 //! Ages of the newest copies, and what is kept in which tier.
 
 use super::{STORE, Scrape, Spec};
+use crate::observe::facts::StoreFacts;
 use crate::observe::health::Verdict;
 use crate::observe::view::View;
 use crate::postgres::Kind;
@@ -37,6 +38,31 @@ const BASE_AGE: Spec = (
     "Age of the newest full copy; no series before the first",
     STORE,
 );
+const BASE_NEXT: Spec = (
+    "lifeboat_base_next_timestamp_seconds",
+    "When a newer full copy is due, if something was committed since; no series before the first",
+    STORE,
+);
+const BASE_FAILING: Spec = (
+    "lifeboat_base_failing",
+    "1 while full copies fail that are due; what is there is restored from an older one",
+    STORE,
+);
+const CONTACT: Spec = (
+    "lifeboat_store_contact_timestamp_seconds",
+    "When the store took something last or was looked at, an idle one once every store-check; 0 for never",
+    STORE,
+);
+const DRILL_BLOCKED: Spec = (
+    "lifeboat_drill_blocked",
+    "1 if the last drill could not be made, so that nothing is known",
+    STORE,
+);
+const RETENTION_FAILING: Spec = (
+    "lifeboat_retention_failing",
+    "1 if the last run of retention deleted nothing because something was wrong",
+    STORE,
+);
 const COPY_STATE: Spec = (
     "lifeboat_copy_state",
     "1 for the state that dumps or files of a target are in",
@@ -54,6 +80,13 @@ const KEPT_BYTES: Spec = (
     "Their bytes",
     &["target", "store", "tier"],
 );
+
+/// A drill that could not be made; retention that deletes nothing.
+type Trouble = (bool, bool);
+
+fn one_if(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
 
 /// A clock that was set back makes nothing negative.
 fn age(at: Millis, now: Millis) -> f64 {
@@ -105,6 +138,33 @@ impl Scrape {
             Some((vec![name, s.store.as_str()], age(at, now)))
         });
         self.gauge(BASE_AGE, bases)?;
+        let of_store = |spec: Spec, get: fn(&StoreFacts) -> Option<f64>| {
+            let values = stores();
+            let values =
+                values.filter_map(|(name, s)| Some((vec![name, s.store.as_str()], get(s)?)));
+            self.gauge(spec, values)
+        };
+        of_store(BASE_NEXT, |s| Some(super::seconds(Some(s.renewal_due?))))?;
+        of_store(BASE_FAILING, |s| Some(one_if(s.renewal.is_some())))?;
+        of_store(CONTACT, |s| Some(super::seconds(s.contact)))?;
+        let troubles = |spec: Spec, get: fn(Trouble) -> bool| {
+            let of_targets = stores().map(|(name, s)| {
+                let trouble = (s.drill_problem.is_some(), s.retention_problem.is_some());
+                (vec![name, s.store.as_str()], trouble)
+            });
+            let of_dumps = view.postgres.iter().map(|f| {
+                let trouble = (f.drill_problem.is_some(), f.retention_problem.is_some());
+                (vec![f.name.as_str(), f.store.as_str()], trouble)
+            });
+            let of_files = files().map(|f| {
+                let trouble = (f.drill_problem.is_some(), f.retention_problem.is_some());
+                (vec![f.name.as_str(), f.store.as_str()], trouble)
+            });
+            let all = of_targets.chain(of_dumps).chain(of_files);
+            self.gauge(spec, all.map(|(labels, t)| (labels, one_if(get(t)))))
+        };
+        troubles(DRILL_BLOCKED, |t| t.0)?;
+        troubles(RETENTION_FAILING, |t| t.1)?;
         let of_targets = stores().map(|(name, s)| (name, s.store.as_str(), s.drill.as_ref()));
         let of_dumps = view.postgres.iter();
         let of_dumps = of_dumps.map(|f| (f.name.as_str(), f.store.as_str(), f.drill.as_ref()));
@@ -135,6 +195,8 @@ impl Scrape {
 #[cfg(test)]
 pub(super) fn sample() -> Held {
     let mut held = Held::default();
-    held.add(["daily"].into_iter(), 1);
+    for tier in Held::TIERS {
+        held.add([tier].into_iter(), 1);
+    }
     held
 }
