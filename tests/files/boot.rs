@@ -14,7 +14,7 @@ fn database(site: &Site, name: &str) {
 /// A restore of everything that was cut short between databases and files: the next start must not take the databases for the files.
 #[test]
 fn databases_beside_them_are_not_the_files() {
-    let mut site = Site::new();
+    let mut site = Site::quick();
     database(&site, "app.sqlite3");
     site.top = format!(
         "sqlite:\n  - path: {}\n",
@@ -45,7 +45,7 @@ fn databases_beside_them_are_not_the_files() {
 /// An app without uploads is started again and again: nothing is exchanged each time.
 #[test]
 fn a_snapshot_without_files_is_nothing_to_restore() {
-    let mut site = Site::new();
+    let mut site = Site::quick();
     database(&site, "app.sqlite3");
     site.top = format!(
         "sqlite:\n  - path: {}\n",
@@ -103,12 +103,12 @@ fn a_path_that_was_away_does_not_keep_back_the_others() {
 /// The databases lie among the files, as Rails has them: what a restore of one kept aside is not for the restore of the other to move or to back up.
 #[test]
 fn an_undo_of_all_finds_databases_beside_files() {
-    let mut site = Site::new();
+    let mut site = Site::quick();
     let database = site.data("app.sqlite3");
     self::database(&site, "app.sqlite3");
     site.top = format!("sqlite:\n  - path: {}\n", database.display());
     site.write("photo", b"photo");
-    site.ok(&["snapshot", "--label", "v1"]);
+    site.ok(&["snapshot", "--label", "v1", "--timeout", "10m"]);
     let sql = |text: &str| {
         let out = std::process::Command::new("sqlite3")
             .arg(&database)
@@ -144,12 +144,12 @@ fn an_undo_of_all_finds_databases_beside_files() {
 
 #[test]
 fn all_of_one_restore_is_undone_where_databases_lie_among_files() {
-    let mut site = Site::new();
+    let mut site = Site::quick();
     let database = site.data("app.sqlite3");
     self::database(&site, "app.sqlite3");
     site.top = format!("sqlite:\n  - path: {}\n", database.display());
     site.write("photo", b"photo");
-    site.ok(&["snapshot", "--label", "v1"]);
+    site.ok(&["snapshot", "--label", "v1", "--timeout", "10m"]);
     let size = || database.metadata().unwrap().len();
     let saved = size();
     let grown = std::process::Command::new("sqlite3")
