@@ -26,11 +26,9 @@ fn status(site: &Site) -> Value {
 
 fn target(site: &Site, name: &str) -> Value {
     let status = status(site);
-    let all = status["targets"].as_array().into_iter().flatten();
-    all.filter(|t| t["name"] == name)
-        .cloned()
-        .next()
-        .unwrap_or_default()
+    let mut all = status["targets"].as_array().into_iter().flatten();
+    let found = all.find(|t| t["name"] == name);
+    found.cloned().unwrap_or_default()
 }
 
 fn is_safe(site: &Site) -> bool {

@@ -96,7 +96,7 @@ impl<'a> Keys<'a> {
     /// The next that the password opens, with its name. A damaged file hides no other.
     fn next(&mut self) -> Result<Option<(String, MasterKey)>, FilesError> {
         let store = self.backend.store();
-        while let Some(name) = self.left.next() {
+        for name in self.left.by_ref() {
             let file = match self.backend.ask(|| store.get(&name)) {
                 Ok(file) => file,
                 // Of no use, and removed since the listing.
@@ -196,7 +196,7 @@ pub(super) fn open_or_create(
             }
         }
         match create(backend, password)? {
-            Made::Repository(repo) => return Ok((repo, true)),
+            Made::Repository(repo) => return Ok((*repo, true)),
             Made::Key(name, master) => mine = Some((name, master)),
             Made::Nothing => {}
         }
@@ -221,7 +221,7 @@ fn unopened(backend: &Backend) -> Result<Repository<()>, FilesError> {
 
 /// What came of making a repository.
 enum Made {
-    Repository(Repo),
+    Repository(Box<Repo>),
     /// A key, and another process has made one, too: of two keys only one is the repository's, so whoever sees both lets the other go on.
     Key(String, MasterKey),
     /// Another process makes it, or has made it.
@@ -258,7 +258,7 @@ fn create(backend: &Backend, password: &Secret) -> Result<Made, FilesError> {
         &options,
     );
     match made {
-        Ok(repo) => Ok(Made::Repository(repo)),
+        Ok(repo) => Ok(Made::Repository(Box::new(repo))),
         // Another one was faster; or only the answer to our own request was lost.
         Err(_) if backend.failure().is_some_and(|e| e.is_exists()) => {
             backend.forget_failure();
