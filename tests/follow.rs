@@ -18,6 +18,7 @@ use lifeboat::restore::follow::{self, FollowError, Follower};
 use lifeboat::store::{Kind, PutMode, Store};
 use lifeboat::types::{DbChecksum, Lineage, Millis, PageSize, Pgno, Txid};
 use object_store::memory::InMemory;
+use serde_json::Value;
 
 /// Money moves between rows of different pages; its sum never changes.
 const BANK: &str = "c=conn(); c.execute('create table accounts(id integer primary key, n integer, pad blob)')
@@ -143,6 +144,56 @@ fn readers_see_whole_transactions_through_kills() {
         "the copy",
     );
     daemon.stop();
+}
+
+/// A copy that nobody kept current for a while says so, and that it is current again only when it is.
+#[test]
+fn the_lag_is_reported() {
+    let site = Site::new();
+    site.write("create table t2(a)");
+    site.sync();
+    std::fs::create_dir(site.path("other")).unwrap();
+    let copy = site.path("other/copy.sqlite3");
+    let args = [
+        "follow",
+        "app",
+        "-o",
+        copy.to_str().unwrap(),
+        "--once",
+        "--json",
+    ];
+    let lines = || -> Vec<Value> {
+        let words = site.ok(&args);
+        words
+            .lines()
+            .filter_map(|l| serde_json::from_str(l).ok())
+            .collect()
+    };
+    let first = lines();
+    let last = first.last().unwrap();
+    assert_eq!(
+        (last["current"].as_bool(), last["lag_seconds"].as_f64()),
+        (Some(true), Some(0.0)),
+        "{last}"
+    );
+    std::thread::sleep(Duration::from_secs(2));
+    site.write("insert into t2 values(1)");
+    site.sync();
+    let again = lines();
+    let (begin, end) = (&again[0], again.last().unwrap());
+    assert_eq!(
+        (begin["current"].as_bool(), begin["txid"].clone()),
+        (Some(false), last["txid"].clone()),
+        "{begin}"
+    );
+    let lag = begin["lag_seconds"].as_f64().unwrap();
+    assert!((2.0..600.0).contains(&lag), "{begin}");
+    assert_eq!(
+        (end["current"].as_bool(), end["lag_seconds"].as_f64()),
+        (Some(true), Some(0.0)),
+        "{end}"
+    );
+    assert_ne!(end["txid"], last["txid"], "{end}");
 }
 
 #[test]

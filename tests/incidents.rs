@@ -295,3 +295,28 @@ fn more_databases_than_the_limit_of_open_files_allows() {
         said(&out)
     );
 }
+
+/// A folder in which nothing lies yet: nothing is safe by that.
+#[test]
+fn nothing_to_snapshot_is_no_success() {
+    let site = Site::new();
+    let empty = site.path("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let config = site.path("none.yml");
+    let text = format!(
+        "store:\n  url: {}\nstate-dir: {}\nsqlite:\n  - dir: {}\n    watch: true\n",
+        site.store,
+        site.path("state-none").display(),
+        empty.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_lifeboat"))
+        .args(["snapshot", "--label", "v1", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    let words = said(&out);
+    assert_eq!(out.status.code(), Some(1), "{words}");
+    assert!(words.contains("no target to snapshot"), "{words}");
+    assert!(!words.contains("lifeboat: ok"), "{words}");
+}

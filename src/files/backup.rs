@@ -12,7 +12,7 @@ use super::lock::{Lock, Mode};
 use super::points::{LABEL, OURS, PARTIAL, Point, snapshots};
 use super::record::Record;
 use super::repository;
-use super::roots::{Roots, restored_meanwhile, undisturbed};
+use super::roots::{Roots, TICK, restored_meanwhile, undisturbed};
 use super::source::Source;
 use super::{Backend, PATIENCE_BACKUP, Target, nicely, unfinished};
 
@@ -70,7 +70,7 @@ pub fn backup(
 }
 
 fn record(target: &Target, label: Option<&str>, backend: &Backend) -> Result<Backup, FilesError> {
-    let (started, begun) = (Instant::now(), SystemTime::now());
+    let started = Instant::now();
     let config = &target.config;
     let uploaded = backend.store().stats().bytes_out();
     let roots = Roots::look(&config.paths)?;
@@ -90,6 +90,9 @@ fn record(target: &Target, label: Option<&str>, backend: &Backend) -> Result<Bac
         roots.refuse_emptied(&repo, &earlier)?;
     }
     warn_of_others(target, &earlier);
+    // What was restored or undone right before is told from what is restored from now on, although file systems' clocks are coarse.
+    std::thread::sleep(TICK);
+    let begun = SystemTime::now();
     let exchanged = roots.exchanges()?;
     let source = |roots: &Roots| {
         let source = Source::new(

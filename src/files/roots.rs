@@ -14,7 +14,7 @@ use super::record::Record;
 /// Snapshots that are asked what a path was that is empty now, from the newest on.
 const ASKED_MAX: usize = 32;
 /// Ticks of file systems' clocks are shorter.
-const TICK: Duration = Duration::from_millis(20);
+pub(super) const TICK: Duration = Duration::from_millis(20);
 
 /// The configured paths at the start of a run.
 pub(super) struct Roots(Vec<(PathBuf, Option<(u64, u64)>)>);

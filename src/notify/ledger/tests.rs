@@ -344,8 +344,11 @@ fn a_start_that_takes_its_time_ends_nothing() {
         assert_eq!(ledger.pending(), 0, "minute {minute}");
     }
     assert!(ledger.is_open());
-    // Known again: it lasts, and then it is over.
-    assert_eq!(told(&mut ledger, (60..63).map(|m| (m, true))), []);
+    // Known again: it lasts, and an hour after it was told that is said; then it is over.
+    assert_eq!(
+        told(&mut ledger, (60..63).map(|m| (m, true))),
+        [(62, Phase::Reminder)]
+    );
     assert_eq!(
         told(&mut ledger, (63..66).map(|m| (m, false))),
         [(64, Phase::Ended)]
