@@ -129,11 +129,12 @@ fn litestream_restores_a_lifeboat_replica() {
     }
 }
 
-/// Waits until Litestream restores what the database holds now: all of it was uploaded. Returns a copy.
-fn has_arrived(site: &Site, litestream: fn() -> Command, config: &Path) -> PathBuf {
+/// Waits until Litestream restores what the database holds now: all of it was uploaded. It does not always get there before it is told to end (what
+/// was rolled back at the end of the WAL can hold it up), so this has a bound, and what is compared later decides.
+fn settle(site: &Site, litestream: fn() -> Command, config: &Path) {
     let (now, back) = (site.copy_now("arrived.db"), site.path("back.db"));
     let begun = Instant::now();
-    loop {
+    while begun.elapsed() < Duration::from_secs(10) {
         let _ = std::fs::remove_file(&back);
         let out = litestream()
             .args(["restore", "-config"])
@@ -145,13 +146,8 @@ fn has_arrived(site: &Site, litestream: fn() -> Command, config: &Path) -> PathB
             .unwrap();
         let same = || std::panic::catch_unwind(|| assert_same_pages(&now, &back, "uploaded"));
         if out.status.success() && same().is_ok() {
-            return now;
+            break;
         }
-        assert!(
-            begun.elapsed() < Duration::from_secs(60),
-            "Litestream has not uploaded everything: {}",
-            String::from_utf8_lossy(&out.stderr)
-        );
         std::thread::sleep(Duration::from_millis(200));
     }
 }
@@ -182,7 +178,7 @@ fn litestream_replicates(site: &Site, port: Option<u16>) -> PathBuf {
         .unwrap();
     std::thread::sleep(Duration::from_secs(2));
     commits(traffic(&site.db, 77, 2.0));
-    has_arrived(site, litestream, &config);
+    settle(site, litestream, &config);
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     child.wait().unwrap();
@@ -338,17 +334,18 @@ fn restores_03(port: Option<u16>) {
         .unwrap();
     std::thread::sleep(Duration::from_secs(2));
     commits(traffic(&site.db, 91, 2.0));
-    let between = site.path("between.db");
-    std::fs::rename(has_arrived(&site, litestream03, &config), &between).unwrap();
+    settle(&site, litestream03, &config);
+    let between = site.copy_now("between.db");
     let moment = jiff::Timestamp::now();
     // Times of objects on S3 are whole seconds.
     std::thread::sleep(Duration::from_secs(2));
     commits(traffic(&site.db, 92, 1.0));
     site.write("update t set a='the last commit' where id=5");
-    let newest = has_arrived(&site, litestream03, &config);
+    settle(&site, litestream03, &config);
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     child.wait().unwrap();
+    let newest = site.copy_now("newest.db");
     site.env = vec![
         ("AWS_ACCESS_KEY_ID".into(), "AKEXAMPLE".into()),
         ("AWS_SECRET_ACCESS_KEY".into(), "secret/with+signs".into()),
