@@ -250,7 +250,8 @@ fn heavy_drills_that_cannot_be_made_and_records_that_cannot_be_read() {
             std::thread::sleep(Duration::from_millis(200));
         }
     };
-    until("the drill that failed", "the drill of");
+    // Not the words of the other one.
+    until("the drill that failed", " failed: ");
     assert!(!is_safe(&site), "it failed, whoever knows of it");
     until("the drill without room", "could not be made");
     assert_eq!(site.metric("lifeboat_drill_blocked", "app"), 1.0);
