@@ -111,11 +111,8 @@ fn every_dumped_database_is_looked_into() {
         ),
         "{text}"
     );
-    assert_eq!(
-        sum(&site, "lifeboat_database_up", &["app/shop_cache"]),
-        1.0,
-        "{text}"
-    );
+    // A single look may fail where the machine is so busy that its questions run into their own time limits.
+    wait_for(|| sum(&site, "lifeboat_database_up", &["app/shop_cache"]) == 1.0);
     // One that takes no connections any more: the others are read all the same.
     site.server.sql(
         "postgres",
@@ -125,8 +122,8 @@ fn every_dumped_database_is_looked_into() {
         let text = site.get("/metrics");
         text.contains("lifeboat_database_up{target=\"app/shop_cache\"} 0")
     });
-    assert_eq!(sum(&site, "lifeboat_database_up", &["app/shop_queue"]), 1.0);
-    assert_eq!(sum(&site, "pg_up", &["app"]), 1.0);
+    wait_for(|| sum(&site, "lifeboat_database_up", &["app/shop_queue"]) == 1.0);
+    wait_for(|| sum(&site, "pg_up", &["app"]) == 1.0);
     let before = sum(
         &site,
         "lifeboat_insight_timestamp_seconds",

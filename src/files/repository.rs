@@ -180,23 +180,17 @@ pub(super) fn open_or_create(
         match opened(backend, password) {
             Err(FilesError::NoRepository(_)) => {}
             Err(error) => return Err(error),
-            Ok((repo, mut useless)) => {
-                let own = repo.key().encrypt;
-                useless.extend(
-                    mine.filter(|(_, other): &(String, MasterKey)| other.encrypt != own)
-                        .map(|(name, _)| name),
-                );
-                for name in useless {
-                    // `config` never changes and is another key's: nothing was ever encrypted with this one, and restic may try it first.
-                    if let Err(error) = backend.finally(|| backend.store().delete(&name)) {
-                        tracing::warn!(key = name, %error, "a key that is not the repository's stays behind");
-                    }
-                }
+            Ok((repo, useless)) => {
+                remove_useless(backend, &repo, useless, mine);
                 return Ok((repo, false));
             }
         }
         match create(backend, password)? {
-            Made::Repository(repo) => return Ok((*repo, true)),
+            Made::Repository(repo) => {
+                // Perhaps with the other one's key.
+                remove_useless(backend, &repo, Vec::new(), mine);
+                return Ok((*repo, true));
+            }
             Made::Key(name, master) => mine = Some((name, master)),
             Made::Nothing => {}
         }
@@ -210,6 +204,24 @@ pub(super) fn open_or_create(
         since: jiff::Timestamp::now().to_string(),
         by_prune: false,
     })
+}
+
+/// Removes keys that are not the repository's: `useless`, and `mine` if another one's was taken. `config` never changes: nothing was ever encrypted
+/// with these, and restic may try them first.
+fn remove_useless(
+    backend: &Backend,
+    repo: &Repo,
+    mut useless: Vec<String>,
+    mine: Option<(String, MasterKey)>,
+) {
+    let own = repo.key().encrypt;
+    let mine = mine.filter(|(_, other)| other.encrypt != own);
+    useless.extend(mine.map(|(name, _)| name));
+    for name in useless {
+        if let Err(error) = backend.finally(|| backend.store().delete(&name)) {
+            tracing::warn!(key = name, %error, "a key that is not the repository's stays behind");
+        }
+    }
 }
 
 fn unopened(backend: &Backend) -> Result<Repository<()>, FilesError> {

@@ -35,6 +35,31 @@ fn two_that_make_a_repository_at_once_make_one() {
     lab.referee();
 }
 
+/// Both wrote a key and both gave way; the one that then makes it takes the first of the two, and that may be the other's.
+#[test]
+fn a_repository_made_with_the_others_key_keeps_no_second_one() {
+    let lab = Lab::new("");
+    lab.write("f", b"content");
+    let pause = Fault::Delay(Duration::from_millis(500));
+    lab.faults.inject(Some(Call::Put), 0, 1, pause);
+    let (other, key, _) = std::iter::repeat_with(|| cheap_key("secret"))
+        .find(|(name, ..)| name.starts_with("keys/00"))
+        .unwrap();
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| lab.backup().unwrap());
+        while !lab.faults.calls().iter().any(|(call, _)| *call == Call::Put) {
+            assert!(!run.is_finished());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        lab.put(&other, Some(&key));
+        assert!(run.join().unwrap().created);
+    });
+    assert_eq!(lab.objects("keys/"), [other]);
+    assert_eq!(lab.restored(&Goal::Newest).unwrap(), lab.picture());
+    files::verify(&lab.target).unwrap();
+    lab.referee();
+}
+
 /// As such a pair once left it: a key of the same password, with which nothing was ever encrypted.
 #[test]
 fn a_key_of_no_use_keeps_nobody_out() {
