@@ -19,6 +19,7 @@ use rustic_core::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Handle;
 
+use super::error::FilesError;
 use crate::store::{PutMode, Store, StoreError};
 
 /// Between two tries, at most.
@@ -164,6 +165,28 @@ impl Backend {
     pub(super) fn pack_range(&self, pack: &Id, offset: u32, length: u32) -> Result<Bytes, Asked> {
         let (key, start) = (key(FileType::Pack, pack), u64::from(offset));
         self.ask(|| self.store.get_range(&key, start..start + u64::from(length)))
+    }
+
+    /// Removes a file of the repository; it may be gone already.
+    ///
+    /// # Errors
+    /// As [`Backend::ask`].
+    pub(super) fn remove_file(&self, tpe: FileType, id: &Id) -> Result<(), FilesError> {
+        let key = key(tpe, id);
+        match self.ask(|| self.store.delete(&key)) {
+            Err(Asked::Store(e)) if e.is_not_found() => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
+    /// Uploads a pack.
+    ///
+    /// # Errors
+    /// As [`Backend::ask`].
+    pub(super) fn put_pack(&self, id: &Id, pack: &Bytes) -> Result<(), FilesError> {
+        let key = key(FileType::Pack, id);
+        // Named by its content: writing it again changes nothing.
+        Ok(self.ask(|| self.store.put(&key, pack.clone(), PutMode::Overwrite, None))?)
     }
 
     /// Whether a pack is known to end before `end`.

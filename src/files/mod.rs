@@ -14,6 +14,8 @@ mod contents;
 mod drill;
 mod error;
 mod filter;
+mod folders;
+mod index;
 mod lock;
 mod opened;
 mod place;

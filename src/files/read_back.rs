@@ -4,23 +4,22 @@
 //! few readers hold one run and one piece of it each.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-use rustic_core::repofile::{IndexFile, IndexPack};
-use rustic_core::{Id, IndexedFull, PackedId, Repository, RusticError, TreeId};
+use rustic_core::repofile::IndexPack;
+use rustic_core::{Id, IndexedFull, PackedId, Repository, TreeId};
 use sha2::{Digest, Sha256};
 
 use super::backend::{Asked, Backend};
 use super::contents::{RUN_MAX_BYTES, opened};
 use super::error::FilesError;
+use super::folders::walk;
+use super::index::Index;
 use super::record::hold;
 use super::repository::Repo;
 use crate::memory::give_back;
 
-/// Folders that are read at a time: each is a request of its own.
-const FOLDER_READERS: usize = 16;
 /// Packs that are read at a time; each holds one run and one piece of it.
 const PACK_READERS: usize = 4;
 
@@ -37,7 +36,7 @@ pub(super) fn read_back(
     let indexed = repo
         .to_indexed()
         .map_err(|e| FilesError::of("reading the index of", backend, &e))?;
-    let mut packs = Needed::of(backend, &indexed, tree)?;
+    let mut packs = needed(backend, &indexed, tree)?;
     // It is not needed any more, and large.
     let repo = indexed.drop_index();
     give_back();
@@ -50,10 +49,9 @@ pub(super) fn read_back(
         }
         // Dropped in any case: its end is theirs.
         let jobs = jobs;
-        let reading = |e: Box<RusticError>| FilesError::of("reading the index of", backend, &e);
-        for file in repo.stream_files::<IndexFile>().map_err(reading)? {
-            let (_, index) = file.map_err(reading)?;
-            for pack in index.packs {
+        let index = Index::of(backend, &repo)?;
+        for file in index.files()? {
+            for pack in index.read(&file)?.packs {
                 // One that is in two files of the index is read once.
                 if packs.remove(&pack.id.into_inner()) && jobs.send(pack).is_err() {
                     return Ok::<(), FilesError>(());
@@ -82,84 +80,45 @@ fn damaged(backend: &Backend, pack: &Id, what: &str) -> FilesError {
 }
 
 /// The packs that a snapshot needs.
-struct Needed<'a, S> {
-    backend: &'a Backend,
-    repo: &'a Repository<S>,
-    packs: Mutex<HashSet<Id>>,
-    failed: Failed,
-}
-
-impl<S: IndexedFull + Sync> Needed<'_, S> {
-    /// One level of folders after the other, each folder once.
-    fn of(
-        backend: &Backend,
-        repo: &Repository<S>,
-        root: TreeId,
-    ) -> Result<HashSet<Id>, FilesError> {
-        let all = Needed {
-            backend,
-            repo,
-            packs: Mutex::default(),
-            failed: Mutex::default(),
-        };
-        let (mut level, mut seen) = (vec![root], HashSet::from([root]));
-        while !level.is_empty() {
-            let (next, at) = (Mutex::new(HashSet::new()), AtomicUsize::new(0));
-            std::thread::scope(|scope| {
-                for _ in 0..FOLDER_READERS.min(level.len()) {
-                    scope.spawn(|| all.folders(&level, &at, &next));
-                }
-            });
-            if let Some(error) = hold(&all.failed).take() {
-                return Err(error);
-            }
-            let next = next.into_inner().unwrap_or_else(PoisonError::into_inner);
-            level = next.into_iter().filter(|id| seen.insert(*id)).collect();
-        }
-        let packs = all.packs.into_inner();
-        Ok(packs.unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn folders(&self, level: &[TreeId], at: &AtomicUsize, next: &Mutex<HashSet<TreeId>>) {
-        loop {
-            let folder = level.get(at.fetch_add(1, Ordering::Relaxed));
-            let Some(folder) = folder.filter(|_| hold(&self.failed).is_none()) else {
-                return;
-            };
-            if let Err(error) = self.folder(folder, next) {
-                hold(&self.failed).get_or_insert(error);
-            }
-        }
-    }
-
-    fn folder(&self, id: &TreeId, next: &Mutex<HashSet<TreeId>>) -> Result<(), FilesError> {
-        let mut packs = HashSet::from([self.pack(id)?]);
-        let tree = self.repo.get_tree(id).map_err(|e| {
-            match FilesError::of("reading a folder of", self.backend, &e) {
+fn needed<S: IndexedFull + Sync>(
+    backend: &Backend,
+    repo: &Repository<S>,
+    root: TreeId,
+) -> Result<HashSet<Id>, FilesError> {
+    let packs = Mutex::new(HashSet::new());
+    walk([root], |id| {
+        let mut its = HashSet::from([pack(backend, repo, id)?]);
+        let tree = repo.get_tree(id).map_err(|e| {
+            match FilesError::of("reading a folder of", backend, &e) {
                 FilesError::Store(e) if !e.is_not_found() => FilesError::Store(e),
                 FilesError::Stopped => FilesError::Stopped,
                 other => FilesError::Damaged {
-                    store: self.backend.store().display(),
+                    store: backend.store().display(),
                     what: other.to_string(),
                 },
             }
         })?;
         for piece in tree.nodes.iter().flat_map(|n| n.content.iter().flatten()) {
-            packs.insert(self.pack(piece)?);
+            its.insert(pack(backend, repo, piece)?);
         }
-        hold(next).extend(tree.nodes.iter().filter_map(|n| n.subtree));
-        hold(&self.packs).extend(packs);
-        Ok(())
-    }
+        hold(&packs).extend(its);
+        Ok(tree.nodes.iter().filter_map(|n| n.subtree).collect())
+    })?;
+    Ok(packs.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
 
-    fn pack<T: PackedId>(&self, id: &T) -> Result<Id, FilesError> {
-        let found = self.repo.get_index_entry(id);
-        let entry = found.map_err(|_| FilesError::Damaged {
-            store: self.backend.store().display(),
-            what: "something of the newest snapshot is in no pack".into(),
-        })?;
-        Ok(entry.pack.into_inner())
-    }
+/// The pack that something is in.
+fn pack<S: IndexedFull, T: PackedId>(
+    backend: &Backend,
+    repo: &Repository<S>,
+    id: &T,
+) -> Result<Id, FilesError> {
+    let found = repo.get_index_entry(id);
+    let entry = found.map_err(|_| FilesError::Damaged {
+        store: backend.store().display(),
+        what: "something of the newest snapshot is in no pack".into(),
+    })?;
+    Ok(entry.pack.into_inner())
 }
 
 /// Reads packs for as long as some come.

@@ -24,9 +24,9 @@ const SCRYPT_LOG_N: u8 = 15;
 const SCRYPT_R: u32 = 8;
 const SCRYPT_P: u32 = 4;
 /// Size at which a pack is uploaded: half of restic's, because several are in memory at once.
-const DATA_PACK: &str = "4MiB";
+pub(super) const DATA_PACK_BYTES: u64 = 4 << 20;
 /// The same for folders.
-const TREE_PACK: &str = "2MiB";
+pub(super) const TREE_PACK_BYTES: u64 = 2 << 20;
 
 /// How often the making of a repository is tried while others make it, too.
 const MAKERS_PATIENCE: usize = 10;
@@ -260,9 +260,9 @@ fn create(backend: &Backend, password: &Secret) -> Result<Made, FilesError> {
         }
     };
     let mut options = ConfigOptions::default();
-    options.set_datapack_size = DATA_PACK.parse().ok();
+    options.set_datapack_size = DATA_PACK_BYTES.to_string().parse().ok();
     options.set_datapack_growfactor = Some(0);
-    options.set_treepack_size = TREE_PACK.parse().ok();
+    options.set_treepack_size = TREE_PACK_BYTES.to_string().parse().ok();
     options.set_treepack_growfactor = Some(0);
     let made = unopened(backend)?.init(
         &Credentials::Masterkey(master),

@@ -9,24 +9,19 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use rustic_core::repofile::IndexFile;
 use rustic_core::{FileType, Id, ReadBackend, RusticError};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::backend::{Asked, Backend};
 use super::error::FilesError;
-use super::repository::{Repo, key, seal, unseal};
+use super::index::{Index, PIECES_MAX};
+use super::repository::{Repo, unseal};
 use crate::store::PutMode;
 
-/// Pieces in one file of the index, as others have it.
-const PIECES_MAX: usize = 50_000;
 /// Of a pack's end, read at once: the list of what is in it, unless the pieces are very small.
 const TAIL_BYTES: u32 = 16 << 10;
 /// Behind the list stands its length.
 const LENGTH_BYTES: u32 = 4;
-/// As restic's format of repositories numbers them: from here on files may be compressed.
-const COMPRESSED_SINCE: u32 = 2;
 
 /// Beside the repository: a run ended before its snapshot, and what it uploaded is in no index.
 const MARK: &str = "lifeboat/unfinished";
@@ -88,10 +83,11 @@ struct Piece {
 pub(super) fn index(backend: &Backend, repo: &Repo) -> Result<bool, FilesError> {
     let failed = |e: Box<RusticError>| FilesError::of("reading the index of", backend, &e);
     let (mut listed, mut marked) = (HashSet::new(), HashSet::new());
-    for file in repo.stream_files::<IndexFile>().map_err(failed)? {
-        let (_, index) = file.map_err(failed)?;
-        listed.extend(index.packs.iter().map(|pack| pack.id.into_inner()));
-        marked.extend(index.packs_to_delete.iter().map(|p| p.id.into_inner()));
+    let index = Index::of(backend, repo)?;
+    for file in index.files()? {
+        let file = index.read(&file)?;
+        listed.extend(file.packs.iter().map(|pack| pack.id.into_inner()));
+        marked.extend(file.packs_to_delete.iter().map(|p| p.id.into_inner()));
     }
     let packs = backend.list_with_size(FileType::Pack).map_err(failed)?;
     let there: HashSet<Id> = packs.iter().map(|(id, _)| *id).collect();
@@ -105,11 +101,9 @@ pub(super) fn index(backend: &Backend, repo: &Repo) -> Result<bool, FilesError> 
         return Ok(false);
     }
     let is_new = |id: &Id| !listed.contains(id) && !marked.contains(id);
-    let key = key(backend, repo)?;
-    let version = repo.config().version;
     let (mut found, mut pieces, mut used) = (Vec::new(), 0, 0_u64);
     for (id, size) in packs.into_iter().filter(|(id, _)| is_new(id)) {
-        let Some(blobs) = content(backend, &key, &id, size)? else {
+        let Some(blobs) = content(backend, index.key(), &id, size)? else {
             tracing::warn!(pack = %id.to_hex().as_str(), "an unfinished run left a pack that cannot be read; it is not used");
             continue;
         };
@@ -120,12 +114,13 @@ pub(super) fn index(backend: &Backend, repo: &Repo) -> Result<bool, FilesError> 
             blobs,
         });
         if pieces >= PIECES_MAX {
-            write(backend, &key, version, std::mem::take(&mut found))?;
+            let packs = std::mem::take(&mut found);
+            index.write(&Listing { packs })?;
             pieces = 0;
         }
     }
     if !found.is_empty() {
-        write(backend, &key, version, found)?;
+        index.write(&Listing { packs: found })?;
     }
     // If it stays, the next run looks once more.
     let _ = backend.finally(|| backend.store().delete(MARK));
@@ -210,36 +205,6 @@ fn pieces(mut list: &[u8]) -> Option<(Vec<Piece>, u32)> {
         list = rest;
     }
     (!all.is_empty()).then_some((all, offset))
-}
-
-/// A further file of the index.
-fn write(
-    backend: &Backend,
-    key: &[u8; 64],
-    version: u32,
-    packs: Vec<Pack>,
-) -> Result<(), FilesError> {
-    let wrong = |reason: String| FilesError::Repository {
-        doing: "writing the index of",
-        store: backend.store().display(),
-        reason,
-    };
-    let text = serde_json::to_vec(&Listing { packs }).map_err(|e| wrong(e.to_string()))?;
-    let plain = if version >= COMPRESSED_SINCE {
-        let packed = zstd::bulk::compress(&text, 0).map_err(|e| wrong(e.to_string()))?;
-        // Its first byte says that it is.
-        [&[2], packed.as_slice()].concat()
-    } else {
-        text
-    };
-    let body = Bytes::from(seal(key, &plain).map_err(wrong)?);
-    let name = format!("index/{}", hex::encode(Sha256::digest(&body)));
-    let put = || {
-        backend
-            .store()
-            .put(&name, body.clone(), PutMode::Overwrite, None)
-    };
-    Ok(backend.ask(put)?)
 }
 
 #[cfg(test)]

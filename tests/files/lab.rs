@@ -91,18 +91,43 @@ impl Lab {
         self.master.expect("a quick one")
     }
 
-    /// As if two days had gone by since packs were marked for deletion.
-    pub(crate) fn marked_long_ago(&self) {
+    /// Files of the index with their names, decoded.
+    fn index(&self) -> Vec<(String, serde_json::Value)> {
         let key = self.key();
-        let mut marked = 0;
-        for name in self.objects("index/") {
+        let decoded = |name: String| {
             let plain = unsealed(&key, &self.get(&name));
             // Behind the version of the format it is compressed.
             let text = match plain.split_first() {
                 Some((2, compressed)) => zstd::stream::decode_all(compressed).unwrap(),
                 _ => plain,
             };
-            let mut index: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            let index = serde_json::from_slice(&text).unwrap();
+            (name, index)
+        };
+        self.objects("index/").into_iter().map(decoded).collect()
+    }
+
+    fn put_index(&self, index: &serde_json::Value) {
+        let file = sealed(&self.key(), &serde_json::to_vec(index).unwrap());
+        let hash: String = Sha256::digest(&file)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        self.put(&format!("index/{hash}"), Some(&file));
+    }
+
+    /// Packs are marked for deletion.
+    pub(crate) fn has_marks(&self) -> bool {
+        let index = self.index();
+        index
+            .iter()
+            .any(|(_, i)| i["packs_to_delete"].as_array().is_some())
+    }
+
+    /// As if two days had gone by since packs were marked for deletion.
+    pub(crate) fn marked_long_ago(&self) {
+        let mut marked = 0;
+        for (name, mut index) in self.index() {
             let Some(packs) = index["packs_to_delete"].as_array_mut() else {
                 continue;
             };
@@ -112,15 +137,64 @@ impl Lab {
                 pack["time"] = time.to_string().into();
                 marked += 1;
             }
-            let file = sealed(&key, &serde_json::to_vec(&index).unwrap());
-            let hash: String = Sha256::digest(&file)
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect();
-            self.put(&format!("index/{hash}"), Some(&file));
+            self.put_index(&index);
             self.put(&name, None);
         }
         assert!(marked > 0, "nothing was marked");
+    }
+
+    /// A pack in a second file of the index.
+    pub(crate) fn list_again(&self) {
+        let (_, mut index) = self.index().pop().unwrap();
+        if let Some(packs) = index["packs"].as_array_mut() {
+            packs.truncate(1);
+        }
+        index.as_object_mut().unwrap().remove("packs_to_delete");
+        self.put_index(&index);
+    }
+
+    /// Packs that are in use, with their names.
+    fn packs(&self) -> Vec<(String, serde_json::Value)> {
+        let index = self.index();
+        let packs = index
+            .iter()
+            .flat_map(|(_, i)| i["packs"].as_array().unwrap());
+        packs
+            .map(|pack| (pack["id"].as_str().unwrap().to_owned(), pack.clone()))
+            .collect()
+    }
+
+    /// Type and id of everything in them.
+    pub(crate) fn pieces(&self) -> Vec<(String, String)> {
+        let text = |v: &serde_json::Value| v.as_str().unwrap().to_owned();
+        let pieces = self.packs().into_iter().flat_map(|(_, pack)| {
+            let pieces = pack["blobs"].as_array().unwrap().clone();
+            pieces
+                .into_iter()
+                .map(move |p| (text(&p["type"]), text(&p["id"])))
+        });
+        pieces.collect()
+    }
+
+    /// The text of every folder.
+    pub(crate) fn folders(&self) -> Vec<Vec<u8>> {
+        let key = self.key();
+        let mut texts = Vec::new();
+        for (id, pack) in self.packs() {
+            let content = self.get(&format!("data/{}/{id}", &id[..2]));
+            for piece in pack["blobs"].as_array().unwrap() {
+                if piece["type"] == "tree" {
+                    let number = |name: &str| piece[name].as_u64().unwrap() as usize;
+                    let (at, length) = (number("offset"), number("length"));
+                    let text = unsealed(&key, &content[at..at + length]);
+                    texts.push(match piece["uncompressed_length"].is_null() {
+                        true => text,
+                        false => zstd::stream::decode_all(&text[..]).unwrap(),
+                    });
+                }
+            }
+        }
+        texts
     }
 
     /// Stock restic reads everything that is in the store, and finds nothing wrong.

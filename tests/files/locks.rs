@@ -61,7 +61,7 @@ fn a_process_that_is_hidden_lives() {
 
 /// A prune that was killed on another host: its lock keeps out backups for half an hour, but nobody who needs his files.
 #[test]
-fn heavy_a_restore_does_not_wait_for_a_dead_prune() {
+fn a_restore_does_not_wait_for_a_dead_prune() {
     let lab = Lab::quick("");
     lab.write("f", &noise(1, 300_000));
     lab.backup().unwrap();

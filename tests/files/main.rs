@@ -22,6 +22,7 @@ mod odd;
 #[allow(unreachable_pub, reason = "shared with other binaries")]
 #[path = "../common/port.rs"]
 mod port;
+mod prune;
 mod refusals;
 mod round_trip;
 mod site;

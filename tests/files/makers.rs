@@ -47,7 +47,12 @@ fn a_repository_made_with_the_others_key_keeps_no_second_one() {
         .unwrap();
     std::thread::scope(|scope| {
         let run = scope.spawn(|| lab.backup().unwrap());
-        while !lab.faults.calls().iter().any(|(call, _)| *call == Call::Put) {
+        while !lab
+            .faults
+            .calls()
+            .iter()
+            .any(|(call, _)| *call == Call::Put)
+        {
             assert!(!run.is_finished());
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -24,8 +24,8 @@ fn peak(site: &Site, args: &[&str]) -> u64 {
 }
 
 #[test]
-fn heavy_memory_of_backup_and_restore_is_bounded() {
-    let site = Site::new();
+fn heavy_memory_of_every_command_is_bounded() {
+    let mut site = Site::new();
     for n in 0..6_000_u64 {
         site.write(&format!("{}/{n}", n % 997), &noise(n, 500));
     }
@@ -35,10 +35,18 @@ fn heavy_memory_of_backup_and_restore_is_bounded() {
     let backup = peak(&site, &["snapshot", "uploads"]);
     let restore = peak(&site, &["restore", "uploads", "-o", "back"]);
     let again = peak(&site, &["snapshot", "uploads"]);
-    println!("KiB: backup {backup}, restore {restore}, nothing changed {again}");
-    for peak in [backup, restore, again] {
+    let before = picture(&site.path("data"));
+    for n in 0..6_000_u64 {
+        site.write(&format!("{}/{n}", n % 997), &noise(n + 1, 400));
+    }
+    site.ok(&["snapshot", "uploads"]);
+    site.extra += "    retention: { point-in-time: 0s, daily: 1 }\n";
+    let prune = peak(&site, &["prune", "uploads"]);
+    println!("KiB: backup {backup}, restore {restore}, nothing changed {again}, prune {prune}");
+    for peak in [backup, restore, again, prune] {
         assert!(peak > 10_000, "{peak} KiB is no measurement");
         assert!(peak < BOUND_KIB, "{peak} KiB");
     }
-    assert_eq!(picture(&site.path("back")), picture(&site.path("data")));
+    assert_eq!(picture(&site.path("back")), before);
+    assert_eq!(site.points().len(), 1);
 }

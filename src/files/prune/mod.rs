@@ -2,20 +2,29 @@
 //!
 //! Planned, proven, then done, under the exclusive lock: before anything is forgotten, every folder and every piece of every kept
 //! snapshot is looked for in the index and the store; afterwards again. Packs that nobody needs are marked first and deleted by
-//! a run a day later, so that a mistake can still be mended, and a reader that was at work is not hurt.
+//! a run a day later, so that a mistake can still be mended, and a reader that was at work is not hurt. Marks are those of rustic: restic knows
+//! none, takes no notice of them, and deletes at once what no index names.
+
+mod apply;
+mod needed;
+mod plan;
 
 use std::collections::BTreeSet;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use rustic_core::PruneOptions;
+use rustic_core::repofile::SnapshotFile;
+use rustic_core::{FileType, Id, ReadBackend};
 
 use super::error::FilesError;
+use super::index::Index;
 use super::lock::{Lock, Mode};
 use super::points::{Point, all_snapshots};
 use super::{Backend, PATIENCE_BACKUP, Target, drill, repository, verify};
 use crate::memory::give_back;
 use crate::retention::copies::{Candidate, Decision, decide};
+use apply::apply;
+use plan::Plan;
 
 /// A clock that is off by more than this may not delete.
 const CLOCK_LIMIT: SignedDuration = SignedDuration::from_mins(5);
@@ -81,8 +90,6 @@ pub fn prune_until(
     });
     let (keep, forget): (Vec<&Decision>, Vec<_>) = decisions.iter().partition(|d| d.keeps());
     let forget: Vec<_> = forget.iter().map(|d| all[d.index].id).collect();
-    let mut options = PruneOptions::default();
-    options.ignore_snaps = forget.clone();
     let mut pruned = Pruned {
         points,
         marked_bytes: 0,
@@ -95,22 +102,35 @@ pub fn prune_until(
     let kept: Vec<_> = keep.iter().map(|d| &all[d.index]).collect();
     verify::whole(&backend, &repo, &kept)?;
     give_back();
-    let stats = repo.prune_plan(&options).map_err(failed)?.stats;
-    let size = stats.size_sum();
-    pruned.marked_bytes = size.remove + size.repackrm;
-    pruned.deleted_bytes = stats.size_to_delete.remove;
+    let index = Index::of(&backend, &repo)?;
+    let roots: Vec<_> = kept.iter().map(|s| s.tree).collect();
+    let plan = Plan::of(&backend, &index, &roots, now)?;
+    (pruned.marked_bytes, pruned.deleted_bytes) = plan.bytes();
     if dry_run {
         return Ok(pruned);
     }
     repo.delete_snapshots(&forget).map_err(failed)?;
-    // Planned again on what is there now: nothing is assumed of the first plan, which is gone by now. One is large.
-    give_back();
-    let options = PruneOptions::default();
-    let plan = repo.prune_plan(&options).map_err(failed)?;
-    repo.prune(&options, plan).map_err(failed)?;
+    nothing_new(&backend, &kept)?;
+    apply(plan, &backend, &index)?;
     give_back();
     verify::whole(&backend, &repo, &kept)?;
     Ok(pruned)
+}
+
+/// The plan holds for the snapshots that it was made for. One that was written in spite of the lock may need what it gives up.
+fn nothing_new(backend: &Backend, kept: &[&SnapshotFile]) -> Result<(), FilesError> {
+    let there = backend
+        .list_with_size(FileType::Snapshot)
+        .map_err(|e| FilesError::of("listing the snapshots of", backend, &e))?;
+    let known: BTreeSet<Id> = kept.iter().map(|s| s.id.into_inner()).collect();
+    match there.iter().find(|(id, _)| !known.contains(id)) {
+        None => Ok(()),
+        Some((id, _)) => Err(FilesError::Refused(format!(
+            "snapshot {} was written to {} in spite of the lock; no data was deleted, and the next run takes it into account",
+            id.to_hex().as_str(),
+            backend.store().display()
+        ))),
+    }
 }
 
 /// What is old is decided by the clock of this host: it must not be behind the newest snapshot, nor far from the store's, which wrote down
