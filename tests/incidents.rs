@@ -320,3 +320,48 @@ fn nothing_to_snapshot_is_no_success() {
     assert!(words.contains("no target to snapshot"), "{words}");
     assert!(!words.contains("lifeboat: ok"), "{words}");
 }
+
+/// An app that came too early opened its database, and left an empty file: to begin with that would look like the loss of everything.
+#[test]
+fn an_empty_file_is_no_database() {
+    let (site, [app, other]) = two_databases();
+    for db in [&app, &other] {
+        remove(db);
+        std::fs::write(db, b"").unwrap();
+    }
+    let dry = site.ok(&[&BOOT[..], &["--dry-run"]].concat());
+    assert!(dry.contains("pending=2 existing=0"), "{dry}");
+    // Whoever is at it is in the way, and nothing is changed.
+    let mut reader = Command::new("python3")
+        .args(["-c", "import sqlite3,sys; c=sqlite3.connect(sys.argv[1],isolation_level=None); c.execute('begin'); c.execute('select * from sqlite_master').fetchall(); print('open',flush=True); sys.stdin.read()"])
+        .arg(&app)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut open = [0; 4];
+    std::io::Read::read_exact(reader.stdout.as_mut().unwrap(), &mut open).unwrap();
+    site.fails(4, &BOOT);
+    assert_eq!(std::fs::metadata(&other).unwrap().len(), 0);
+    drop(reader.stdin.take());
+    reader.wait().unwrap();
+    let text = site.ok(&BOOT);
+    assert!(text.contains("restored=2 existing=0"), "{text}");
+    assert_eq!([value(&app), value(&other)], ["saved", "saved"]);
+    let text = site.ok(&BOOT);
+    assert!(text.contains("restored=0 existing=2"), "{text}");
+    // With a WAL beside it, it is whatever that says: for a person to look at.
+    remove(&app);
+    std::fs::write(&app, b"").unwrap();
+    std::fs::write(format!("{}-wal", app.display()), b"something").unwrap();
+    let text = site.ok(&BOOT);
+    assert!(text.contains("restored=0 existing=2"), "{text}");
+    // Beside a daemon, that waits for it.
+    remove(&app);
+    std::fs::write(&app, b"").unwrap();
+    let daemon = site.start();
+    let text = site.ok(&BOOT);
+    assert!(text.contains("restored=1 existing=1"), "{text}");
+    assert_eq!(value(&app), "saved");
+    assert_eq!(daemon.stop(), 0);
+}

@@ -1,5 +1,7 @@
 //! `lifeboat restore`: which databases, to where, from which store. Everything is planned before the first is read.
 
+use std::path::Path;
+
 use super::absent::with_absent;
 use super::args::{Global, RestoreArgs};
 use super::restore_all::{Counts, Others};
@@ -111,13 +113,14 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
     let mut planned = Vec::new();
     for mut job in jobs {
         if args.if_not_exists && job.output.path().exists() {
-            println!(
-                "{}: {} exists; nothing to do",
-                job.name,
-                job.output.path().display()
-            );
-            existing += 1;
-            continue;
+            let path = job.output.path().to_owned();
+            if !is_blank(&path) {
+                println!("{}: {} exists; nothing to do", job.name, path.display());
+                existing += 1;
+                continue;
+            }
+            // An app that looked for its database left it, and would begin with it. Whoever has it open now is met as at any database.
+            job.output = Output::InPlace(path);
         }
         if args.undo {
             planned.push((job, Vec::new()));
@@ -218,6 +221,17 @@ fn with_names(mut failure: Failure, names: &[String], args: &RestoreArgs) -> Fai
         ));
     }
     failure
+}
+
+/// A file that SQLite made and nothing was ever written to, as PostgreSQL's image makes an empty database.
+pub(super) fn is_blank(path: &Path) -> bool {
+    let bytes = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        std::fs::metadata(name).map(|found| found.len())
+    };
+    let has_content = |suffix| bytes(suffix).is_ok_and(|length| length > 0);
+    bytes("").is_ok_and(|length| length == 0) && !has_content("-wal") && !has_content("-journal")
 }
 
 /// A database's name may hold `://`, but only behind the name of its target.

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Failure;
 use super::args::{Global, RestoreArgs};
-use super::restore::{Job, Source};
+use super::restore::{Job, Source, is_blank};
 use super::restore_options as options;
 use crate::config::Config;
 use crate::daemon::control::{Client, Request};
@@ -222,7 +222,7 @@ fn tried(job: &Job) -> Vec<serde_json::Value> {
 /// What is there now stays restorable from the store, too. At 3 a.m. a store or database that does not allow it must not stop a restore: the
 /// old files are kept beside the database in any case.
 async fn pin_present(config: &Config, name: &str, path: &Path) {
-    if !path.exists() {
+    if !path.exists() || is_blank(path) {
         return;
     }
     let wanted = Wanted {
