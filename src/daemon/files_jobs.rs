@@ -387,7 +387,7 @@ impl Job {
             Ok(Err(FilesError::Locked { .. } | FilesError::LockLost(_))) => self.pruned = None,
             Ok(Err(FilesError::Stopped)) if *self.stopped.borrow() => {}
             Ok(Err(error)) => {
-                tracing::error!(target_name = name, %error, hint = error.hint(), "files were not pruned; nothing was deleted");
+                tracing::error!(target_name = name, %error, hint = error.hint(), "files were not pruned; nothing that a kept snapshot needs was deleted");
                 let problem = nothing_deleted(&error.to_string(), error.hint().as_deref());
                 self.update(|f| {
                     f.refusals += 1;

@@ -269,8 +269,11 @@ impl ReadBackend for Backend {
                 .collect());
         }
         let objects = self.serve(|| self.store.list(tpe.dirname()))?;
-        // Names that are no ids are not restic's: half-written files of killed uploads.
-        let id = |key: &str| key.rsplit('/').next()?.parse::<Id>().ok();
+        // Names that are no ids, and ids elsewhere, are not restic's: half-written files of killed uploads, copies by hand.
+        let id = |name: &str| {
+            let id = name.rsplit('/').next()?.parse::<Id>().ok()?;
+            (name == key(tpe, &id)).then_some(id)
+        };
         Ok(objects
             .iter()
             .filter_map(|o| Some((id(&o.key)?, size(o.size))))

@@ -14,12 +14,16 @@ use sha2::{Digest, Sha256};
 use super::backend::{Asked, Backend};
 use super::contents::{RUN_MAX_BYTES, opened};
 use super::error::FilesError;
-use super::folders::walk;
+use super::folders::{Budget, walk};
 use super::index::Index;
 use super::record::hold;
 use super::repository::Repo;
 use crate::memory::give_back;
 
+/// Of folders that are read at the same time.
+const FOLDERS_BYTES: u64 = 48 << 20;
+/// A folder's text and what it is decoded to.
+const DECODED_TIMES: u64 = 3;
 /// Packs that are read at a time; each holds one run and one piece of it.
 const PACK_READERS: usize = 4;
 
@@ -85,9 +89,11 @@ fn needed<S: IndexedFull + Sync>(
     repo: &Repository<S>,
     root: TreeId,
 ) -> Result<HashSet<Id>, FilesError> {
-    let packs = Mutex::new(HashSet::new());
+    let (packs, budget) = (Mutex::new(HashSet::new()), Budget::new(FOLDERS_BYTES));
     walk([root], |id| {
         let mut its = HashSet::from([pack(backend, repo, id)?]);
+        let length = repo.get_index_entry(id).map_or(0, |e| e.data_length());
+        let _share = budget.take(DECODED_TIMES * u64::from(length));
         let tree = repo.get_tree(id).map_err(|e| {
             match FilesError::of("reading a folder of", backend, &e) {
                 FilesError::Store(e) if !e.is_not_found() => FilesError::Store(e),

@@ -144,9 +144,13 @@ fn from_store(
     let points: Vec<Point> = all.iter().map(Point::of).collect();
     let found = find(&points, goal)?;
     let (snapshot, point) = (&all[found], points[found].clone());
-    let repo = repo
-        .to_indexed()
-        .map_err(|e| FilesError::of("reading the index of", &backend, &e))?;
+    let mut repo = repo.to_indexed();
+    if repo.is_err() && backend.failure().is_some_and(|e| e.is_not_found()) {
+        // Files of the index were exchanged meanwhile, by a prune that this restore does not wait for.
+        backend.forget_failure();
+        repo = repository::open(&backend, &target.config.password)?.to_indexed();
+    }
+    let repo = repo.map_err(|e| FilesError::of("reading the index of", &backend, &e))?;
     let wanted = wanted(&point, path)?;
     let mut run = Run {
         backend: &backend,

@@ -85,9 +85,11 @@ pub(super) fn whole(
     Err(FilesError::Damaged { store, what })
 }
 
-/// A pack that was marked for deletion is gone before its time: stock restic knows no marks, and deletes at once what no index names.
+/// A pack that was marked for deletion is gone before its time: stock restic knows no marks, and deletes at once what no index names. Or its size
+/// is not the one in the index: of what a killed run left rustic keeps the mark without it.
 fn is_harmless(finding: &str) -> bool {
     finding.contains("marked to-delete: true") && finding.contains("but not present")
+        || finding.contains("marked to delete: true") && finding.contains("size computed by index")
 }
 
 /// Findings as an error. A store that failed is no damage.

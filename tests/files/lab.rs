@@ -127,20 +127,27 @@ impl Lab {
     /// As if two days had gone by since packs were marked for deletion.
     pub(crate) fn marked_long_ago(&self) {
         let mut marked = 0;
-        for (name, mut index) in self.index() {
-            let Some(packs) = index["packs_to_delete"].as_array_mut() else {
-                continue;
-            };
-            for pack in packs {
+        self.change_index(|index| {
+            for pack in marks(index) {
                 let time: jiff::Timestamp = pack["time"].as_str().unwrap().parse().unwrap();
                 let time = time - jiff::SignedDuration::from_hours(48);
                 pack["time"] = time.to_string().into();
                 marked += 1;
             }
-            self.put_index(&index);
-            self.put(&name, None);
-        }
+        });
         assert!(marked > 0, "nothing was marked");
+    }
+
+    /// Every file of the index anew.
+    pub(crate) fn change_index(&self, mut change: impl FnMut(&mut serde_json::Value)) {
+        for (name, mut index) in self.index() {
+            let before = index.clone();
+            change(&mut index);
+            if index != before {
+                self.put_index(&index);
+                self.put(&name, None);
+            }
+        }
     }
 
     /// A pack in a second file of the index.
@@ -154,7 +161,7 @@ impl Lab {
     }
 
     /// Packs that are in use, with their names.
-    fn packs(&self) -> Vec<(String, serde_json::Value)> {
+    pub(crate) fn packs(&self) -> Vec<(String, serde_json::Value)> {
         let index = self.index();
         let packs = index
             .iter()
@@ -273,6 +280,13 @@ impl Lab {
         };
         self.runtime.block_on(done).unwrap();
     }
+}
+
+/// Packs that a file of the index marks.
+pub(crate) fn marks(index: &mut serde_json::Value) -> Vec<&mut serde_json::Value> {
+    let marked = index.get_mut("packs_to_delete");
+    let marked = marked.and_then(|m| m.as_array_mut());
+    marked.into_iter().flatten().collect()
 }
 
 fn config(file: PathBuf) -> Config {

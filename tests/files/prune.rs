@@ -6,7 +6,7 @@ use lifeboat::store::testing::{Call, Fault};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, marks};
 use crate::site::noise;
 
 const NEWEST_ONLY: &str = ", retention: { point-in-time: 0s, daily: 1 }";
@@ -260,4 +260,163 @@ fn a_snapshot_that_comes_in_spite_of_the_lock_stops_it() {
     prune(&lab);
     lab.referee();
     assert_eq!(lab.restored(&Goal::Newest).unwrap(), lab.picture());
+}
+
+/// Three snapshots of a folder that changes by half: packs of the newest hold what nobody needs any more.
+fn partly_used() -> Lab {
+    let lab = Lab::quick(NEWEST_ONLY);
+    for n in 0..3 {
+        for part in 0..6 {
+            let seed = if part % 2 == 0 {
+                part
+            } else {
+                10 * (n + 1) + part
+            };
+            lab.write(&format!("{part}"), &noise(seed, 200_000));
+        }
+        lab.backup().unwrap();
+    }
+    lab
+}
+
+/// A bit rots in what would be copied: older snapshots may hold the last good copy of that file.
+#[test]
+fn nothing_is_forgotten_if_what_is_kept_cannot_be_copied() {
+    let lab = partly_used();
+    let clean = lab.fork();
+    prune(&clean);
+    let is_new = |pack: &String| !lab.objects("data/").contains(pack);
+    assert!(
+        clean.objects("data/").iter().any(is_new),
+        "something is copied"
+    );
+    for pack in lab.objects("data/") {
+        let mut bytes = lab.get(&pack);
+        bytes[100] ^= 1;
+        lab.put(&pack, Some(&bytes));
+    }
+    let before = lab.objects("snapshots/");
+    let error = files::prune(&lab.target, &TimeZone::UTC, false)
+        .map(drop)
+        .unwrap_err();
+    assert_eq!(error.exit_code(), 5, "{error}");
+    assert_eq!(lab.objects("snapshots/"), before);
+}
+
+/// As after a snapshot that was written in spite of the lock of a prune: rustic takes none.
+#[test]
+fn a_marked_pack_that_a_snapshot_needs_is_taken_back() {
+    let lab = partly_used();
+    lab.change_index(|index| {
+        let packs = index["packs"].as_array_mut().unwrap();
+        let mut moved = std::mem::take(packs);
+        for pack in &mut moved {
+            pack["time"] = "2020-01-01T00:00:00Z".into();
+        }
+        index["packs_to_delete"] = moved.into();
+    });
+    prune(&lab);
+    assert_eq!(lab.restored(&Goal::Newest).unwrap(), lab.picture());
+    lab.referee();
+    files::verify(&lab.target).unwrap();
+}
+
+/// What is lost and only forgotten snapshots need must not keep them for ever.
+#[test]
+fn what_only_forgotten_snapshots_need_may_be_missing_or_cut() {
+    for cut in [false, true] {
+        let lab = Lab::quick(NEWEST_ONLY);
+        lab.write("f", &noise(1, 300_000));
+        lab.backup().unwrap();
+        let old = lab.objects("data/");
+        lab.write("f", &noise(2, 300_000));
+        lab.backup().unwrap();
+        let largest = old.iter().max_by_key(|pack| lab.get(pack).len()).unwrap();
+        let half = lab.get(largest)[..1000].to_vec();
+        lab.put(largest, cut.then_some(&half[..]));
+        prune(&lab);
+        assert_eq!(lab.restored(&Goal::Newest).unwrap(), lab.picture());
+        files::verify(&lab.target).unwrap();
+        prune(&lab);
+        lab.referee();
+        assert_eq!(files::list(&lab.target).unwrap().len(), 1);
+    }
+}
+
+/// The room that a full store needs is given back before anything is written.
+#[test]
+fn a_full_store_is_emptied() {
+    let lab = partly_used();
+    prune(&lab);
+    lab.marked_long_ago();
+    let before = held(&lab);
+    lab.faults
+        .inject(Some(Call::Put), 1, u64::MAX, Fault::NoSpace);
+    lab.write("1", &noise(77, 200_000));
+    let _ = files::prune(&lab.target, &TimeZone::UTC, false);
+    lab.faults.clear();
+    assert!(held(&lab) < before - 300_000, "{} of {before}", held(&lab));
+    prune(&lab);
+    lab.referee();
+}
+
+/// Marks as rustic and wrong clocks leave them: without a time, of the future, without the size of what was in no index.
+#[test]
+fn odd_marks_hold_nothing_up_and_come_to_their_end() {
+    let lab = partly_used();
+    lab.put(&format!("data/ab/ab{:062}", 1), Some(&noise(5, 5_000)));
+    prune(&lab);
+    let mut kinds = 0;
+    lab.change_index(|index| {
+        for pack in marks(index) {
+            let pack = pack.as_object_mut().unwrap();
+            pack.remove("size");
+            match kinds % 3 {
+                0 => pack.remove("time"),
+                1 => pack.insert("time".into(), "2999-01-01T00:00:00Z".into()),
+                _ => None,
+            };
+            kinds += 1;
+        }
+    });
+    assert!(kinds >= 3, "{kinds}");
+    prune(&lab);
+    files::verify(&lab.target).unwrap();
+    lab.marked_long_ago();
+    assert!(prune(&lab).deleted_bytes > 0);
+    lab.referee();
+    assert!(
+        !lab.objects("data/ab/")
+            .iter()
+            .any(|name| name.ends_with("01"))
+    );
+}
+
+/// Copies by hand beside the packs are nobody's: neither marked nor taken for the pack.
+#[test]
+fn strays_change_nothing() {
+    let lab = partly_used();
+    prune(&lab);
+    let pack = lab.objects("data/").pop().unwrap();
+    let name = pack.rsplit('/').next().unwrap();
+    lab.put(&format!("data/{name}"), Some(b"short"));
+    lab.put(&format!("data/zz/{name}"), Some(b"short"));
+    let before = (lab.objects("data/"), lab.objects("index/"));
+    prune(&lab);
+    prune(&lab);
+    files::verify(&lab.target).unwrap();
+    assert_eq!((lab.objects("data/"), lab.objects("index/")), before);
+}
+
+#[test]
+fn what_killed_uploads_left_goes() {
+    let site = crate::site::Site::quick();
+    site.write("a", b"a");
+    site.ok(&["snapshot"]);
+    let left = site.repository().join(format!("data/ab/ab{:062}#1", 1));
+    std::fs::create_dir_all(left.parent().unwrap()).unwrap();
+    std::fs::write(&left, b"half a pack").unwrap();
+    site.ok(&["prune"]);
+    assert!(!left.exists());
+    site.restic(&["check", "--read-data"]);
 }

@@ -1,36 +1,72 @@
-//! Does what a plan says, in an order in which every step may be the last: new packs, then new files of the index, then the old files go, then packs
-//! that were marked long ago.
+//! Does what a plan says.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use rustic_core::repofile::{BlobType, IndexBlob, IndexFile, IndexPack};
 use rustic_core::{FileType, Id};
 use sha2::{Digest, Sha256};
 
-use super::plan::{Plan, ToDo, all_packs};
+use super::plan::{File, Plan, ToDo, all_packs};
 use crate::files::backend::{Asked, Backend};
 use crate::files::contents::{RUN_MAX_BYTES, opened};
 use crate::files::error::FilesError;
+use crate::files::folders::for_each;
 use crate::files::index::{Index, PIECES_MAX};
 use crate::files::repository::{DATA_PACK_BYTES, TREE_PACK_BYTES, seal};
 
-/// Carries out a plan.
+/// After so long a run that is broken off has not copied in vain.
+const FLUSH_EVERY: Duration = Duration::from_mins(5);
+
+/// What may be done before anything is forgotten, and takes nothing from any snapshot: deletes packs that were marked long ago, because a full store
+/// needs the room; marks what no file of the index names; copies what is needed of packs that will be given up.
 ///
 /// # Errors
-/// [`FilesError::Damaged`] if a piece that is to be copied is not what it should be, and the store's. What was there before holds until the
-/// end of it, whenever that fails: a pack leaves the store only if it was marked before this run and nothing needs it.
-pub(super) fn apply(
-    mut plan: Plan,
+/// [`FilesError::Damaged`] if a piece that is to be copied is not what it should be, and the store's.
+pub(super) fn prepare<'a>(
+    plan: &mut Plan,
     backend: &Backend,
-    index: &Index<'_>,
-) -> Result<(), FilesError> {
+    index: &'a Index<'_>,
+) -> Result<NewIndex<'a>, FilesError> {
+    let gone = plan.packs.iter().filter(|(_, p)| p.to_do == ToDo::Delete);
+    let gone: Vec<Id> = gone.map(|(id, _)| *id).collect();
+    for_each(&gone, |id| backend.remove_file(FileType::Pack, id))?;
+    for folder in 0..=u8::MAX {
+        backend
+            .store()
+            .remove_unfinished(&format!("data/{folder:02x}"));
+    }
     let mut new = NewIndex {
         index,
         file: IndexFile::default(),
-        pieces: 0,
+        entries: 0,
+        flushed: Instant::now(),
     };
-    copy(&mut plan, backend, index, &mut new)?;
+    for (id, size) in &plan.unlisted {
+        new.mark(IndexPack {
+            id: (*id).into(),
+            blobs: Vec::new(),
+            time: Some(plan.now),
+            size: Some(*size),
+        })?;
+    }
+    new.flush()?;
+    copy(plan, backend, index, &mut new)?;
+    Ok(new)
+}
+
+/// Carries out the rest of a plan, in an order in which every step may be the last: new files of the index, then the old ones go.
+///
+/// # Errors
+/// The store's. What was there before holds until the end.
+pub(super) fn exchange(
+    plan: &Plan,
+    mut new: NewIndex<'_>,
+    index: &Index<'_>,
+    now: Timestamp,
+) -> Result<(), FilesError> {
     let mut settled: HashSet<Id> = plan.settled().collect();
     for file in plan.files.iter().filter(|f| f.stale) {
         let read = index.read(&file.id)?;
@@ -48,30 +84,16 @@ pub(super) fn apply(
             match known.to_do {
                 ToDo::Keep | ToDo::Recover => new.list(IndexPack { time: None, ..pack })?,
                 ToDo::Repack | ToDo::Mark | ToDo::Wait => new.mark(IndexPack {
-                    time: Some(plan.marked_at(known)),
+                    time: Some(known.marked_at(now)),
                     ..pack
                 })?,
                 ToDo::Delete | ToDo::Drop => {}
             }
         }
     }
-    for (id, size) in &plan.unlisted {
-        new.mark(IndexPack {
-            id: (*id).into(),
-            blobs: Vec::new(),
-            time: Some(plan.now),
-            size: Some(*size),
-        })?;
-    }
     new.flush()?;
-    for file in plan.files.iter().filter(|f| f.stale) {
-        index.remove(&file.id)?;
-    }
-    let gone = plan.packs.iter().filter(|(_, p)| p.to_do == ToDo::Delete);
-    for (id, _) in gone {
-        backend.remove_file(FileType::Pack, id)?;
-    }
-    Ok(())
+    let stale: Vec<&File> = plan.files.iter().filter(|f| f.stale).collect();
+    for_each(&stale, |file| index.remove(&file.id))
 }
 
 /// Copies what is needed of packs that are given up, and shows that nothing else is lost with them.
@@ -129,35 +151,36 @@ fn copy(
 }
 
 /// Files of the index that are written.
-struct NewIndex<'a> {
+pub(super) struct NewIndex<'a> {
     index: &'a Index<'a>,
     file: IndexFile,
-    pieces: usize,
+    entries: usize,
+    flushed: Instant,
 }
 
 impl NewIndex<'_> {
     fn list(&mut self, pack: IndexPack) -> Result<(), FilesError> {
-        self.pieces += pack.blobs.len();
+        self.entries += 1 + pack.blobs.len();
         self.file.packs.push(pack);
-        self.flush_if_full()
+        self.flush_if_due()
     }
 
     fn mark(&mut self, pack: IndexPack) -> Result<(), FilesError> {
-        self.pieces += pack.blobs.len();
+        self.entries += 1 + pack.blobs.len();
         self.file.packs_to_delete.push(pack);
-        self.flush_if_full()
+        self.flush_if_due()
     }
 
-    fn flush_if_full(&mut self) -> Result<(), FilesError> {
-        if self.pieces < PIECES_MAX {
-            return Ok(());
+    fn flush_if_due(&mut self) -> Result<(), FilesError> {
+        match self.entries >= PIECES_MAX || self.flushed.elapsed() > FLUSH_EVERY {
+            true => self.flush(),
+            false => Ok(()),
         }
-        self.flush()
     }
 
     fn flush(&mut self) -> Result<(), FilesError> {
         let file = std::mem::take(&mut self.file);
-        self.pieces = 0;
+        (self.entries, self.flushed) = (0, Instant::now());
         if file.packs.is_empty() && file.packs_to_delete.is_empty() {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! Forgetting snapshots and deleting what no kept one needs.
 //!
-//! Planned, proven, then done, under the exclusive lock: before anything is forgotten, every folder and every piece of every kept
-//! snapshot is looked for in the index and the store; afterwards again. Packs that nobody needs are marked first and deleted by
+//! Planned, proven, then done, under the exclusive lock. Before anything is forgotten, every folder of every kept snapshot is read, every piece is
+//! found in a pack of the store that has the right size, and what is copied is read and hashed; afterwards everything is looked for again. Packs that nobody needs are marked first and deleted by
 //! a run a day later, so that a mistake can still be mended, and a reader that was at work is not hurt. Marks are those of rustic: restic knows
 //! none, takes no notice of them, and deletes at once what no index names.
 
@@ -23,7 +23,7 @@ use super::points::{Point, all_snapshots};
 use super::{Backend, PATIENCE_BACKUP, Target, drill, repository, verify};
 use crate::memory::give_back;
 use crate::retention::copies::{Candidate, Decision, decide};
-use apply::apply;
+use apply::{exchange, prepare};
 use plan::Plan;
 
 /// A clock that is off by more than this may not delete.
@@ -55,7 +55,7 @@ pub struct Pruned {
 /// Applies retention; with `dry_run` only says what it would do.
 ///
 /// # Errors
-/// [`FilesError::Locked`], [`FilesError::Damaged`] (nothing was deleted), [`FilesError::Refused`] for a wrong clock, and the rest.
+/// [`FilesError::Locked`], [`FilesError::Damaged`] (no snapshot was forgotten), [`FilesError::Refused`] for a wrong clock, and the rest.
 pub fn prune(target: &Target, zone: &TimeZone, dry_run: bool) -> Result<Pruned, FilesError> {
     prune_until(target, zone, dry_run, drop)
 }
@@ -100,33 +100,47 @@ pub fn prune_until(
         return Ok(pruned);
     }
     let kept: Vec<_> = keep.iter().map(|d| &all[d.index]).collect();
-    verify::whole(&backend, &repo, &kept)?;
-    give_back();
     let index = Index::of(&backend, &repo)?;
     let roots: Vec<_> = kept.iter().map(|s| s.tree).collect();
-    let plan = Plan::of(&backend, &index, &roots, now)?;
+    let mut plan = Plan::of(&backend, &index, &roots, now);
+    if dry_run && matches!(plan, Err(FilesError::Damaged { .. })) {
+        // Files of the index may have been exchanged meanwhile, by a prune that has the lock.
+        plan = Plan::of(&backend, &index, &roots, now);
+    }
+    let mut plan = match plan {
+        // The check says which snapshots lack something, if it finds that, too.
+        Err(error @ FilesError::Damaged { .. }) => {
+            verify::whole(&backend, &repo, &kept)?;
+            return Err(error);
+        }
+        plan => plan?,
+    };
     (pruned.marked_bytes, pruned.deleted_bytes) = plan.bytes();
     if dry_run {
         return Ok(pruned);
     }
+    let new = prepare(&mut plan, &backend, &index)?;
     repo.delete_snapshots(&forget).map_err(failed)?;
-    nothing_new(&backend, &kept)?;
-    apply(plan, &backend, &index)?;
+    nothing_new(&backend, &all)?;
+    // Copying may have taken hours: readers have a day from here.
+    exchange(&plan, new, &index, Timestamp::now())?;
+    drop(plan);
     give_back();
     verify::whole(&backend, &repo, &kept)?;
     Ok(pruned)
 }
 
 /// The plan holds for the snapshots that it was made for. One that was written in spite of the lock may need what it gives up.
-fn nothing_new(backend: &Backend, kept: &[&SnapshotFile]) -> Result<(), FilesError> {
+fn nothing_new(backend: &Backend, all: &[SnapshotFile]) -> Result<(), FilesError> {
     let there = backend
         .list_with_size(FileType::Snapshot)
         .map_err(|e| FilesError::of("listing the snapshots of", backend, &e))?;
-    let known: BTreeSet<Id> = kept.iter().map(|s| s.id.into_inner()).collect();
+    // A listing may still show one that was just forgotten.
+    let known: BTreeSet<Id> = all.iter().map(|s| s.id.into_inner()).collect();
     match there.iter().find(|(id, _)| !known.contains(id)) {
         None => Ok(()),
         Some((id, _)) => Err(FilesError::Refused(format!(
-            "snapshot {} was written to {} in spite of the lock; no data was deleted, and the next run takes it into account",
+            "snapshot {} was written to {} in spite of the lock; nothing was given up, and the next run takes it into account",
             id.to_hex().as_str(),
             backend.store().display()
         ))),

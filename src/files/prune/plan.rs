@@ -16,7 +16,7 @@ use super::needed::Needed;
 use crate::files::backend::{Asked, Backend};
 use crate::files::contents::opened;
 use crate::files::error::FilesError;
-use crate::files::folders::walk;
+use crate::files::folders::{Budget, walk};
 use crate::files::index::Index;
 use crate::files::record::hold;
 use crate::files::repository::{DATA_PACK_BYTES, TREE_PACK_BYTES};
@@ -30,6 +30,18 @@ const UNUSED_PART: u64 = 20;
 const SMALL_PART: u64 = 3;
 /// A file of the index with fewer pieces is put together with others.
 const FEW_PIECES: usize = 10_000;
+
+/// What is copied in one run, at least, and a part of everything that is used, in bytes: backups wait for it.
+const COPIED_BYTES: u64 = 1 << 30;
+const COPIED_PART: u64 = 10;
+/// A mark this far in the future was made by a wrong clock: it counts from now on.
+const AHEAD: SignedDuration = SignedDuration::from_mins(5);
+/// The list at the end of a pack: its nonce, its tag, and its length.
+const LIST_BYTES: u64 = 16 + 16 + 4;
+/// A line of it: type, length, id. Four more bytes where the piece is compressed.
+const ENTRY_BYTES: u64 = 1 + 4 + 32;
+/// Of folders that are read at the same time.
+const FOLDERS_BYTES: u64 = 24 << 20;
 
 /// What is to be done with a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,9 +83,28 @@ pub(super) struct Pack {
 }
 
 impl Pack {
-    /// In the store, with the size that the index says.
+    /// When it was marked: `now`, unless it was before.
+    pub(super) fn marked_at(&self, now: Timestamp) -> Timestamp {
+        // Before the marks of a prune that did not come to its end, it was in use.
+        self.since.filter(|_| !self.listed).unwrap_or(now)
+    }
+
+    /// In the store, with the size that comes of what the index lists: pieces without gaps, and behind them the list of them.
     pub(super) fn is_whole(&self, listed: &IndexPack) -> bool {
-        self.size == Some(listed.pack_size())
+        let mut pieces: Vec<_> = listed.blobs.iter().map(|b| b.location).collect();
+        pieces.sort_unstable_by_key(|place| place.offset);
+        let (mut end, mut list) = (0_u64, LIST_BYTES);
+        for place in pieces {
+            if u64::from(place.offset) != end {
+                return false;
+            }
+            end += u64::from(place.length);
+            list += match place.uncompressed_length {
+                None => ENTRY_BYTES,
+                Some(_) => ENTRY_BYTES + 4,
+            };
+        }
+        self.size.map(u64::from) == Some(end + list)
     }
 }
 
@@ -201,8 +232,9 @@ impl Plan {
         roots: &[TreeId],
         folders: Folders,
     ) -> Result<(), FilesError> {
-        let needed = Mutex::new(&mut self.needed);
+        let (needed, budget) = (Mutex::new(&mut self.needed), Budget::new(FOLDERS_BYTES));
         walk(roots.iter().copied(), |id| {
+            let _share = budget.take(folders.bytes(id));
             let folder = folders.read(backend, index.key(), id)?;
             let mut needed = hold(&needed);
             needed.insert(id, BlobType::Tree);
@@ -277,8 +309,10 @@ impl Plan {
     /// What to do with each pack.
     fn decide(&mut self) {
         let (mut used, mut partly, mut small) = (0_u64, Vec::new(), Vec::new());
+        let latest = self.now.saturating_add(AHEAD).unwrap_or(self.now);
         for (id, pack) in &mut self.packs {
             used += pack.needed_bytes;
+            pack.since = pack.since.filter(|since| *since <= latest);
             pack.to_do = match (pack.listed, pack.needed) {
                 (true, 0) if pack.size.is_none() => ToDo::Drop,
                 (true, 0) => ToDo::Mark,
@@ -317,8 +351,10 @@ impl Plan {
         };
         partly.sort_by_key(|(id, pack)| (order(pack), *id));
         let (mut repacks, mut moved) = ([false; 2], [0_u64; 2]);
+        let most = COPIED_BYTES.max(used / COPIED_PART);
         for (id, pack) in partly {
-            if !pack.tree && waste <= used / UNUSED_PART {
+            let is_over = moved.iter().sum::<u64>() + pack.needed_bytes > most;
+            if is_over || !pack.tree && waste <= used / UNUSED_PART {
                 continue;
             }
             waste -= pack.other_bytes;
@@ -327,6 +363,13 @@ impl Plan {
             self.set(&id, ToDo::Repack);
         }
         // Small ones where packs of their kind are written anyway, or where they fill one.
+        small.sort_unstable();
+        let mut left = most.saturating_sub(moved.iter().sum());
+        small.retain(|(_, _, bytes)| {
+            let fits = left.checked_sub(*bytes);
+            left = fits.unwrap_or(left);
+            fits.is_some()
+        });
         for (_, tree, bytes) in &small {
             moved[usize::from(*tree)] += bytes;
         }
@@ -372,13 +415,6 @@ impl Plan {
                 file.stale |= file.pieces < FEW_PIECES;
             }
         }
-    }
-
-    /// When a pack was marked.
-    pub(super) fn marked_at(&self, pack: &Pack) -> Timestamp {
-        // Before the marks of a prune that did not come to its end, it was in use.
-        let since = pack.since.filter(|_| !pack.listed);
-        since.unwrap_or(self.now)
     }
 
     /// Packs that stand in files of the index that stay as they are.
@@ -441,6 +477,14 @@ impl Folders {
                 }
             }
         }
+    }
+
+    /// What one takes in memory while it is read: sealed, as text, and decoded.
+    fn bytes(&self, id: &TreeId) -> u64 {
+        self.places.get(id).map_or(0, |(place, _)| {
+            let text = place.plain.map_or(place.length, NonZeroU32::get);
+            u64::from(place.length) + 2 * u64::from(text)
+        })
     }
 
     fn read(&self, backend: &Backend, key: &[u8; 64], id: &TreeId) -> Result<Folder, FilesError> {
