@@ -6,10 +6,12 @@
 //! - A refusal (another owner) stops uploads until the owner says otherwise; nothing is overwritten.
 //! - A store that went on without this state (the host was set back, or the replica was claimed) is continued from its own newest point, once
 //!   for each epoch, and only if `owner.json` names this instance; otherwise that is a refusal too.
-//! - A base goes up only after every capture before it: their conditional creates show that no one else writes.
+//! - A base goes up only after every capture before it: their conditional creates show that no one else writes. While one that takes the place
+//!   of an older one is on its way, captures after it go up ([`meanwhile`]).
 //! - Nothing to send means no request, but for one listing of one level an interval, which also finds what was deleted behind our back.
 
 mod base;
+mod meanwhile;
 mod renewals;
 mod upkeep;
 
@@ -32,6 +34,7 @@ use crate::retention;
 use crate::sqlite::live::LiveView;
 use crate::store::{PutMode, Store};
 use crate::types::{Entry, Millis, Span, Txid};
+use meanwhile::Audits;
 pub use renewals::Renewals;
 
 /// Pause after a first failure.
@@ -111,18 +114,11 @@ impl Uploader {
         loop {
             match self.session(&mut pause).await {
                 Ok(()) => return,
-                Err(UploadError::Refused(refusal)) => {
-                    tracing::error!(
-                        target_name = self.name,
-                        store = self.store.display(),
-                        "{refusal}"
-                    );
-                    self.failed(&UploadError::Refused(refusal));
-                    pause = PAUSE_REFUSED;
-                }
                 Err(error) => {
-                    tracing::warn!(target_name = self.name, store = self.store.display(), %error, "upload failed; capture continues and the spool holds it");
                     self.failed(&error);
+                    if matches!(error, UploadError::Refused(_)) {
+                        pause = PAUSE_REFUSED;
+                    }
                 }
             }
             tokio::select! {
@@ -154,17 +150,11 @@ impl Uploader {
             self.look_at_tiers(&replica);
         }
 
-        let mut audited = Instant::now();
-        let mut round = 0;
+        let mut audits = Audits::new();
         let mut pruned = Instant::now();
         let mut pins = retention::Pins::default();
         loop {
-            if audited.elapsed() >= self.check_every {
-                audited = Instant::now();
-                self.audit(&mut replica, round).await?;
-                round += 1;
-                self.publish(&replica);
-            }
+            self.audit_if_due(&mut replica, &mut audits).await?;
             if pruned.elapsed() >= retention::EVERY {
                 pruned = Instant::now();
                 self.prune(&mut replica, &mut pins).await?;
@@ -175,16 +165,13 @@ impl Uploader {
                 next => (next, false),
             };
             match next {
-                Next::File(span) => match replica.send(&self.spool, span).await {
-                    Ok(entry) => self.sent(&replica, entry),
-                    // Rolled up meanwhile: plan again.
-                    Err(UploadError::Local(e)) if e.kind() == std::io::ErrorKind::NotFound => {
+                Next::File(span) => {
+                    if !self.send(&mut replica, span).await? {
                         continue;
                     }
-                    Err(e) => return Err(e),
-                },
+                }
                 Next::Base => {
-                    let result = self.send_base(&mut replica).await;
+                    let result = self.send_base(&mut replica, &mut audits).await;
                     if renews && let Err(error) = &result {
                         self.not_renewed(error);
                     }
@@ -193,10 +180,7 @@ impl Uploader {
                 Next::Nothing => {
                     self.write_labels(&replica).await?;
                     self.works();
-                    let idle = self
-                        .check_every
-                        .saturating_sub(audited.elapsed())
-                        .min(retention::EVERY);
+                    let idle = audits.due_in(self.check_every).min(retention::EVERY);
                     tokio::select! {
                         changed = self.captured.changed() => {
                             if changed.is_err() {
@@ -305,6 +289,18 @@ impl Uploader {
         })
     }
 
+    /// Sends one file. `false`: it was rolled up meanwhile, plan again.
+    async fn send(&mut self, replica: &mut Replica, span: Span) -> Result<bool, UploadError> {
+        match replica.send(&self.spool, span).await {
+            Ok(entry) => self.sent(replica, entry),
+            Err(UploadError::Local(e)) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(false);
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(true)
+    }
+
     fn sent(&mut self, replica: &Replica, entry: Entry) {
         self.spool.acknowledge(entry.span, self.number);
         if entry.span.is_base() {
@@ -320,7 +316,10 @@ impl Uploader {
             f.uploads += 1;
             f.uploaded_bytes += entry.size;
         });
-        self.works();
+        // A base does not show that what failed meanwhile goes up by now.
+        if !entry.span.is_base() || replica.durable() >= Some(*self.captured.borrow()) {
+            self.works();
+        }
         self.publish(replica);
         if entry.span.is_base() {
             self.look_at_tiers(replica);
@@ -383,6 +382,16 @@ impl Uploader {
     }
 
     fn failed(&self, error: &UploadError) {
+        match error {
+            UploadError::Refused(refusal) => tracing::error!(
+                target_name = self.name,
+                store = self.store.display(),
+                "{refusal}"
+            ),
+            error => {
+                tracing::warn!(target_name = self.name, store = self.store.display(), %error, "upload failed; capture continues and the spool holds it")
+            }
+        }
         let now = (self.now)();
         self.facts(|f| {
             f.errors += 1;
