@@ -8,6 +8,7 @@
 //!   for each epoch, and only if `owner.json` names this instance; otherwise that is a refusal too.
 //! - A base goes up only after every capture before it: their conditional creates show that no one else writes. While one that takes the place
 //!   of an older one is on its way, captures after it go up ([`meanwhile`]).
+//! - A panic ends a session as an error does, and no other target's: what a session knows is read anew from the store by the next one.
 //! - Nothing to send means no request, but for one listing of one level an interval, which also finds what was deleted behind our back.
 
 mod base;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::caught::{self, caught};
 use super::cuts::Cuts;
 use crate::config::RetentionConfig;
 use crate::ltx;
@@ -41,6 +43,10 @@ pub use renewals::Renewals;
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longest pause between tries: an outage's end is noticed within it.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// Longest pause after panics in a row: each session lists the replica anew, which costs requests.
+const PAUSE_PANICKED_MAX: Duration = Duration::from_secs(60);
+/// A session that lasted so long was none of a row.
+const ROW_ENDS_AFTER: Duration = Duration::from_secs(600);
 /// Pause while another instance owns the replica.
 const PAUSE_REFUSED: Duration = Duration::from_secs(30);
 /// A base this far in the future was made by a wrong clock: the next one would wait for that.
@@ -110,15 +116,26 @@ pub struct Uploader {
 impl Uploader {
     /// Runs until the target is gone.
     pub async fn run(mut self) {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut after_panic) = (PAUSE_MIN, PAUSE_MIN);
         loop {
-            match self.session(&mut pause).await {
-                Ok(()) => return,
-                Err(error) => {
+            let begun = Instant::now();
+            let ended = caught(self.session(&mut pause)).await;
+            if begun.elapsed() > ROW_ENDS_AFTER {
+                after_panic = PAUSE_MIN;
+            }
+            match ended {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
                     self.failed(&error);
                     if matches!(error, UploadError::Refused(_)) {
                         pause = PAUSE_REFUSED;
                     }
+                }
+                Err(panic) => {
+                    self.panicked(&panic);
+                    // Progress before it does not count: it may come again at once.
+                    pause = after_panic;
+                    after_panic = (after_panic * 2).min(PAUSE_PANICKED_MAX);
                 }
             }
             tokio::select! {
@@ -171,9 +188,14 @@ impl Uploader {
                     }
                 }
                 Next::Base => {
+                    self.renewals.is_under_way = renews;
                     let result = self.send_base(&mut replica, &mut audits).await;
-                    if renews && let Err(error) = &result {
-                        self.not_renewed(error);
+                    self.renewals.is_under_way = false;
+                    if renews
+                        && let Err(error) = &result
+                        && !matches!(error, UploadError::Refused(_))
+                    {
+                        self.not_renewed(&error.to_string());
                     }
                     self.sent(&replica, result?);
                 }
@@ -374,6 +396,7 @@ impl Uploader {
         let since = self.facts(|f| {
             f.last_error = None;
             f.hint = None;
+            f.broken = None;
             f.failing_since.take()
         });
         if let Some(since) = since {
@@ -401,6 +424,28 @@ impl Uploader {
             if let UploadError::Refused(refusal) = error {
                 f.refused = Some(refusal.to_string());
             }
+        });
+    }
+
+    /// Red at once, however short it lasts: what comes next is not known.
+    fn panicked(&mut self, panic: &str) {
+        if std::mem::take(&mut self.renewals.is_under_way) {
+            self.not_renewed(panic);
+        }
+        tracing::error!(
+            target_name = self.name,
+            store = self.store.display(),
+            hint = caught::HINT,
+            "uploads broke off by a panic and begin anew: {panic}"
+        );
+        let now = (self.now)();
+        self.facts(|f| {
+            f.errors += 1;
+            f.failing_since.get_or_insert(now);
+            let what = format!("uploads broke off by a panic: {panic}");
+            f.last_error = Some(what.clone());
+            f.broken = Some(what);
+            f.hint = Some(caught::HINT.into());
         });
     }
 
