@@ -6,7 +6,7 @@ mod common;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::daemon::{Site, assert_same_pages};
+use common::daemon::{Site, assert_same_pages, before_a_roll_up};
 use lifeboat::config::{RetentionConfig, SqliteOptions};
 use lifeboat::daemon::cuts::Cuts;
 use lifeboat::daemon::state::StateDir;
@@ -22,6 +22,8 @@ use tokio::task::{Id, JoinHandle};
 
 /// The next look at the clock by this task panics.
 static BREAKS: Mutex<Option<Id>> = Mutex::new(None);
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 fn plain_now() -> Millis {
     Millis(jiff::Timestamp::now().as_millisecond())
@@ -43,7 +45,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn start(now: fn() -> Millis) -> Self {
+    async fn start(now: fn() -> Millis, snapshot_interval: Duration) -> Self {
         let site = Site::new();
         std::fs::create_dir(site.path("store")).unwrap();
         let spec = StoreSpec::from_text(&format!("{}/app", site.store)).unwrap();
@@ -69,7 +71,7 @@ impl Scene {
             options: SqliteOptions {
                 stores: Vec::new(),
                 sync_interval: Duration::from_millis(50),
-                snapshot_interval: Duration::from_secs(3600),
+                snapshot_interval,
                 max_lag: None,
                 retention: RetentionConfig::default(),
                 ensure_wal: true,
@@ -129,7 +131,7 @@ impl Scene {
                 && f.uncaptured_since.is_none()
                 && v.lag_seconds == 0.0
                 && f.captured == f.stores[0].durable
-                && !f.last_look.is_none_or(|at| plain_now().since(at) > 1000)
+                && f.last_look.is_some_and(|at| plain_now().since(at) <= 1000)
         })
         .await;
         self.commands.send(Command::Stop).await.unwrap();
@@ -145,7 +147,7 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_uploader_that_panics_is_red_at_once_and_begins_anew() {
-    let scene = Scene::start(plain_now).await;
+    let scene = Scene::start(plain_now, HOUR).await;
     let errors = || scene.facts.facts().stores[0].errors;
     // One of the file, then one of the session after it.
     scene.faults.inject(Some(Call::Put), 0, 2, Fault::Panic);
@@ -164,7 +166,7 @@ async fn an_uploader_that_panics_is_red_at_once_and_begins_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_panics_is_red_at_once_and_begins_anew() {
-    let scene = Scene::start(now).await;
+    let scene = Scene::start(now, HOUR).await;
     *BREAKS.lock().unwrap() = Some(scene.task.id());
     let red = scene.until("red", |v| !v.safe).await;
     let said = format!("{:?} {:?}", red.reasons, red.hints);
@@ -174,5 +176,46 @@ async fn a_target_that_panics_is_red_at_once_and_begins_anew() {
     );
     assert_eq!(scene.facts.facts().state, State::Failed);
     scene.until("green again", |v| v.safe).await;
+    scene.goes_on().await;
+}
+
+/// It may panic again at its next try, and each sends the whole database.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_copy_that_panics_is_one_that_failed() {
+    before_a_roll_up(15);
+    let scene = Scene::start(plain_now, Duration::from_secs(1)).await;
+    let write = |word: &str| {
+        scene
+            .site
+            .write(&format!("insert into t(a) values('{word}')"))
+    };
+    let all_durable = |_: &Verdict| {
+        let f = scene.facts.facts();
+        f.uncaptured_since.is_none() && f.captured == f.stores[0].durable
+    };
+    let first = scene.facts.facts().stores[0].base;
+    // Two files, then the copy.
+    scene.faults.inject(Some(Call::Put), 2, 1, Fault::Panic);
+    let captured = || scene.facts.facts().captured;
+    for word in ["one", "two"] {
+        let before = captured();
+        write(word);
+        scene
+            .until(word, |v| captured() > before && all_durable(v))
+            .await;
+    }
+    let renewal = || scene.facts.facts().stores[0].renewal.clone();
+    scene.until("the panic", |_| renewal().is_some()).await;
+    let (_, why) = renewal().unwrap();
+    assert!(why.contains("injected"), "{why}");
+    scene.until("green again", |v| v.safe).await;
+    assert_eq!(scene.facts.facts().stores[0].base, first, "not at once");
+    // A commit is what it needs, too.
+    let next_try = |_: &Verdict| {
+        write("more");
+        renewal().is_none()
+    };
+    scene.until("the next try", next_try).await;
+    assert!(scene.facts.facts().stores[0].base > first);
     scene.goes_on().await;
 }
