@@ -3,6 +3,7 @@
 //! Reading order: [`state`] (local state), [`target`] (one database), [`uploader`] (one store of it), [`fleet`] (all of them),
 //! [`cuts`] and [`snapshot`] (labels), [`control`] (the socket), [`run`] (the process).
 
+mod caught;
 mod clock;
 pub mod control;
 pub mod cuts;
@@ -19,7 +20,7 @@ pub mod state;
 pub mod target;
 pub mod uploader;
 mod wait;
-mod watchdog;
+pub mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,10 +6,13 @@
 //! - A refusal (another owner) stops uploads until the owner says otherwise; nothing is overwritten.
 //! - A store that went on without this state (the host was set back, or the replica was claimed) is continued from its own newest point, once
 //!   for each epoch, and only if `owner.json` names this instance; otherwise that is a refusal too.
-//! - A base goes up only after every capture before it: their conditional creates show that no one else writes.
+//! - A base goes up only after every capture before it: their conditional creates show that no one else writes. While one that takes the place
+//!   of an older one is on its way, captures after it go up ([`meanwhile`]).
+//! - A panic ends a session as an error does, and no other target's: what a session knows is read anew from the store by the next one.
 //! - Nothing to send means no request, but for one listing of one level an interval, which also finds what was deleted behind our back.
 
 mod base;
+mod meanwhile;
 mod renewals;
 mod upkeep;
 
@@ -21,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::caught::{self, caught};
 use super::cuts::Cuts;
 use crate::config::RetentionConfig;
 use crate::ltx;
@@ -32,12 +36,17 @@ use crate::retention;
 use crate::sqlite::live::LiveView;
 use crate::store::{PutMode, Store};
 use crate::types::{Entry, Millis, Span, Txid};
+use meanwhile::Audits;
 pub use renewals::Renewals;
 
 /// Pause after a first failure.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longest pause between tries: an outage's end is noticed within it.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// Longest pause after panics in a row: each session lists the replica anew, which costs requests.
+const PAUSE_PANICKED_MAX: Duration = Duration::from_secs(60);
+/// A session that lasted so long was none of a row.
+const ROW_ENDS_AFTER: Duration = Duration::from_secs(600);
 /// Pause while another instance owns the replica.
 const PAUSE_REFUSED: Duration = Duration::from_secs(30);
 /// A base this far in the future was made by a wrong clock: the next one would wait for that.
@@ -107,22 +116,26 @@ pub struct Uploader {
 impl Uploader {
     /// Runs until the target is gone.
     pub async fn run(mut self) {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut after_panic) = (PAUSE_MIN, PAUSE_MIN);
         loop {
-            match self.session(&mut pause).await {
-                Ok(()) => return,
-                Err(UploadError::Refused(refusal)) => {
-                    tracing::error!(
-                        target_name = self.name,
-                        store = self.store.display(),
-                        "{refusal}"
-                    );
-                    self.failed(&UploadError::Refused(refusal));
-                    pause = PAUSE_REFUSED;
-                }
-                Err(error) => {
-                    tracing::warn!(target_name = self.name, store = self.store.display(), %error, "upload failed; capture continues and the spool holds it");
+            let begun = Instant::now();
+            let ended = caught(self.session(&mut pause)).await;
+            if begun.elapsed() > ROW_ENDS_AFTER {
+                after_panic = PAUSE_MIN;
+            }
+            match ended {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
                     self.failed(&error);
+                    if matches!(error, UploadError::Refused(_)) {
+                        pause = PAUSE_REFUSED;
+                    }
+                }
+                Err(panic) => {
+                    self.panicked(&panic);
+                    // Progress before it does not count: it may come again at once.
+                    pause = after_panic;
+                    after_panic = (after_panic * 2).min(PAUSE_PANICKED_MAX);
                 }
             }
             tokio::select! {
@@ -154,17 +167,11 @@ impl Uploader {
             self.look_at_tiers(&replica);
         }
 
-        let mut audited = Instant::now();
-        let mut round = 0;
+        let mut audits = Audits::new();
         let mut pruned = Instant::now();
         let mut pins = retention::Pins::default();
         loop {
-            if audited.elapsed() >= self.check_every {
-                audited = Instant::now();
-                self.audit(&mut replica, round).await?;
-                round += 1;
-                self.publish(&replica);
-            }
+            self.audit_if_due(&mut replica, &mut audits).await?;
             if pruned.elapsed() >= retention::EVERY {
                 pruned = Instant::now();
                 self.prune(&mut replica, &mut pins).await?;
@@ -175,28 +182,27 @@ impl Uploader {
                 next => (next, false),
             };
             match next {
-                Next::File(span) => match replica.send(&self.spool, span).await {
-                    Ok(entry) => self.sent(&replica, entry),
-                    // Rolled up meanwhile: plan again.
-                    Err(UploadError::Local(e)) if e.kind() == std::io::ErrorKind::NotFound => {
+                Next::File(span) => {
+                    if !self.send(&mut replica, span).await? {
                         continue;
                     }
-                    Err(e) => return Err(e),
-                },
+                }
                 Next::Base => {
-                    let result = self.send_base(&mut replica).await;
-                    if renews && let Err(error) = &result {
-                        self.not_renewed(error);
+                    self.renewals.is_under_way = renews;
+                    let result = self.send_base(&mut replica, &mut audits).await;
+                    self.renewals.is_under_way = false;
+                    if renews
+                        && let Err(error) = &result
+                        && !matches!(error, UploadError::Refused(_))
+                    {
+                        self.not_renewed(&error.to_string());
                     }
                     self.sent(&replica, result?);
                 }
                 Next::Nothing => {
                     self.write_labels(&replica).await?;
                     self.works();
-                    let idle = self
-                        .check_every
-                        .saturating_sub(audited.elapsed())
-                        .min(retention::EVERY);
+                    let idle = audits.due_in(self.check_every).min(retention::EVERY);
                     tokio::select! {
                         changed = self.captured.changed() => {
                             if changed.is_err() {
@@ -305,6 +311,18 @@ impl Uploader {
         })
     }
 
+    /// Sends one file. `false`: it was rolled up meanwhile, plan again.
+    async fn send(&mut self, replica: &mut Replica, span: Span) -> Result<bool, UploadError> {
+        match replica.send(&self.spool, span).await {
+            Ok(entry) => self.sent(replica, entry),
+            Err(UploadError::Local(e)) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(false);
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(true)
+    }
+
     fn sent(&mut self, replica: &Replica, entry: Entry) {
         self.spool.acknowledge(entry.span, self.number);
         if entry.span.is_base() {
@@ -320,7 +338,10 @@ impl Uploader {
             f.uploads += 1;
             f.uploaded_bytes += entry.size;
         });
-        self.works();
+        // A base does not show that what failed meanwhile goes up by now.
+        if !entry.span.is_base() || replica.durable() >= Some(*self.captured.borrow()) {
+            self.works();
+        }
         self.publish(replica);
         if entry.span.is_base() {
             self.look_at_tiers(replica);
@@ -375,6 +396,7 @@ impl Uploader {
         let since = self.facts(|f| {
             f.last_error = None;
             f.hint = None;
+            f.broken = None;
             f.failing_since.take()
         });
         if let Some(since) = since {
@@ -383,6 +405,16 @@ impl Uploader {
     }
 
     fn failed(&self, error: &UploadError) {
+        match error {
+            UploadError::Refused(refusal) => tracing::error!(
+                target_name = self.name,
+                store = self.store.display(),
+                "{refusal}"
+            ),
+            error => {
+                tracing::warn!(target_name = self.name, store = self.store.display(), %error, "upload failed; capture continues and the spool holds it")
+            }
+        }
         let now = (self.now)();
         self.facts(|f| {
             f.errors += 1;
@@ -392,6 +424,28 @@ impl Uploader {
             if let UploadError::Refused(refusal) = error {
                 f.refused = Some(refusal.to_string());
             }
+        });
+    }
+
+    /// Red at once, however short it lasts: what comes next is not known.
+    fn panicked(&mut self, panic: &str) {
+        if std::mem::take(&mut self.renewals.is_under_way) {
+            self.not_renewed(panic);
+        }
+        tracing::error!(
+            target_name = self.name,
+            store = self.store.display(),
+            hint = caught::HINT,
+            "uploads broke off by a panic and begin anew: {panic}"
+        );
+        let now = (self.now)();
+        self.facts(|f| {
+            f.errors += 1;
+            f.failing_since.get_or_insert(now);
+            let what = format!("uploads broke off by a panic: {panic}");
+            f.last_error = Some(what.clone());
+            f.broken = Some(what);
+            f.hint = Some(caught::HINT.into());
         });
     }
 

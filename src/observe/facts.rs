@@ -156,6 +156,8 @@ pub struct StoreFacts {
     pub hint: Option<String>,
     /// Why nothing may be uploaded there.
     pub refused: Option<String>,
+    /// How uploads broke off by a panic, until they work again.
+    pub broken: Option<String>,
     /// The last drill of it.
     pub drill: Option<DrillFacts>,
     /// Why the last one could not be made; `None` once one was.

@@ -125,6 +125,10 @@ pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
             let since = since.unwrap_or(now);
             reasons.push(format!("{}: changes of {since} are not durable", s.store));
         }
+        if let Some(broken) = &s.broken {
+            reasons.push(format!("{}: {broken}", s.store));
+            hints.extend(s.hint.clone());
+        }
         if let Some((reason, hint)) = drill_failure(&s.store, s.drill.as_ref()) {
             reasons.push(reason);
             hints.push(hint);
@@ -138,7 +142,7 @@ pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
                 s.store,
                 s.last_error.clone().unwrap_or_default()
             ));
-            hints.extend(s.hint.clone());
+            hints.extend(s.hint.clone().filter(|_| s.broken.is_none()));
         }
         // Nothing is unsafe by it, but the bill grows.
         hints.extend(s.retention_problem.clone());
@@ -331,6 +335,9 @@ mod tests {
             f.captured_at = Some(Millis(NOW.0 - 31_000));
         });
         red("no base", |f| f.stores[0].durable = None);
+        red("uploads that panicked a moment ago", |f| {
+            f.stores[0].broken = Some("uploads broke off".into())
+        });
         red("refused", |f| {
             f.stores[0].refused = Some("belongs to web2".into())
         });

@@ -49,6 +49,8 @@ pub enum Fault {
     NoSpace,
     /// Not done; the server is busy.
     Throttled,
+    /// Not done; whoever asked panics.
+    Panic,
     /// Done, but the answer is lost.
     LostAnswer,
     /// Done after a pause.
@@ -156,6 +158,7 @@ async fn around<T>(fault: Fault, path: &Path, work: impl Future<Output = Result<
         | Fault::Flip
         | Fault::OtherTag
         | Fault::Older(..) => work.await,
+        Fault::Panic => panic!("injected at {path}"),
         refused => Err(refusal(&refused, path)),
     }
 }

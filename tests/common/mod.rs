@@ -10,6 +10,7 @@ pub mod browser;
 pub mod daemon;
 pub mod faults;
 pub mod kamal;
+pub mod link;
 pub mod mount;
 pub mod pages;
 pub mod port;

@@ -1,7 +1,7 @@
 //! One database: attach, capture, checkpoint, roll up, hand over to its uploaders. One task for each, one operation in flight.
 //!
 //! States of a session: attach → establish (who owns the replica, what is already there) → loop { capture, leave lock 0, checkpoint, roll up,
-//! sleep }. Any failure ends the session: every connection closes, and a new one begins after a pause with what the state directory
+//! sleep }. Any failure ends the session, a panic too: every connection closes, and a new one begins after a pause with what the state directory
 //! proves.
 
 mod establish;
@@ -14,8 +14,10 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::caught::{self, caught};
 use super::cuts::Cuts;
 use super::state::StateDir;
 use super::uploader::{Ask, Renewals, Uploader};
@@ -178,6 +180,8 @@ enum Ended {
     Local(#[from] std::io::Error),
     #[error("a capture step was lost")]
     Lost,
+    #[error("it broke off by a panic: {0}")]
+    Panicked(String),
     #[error("let go on request")]
     Released(oneshot::Sender<()>, oneshot::Receiver<()>),
 }
@@ -207,9 +211,10 @@ impl Target {
         let mut pause = PAUSE_MIN;
         loop {
             let begun = Instant::now();
-            let ended = match self.session(&mut commands).await {
-                Ok(()) => return,
-                Err(ended) => ended,
+            let ended = match caught(self.session(&mut commands)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(ended)) => ended,
+                Err(panic) => Ended::Panicked(panic),
             };
             if begun.elapsed() > PAUSE_MAX {
                 pause = PAUSE_MIN;
@@ -302,6 +307,7 @@ impl Target {
                 State::Failed,
                 Some("`lifeboat verify` names the damaged object; move the replica away, and a new one begins with a full copy".into()),
             ),
+            Ended::Panicked(_) => (State::Failed, Some(caught::HINT.into())),
             Ended::Rebuild(_) | Ended::Local(_) | Ended::Lost | Ended::Released(..) => {
                 (State::Failed, None)
             }
@@ -310,7 +316,9 @@ impl Target {
         let news = self
             .board
             .update(|f| f.detail.as_deref() != Some(&ended.to_string()));
-        if news {
+        if let Ended::Panicked(_) = ended {
+            tracing::error!(target_name = self.name, hint, "{ended}; attaching again");
+        } else if news {
             let hint = hint.as_deref().unwrap_or("it is tried again by itself");
             match state {
                 State::Gap => tracing::info!(target_name = self.name, "{ended}; attaching again"),
@@ -379,7 +387,8 @@ impl Target {
             self.drain(&mut session).await;
         }
         session.capture = None;
-        uploaders.iter().for_each(tokio::task::JoinHandle::abort);
+        // Aborted, as they are after a panic: two of them would write to one store.
+        drop(uploaders);
         result
     }
 
@@ -421,7 +430,7 @@ impl Target {
         local: Local,
         captured: &watch::Receiver<Txid>,
         ask: &mpsc::Sender<Ask>,
-    ) -> Vec<tokio::task::JoinHandle<()>> {
+    ) -> JoinSet<()> {
         self.stores
             .iter()
             .zip(&self.durable)
@@ -451,7 +460,7 @@ impl Target {
                     now: self.now,
                     renewals: Renewals::default(),
                 };
-                tokio::spawn(uploader.run())
+                uploader.run()
             })
             .collect()
     }
@@ -475,5 +484,8 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Ended> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|_| Ended::Lost)
+        .map_err(|lost| match lost.try_into_panic() {
+            Ok(panic) => Ended::Panicked(caught::words(&*panic)),
+            Err(_) => Ended::Lost,
+        })
 }

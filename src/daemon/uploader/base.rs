@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot};
 
+use super::meanwhile::Audits;
 use super::{Ask, Uploader};
 use crate::replica::upload::{Next, Replica, UploadError};
 use crate::sqlite::capture::{CaptureError, write_base};
@@ -16,11 +17,16 @@ use crate::types::{Entry, Level, Span};
 const PIECE_BYTES: usize = 1 << 20;
 
 impl Uploader {
-    /// Streams a base of the newest TXID, after every capture before it: their conditional creates show that no one else writes.
-    pub(super) async fn send_base(&mut self, replica: &mut Replica) -> Result<Entry, UploadError> {
-        let heavy = Arc::clone(&self.heavy);
+    /// Streams a base of the newest TXID, after every capture before it: their conditional creates show that no one else writes. Those after it
+    /// go up meanwhile, if there is a base already.
+    pub(super) async fn send_base(
+        &mut self,
+        replica: &mut Replica,
+        audits: &mut Audits,
+    ) -> Result<Entry, UploadError> {
         // Never closed. Before the view: it pins the WAL.
-        let _permit = heavy.acquire().await;
+        let permit = Arc::clone(&self.heavy).acquire_owned();
+        let _permit = self.beside(replica, audits, None, permit).await?;
         replica.check_owner(true).await?;
         let (tx, rx) = oneshot::channel();
         let gone = || UploadError::Local(std::io::Error::other("the database is not attached"));
@@ -62,9 +68,11 @@ impl Uploader {
                 .blocking_send(Piece::End)
                 .map_err(|e| Unwritten::Failed(e.to_string()))
         });
-        let key = replica.key(span);
-        let stored = self.store.put_stream_new(&key, received, Some(created));
-        let stored = stored.await;
+        let (store, key) = (self.store.clone(), replica.key(span));
+        let stored = store.put_stream_new(&key, received, Some(created));
+        let stored = self
+            .beside(replica, audits, Some(wanted.max), stored)
+            .await?;
         let written = write.await.map_err(std::io::Error::other)?;
         match (stored, written) {
             (Ok(size), Ok(())) => {

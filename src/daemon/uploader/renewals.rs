@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Uploader;
-use crate::replica::upload::UploadError;
 
 /// After a full copy that failed while an older one is there, the next try waits so long, and twice as long after each further one.
 const RENEW_AGAIN_MIN: Duration = Duration::from_secs(10);
@@ -17,6 +16,8 @@ const RENEW_AGAIN_MAX: Duration = Duration::from_secs(3600);
 pub struct Renewals {
     // Not before, and how long that was since the last try.
     next: Option<(Instant, Duration)>,
+    // A panic in the middle of one is a failure of it, too.
+    pub(super) is_under_way: bool,
 }
 
 impl Renewals {
@@ -33,15 +34,12 @@ impl Renewals {
 
 impl Uploader {
     /// The older one is there: files go on meanwhile, and hide nothing by it.
-    pub(super) fn not_renewed(&mut self, error: &UploadError) {
-        if matches!(error, UploadError::Refused(_)) {
-            return;
-        }
+    pub(super) fn not_renewed(&mut self, why: &str) {
         self.renewals.failed(Instant::now());
         let now = (self.now)();
         self.facts(|f| {
             let since = f.renewal.as_ref().map_or(now, |(since, _)| *since);
-            f.renewal = Some((since, error.to_string()));
+            f.renewal = Some((since, why.to_owned()));
         });
     }
 }

@@ -1,6 +1,7 @@
 //! What an uploader does beside uploading: retention, labels that Lifeboat sets by itself, and looking whether all is still there.
 
 use super::Uploader;
+use super::meanwhile::Audits;
 use crate::daemon::cuts::WantedLabel;
 use crate::labels::{self, Label, LabelError, Pin};
 use crate::replica::owner::Refusal;
@@ -87,11 +88,19 @@ impl Uploader {
     }
 
     /// Is what was uploaded still there? What became unsafe by it is uploaded again by the next step.
-    pub(super) async fn audit(
+    pub(super) async fn audit_if_due(
         &self,
         replica: &mut Replica,
-        round: usize,
+        audits: &mut Audits,
     ) -> Result<(), UploadError> {
+        if let Some(round) = audits.take(self.check_every) {
+            self.audit(replica, round).await?;
+            self.publish(replica);
+        }
+        Ok(())
+    }
+
+    async fn audit(&self, replica: &mut Replica, round: usize) -> Result<(), UploadError> {
         let missing = replica.audit(round).await?;
         if missing.objects > 0 {
             let text = |t: Option<Txid>| t.map_or_else(|| "nothing".into(), |t| t.to_string());
