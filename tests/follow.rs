@@ -170,6 +170,7 @@ fn the_lag_is_reported() {
     };
     let first = lines();
     let last = first.last().unwrap();
+    assert_eq!(last["current"], true, "a fresh copy says so, too: {last}");
     std::thread::sleep(Duration::from_secs(2));
     site.write("insert into t2 values(1)");
     site.sync();

@@ -254,6 +254,17 @@ fn a_deploy_waits_only_so_long() {
 }
 
 #[test]
+fn a_setting_that_is_no_number_is_said() {
+    let project = Project::new().with("LIFEBOAT_WAIT", "10m");
+    let said = project.is_stopped(&["deploy", "--version", "v42"]);
+    assert!(
+        said.contains("no whole number: LIFEBOAT_WAIT=10m") && said.contains("in seconds"),
+        "{said}"
+    );
+    assert!(project.labels("web1").is_empty());
+}
+
+#[test]
 fn the_override_says_so() {
     let project = Project::new().with("LIFEBOAT_SKIP", "the store is down and this is the fix");
     project.write("accessory", "other");

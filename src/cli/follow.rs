@@ -83,14 +83,14 @@ async fn keep(
 ) -> Result<(), Failure> {
     let mut follower = begin(args, store).await?;
     let mut told = Told::default();
-    told.tell(global, args, &follower, true);
+    told.tell(global, args, &follower);
     let mut pause = interval;
     loop {
         let (back, result) = follower.step(store).await;
         follower = back;
         match result {
             Ok(true) => {
-                told.tell(global, args, &follower, false);
+                told.tell(global, args, &follower);
                 pause = interval;
             }
             Ok(false) => {
@@ -138,13 +138,13 @@ async fn begin(args: &FollowArgs, store: &Store) -> Result<Follower, Failure> {
 #[derive(Default)]
 struct Told {
     at: Option<Instant>,
-    /// Something was applied since it was said that the copy is current.
+    /// It was not said yet of what is applied that the copy is current.
     news: bool,
 }
 
 impl Told {
-    fn tell(&mut self, global: &Global, args: &FollowArgs, follower: &Follower, current: bool) {
-        self.news = !current;
+    fn tell(&mut self, global: &Global, args: &FollowArgs, follower: &Follower) {
+        self.news = true;
         if self.at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
             return;
         }

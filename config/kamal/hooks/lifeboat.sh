@@ -44,6 +44,18 @@ skip_if_told() {
   exit 0
 }
 
+# A number with a unit would be arithmetic that fails in the middle.
+not_numbers() {
+  for setting in "LIFEBOAT_WAIT=${LIFEBOAT_WAIT:-0}" "LIFEBOAT_HOSTS=${LIFEBOAT_HOSTS:-0}" "LIFEBOAT_MIN_FREE_MB=$LIFEBOAT_MIN_FREE_MB"; do
+    case ${setting#*=} in *[!0-9]*) printf '%s ' "$setting" ;; esac
+  done
+}
+
+numbers_or_refuse() {
+  wrong=$(not_numbers)
+  [ -z "$wrong" ] || refuse "no whole number: ${wrong% }; nothing was changed" "LIFEBOAT_WAIT is in seconds and LIFEBOAT_MIN_FREE_MB in MB, both without a unit"
+}
+
 # A version as a label: Kamal allows more characters than the shell on the server leaves alone.
 label_of() { printf '%s' "$1" | LC_ALL=C tr -c 'A-Za-z0-9._-' '-' | cut -c1-60; }
 
