@@ -111,16 +111,19 @@ fn copy(
         return Ok(());
     }
     plan.needed.forget_claims();
+    // Of each pack the entry that counted in the plan, and stays.
+    let mut seen = HashSet::new();
     for file in &plan.files {
         if !plan.has(file, &[ToDo::Keep, ToDo::Recover]) {
             continue;
         }
         let read = index.read(&file.id)?;
-        for (pack, _) in all_packs(&read) {
-            let known = plan.packs.get(&pack.id.into_inner());
-            if known
-                .is_some_and(|p| matches!(p.to_do, ToDo::Keep | ToDo::Recover) && p.is_whole(pack))
-            {
+        for (pack, marked) in all_packs(&read) {
+            let id = pack.id.into_inner();
+            let stays = plan.packs.get(&id).is_some_and(|p| {
+                matches!(p.to_do, ToDo::Keep | ToDo::Recover) && p.listed != marked
+            });
+            if stays && seen.insert(id) && plan.packs[&id].is_whole(pack) {
                 for piece in &pack.blobs {
                     plan.needed.claim(&piece.id, piece.tpe);
                 }
