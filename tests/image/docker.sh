@@ -70,6 +70,19 @@ client() {
   exit 1
 }
 
+# Does what runs here run programs of the platform? Without it everything below fails with words that say nothing of the cause.
+runs_here() {
+  docker run --rm "$base" true >"$work/runs-here" 2>&1 && return
+  tail -3 "$work/runs-here"
+  emulation_hint
+  exit 1
+}
+emulation_hint() {
+  [ "$architecture" = "$(dpkg --print-architecture)" ] && return
+  say "does this machine run programs for $platform? As root: apt-get install qemu-user-static binfmt-support;" \
+    "where nothing is in /proc/sys/fs/binfmt_misc: mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc && update-binfmts --enable"
+}
+
 is_of_platform() { [ "$(docker image inspect --format '{{.Os}}/{{.Architecture}}' "$1" 2>/dev/null)" = "$platform" ]; }
 
 # Debian for the platform. Another than this machine's has a name of its own: most Dockers keep one platform under a name.
@@ -83,7 +96,7 @@ base_image() {
   command -v debootstrap >/dev/null || { say "debian:bookworm-slim cannot be pulled: apt-get install debootstrap makes it here"; exit 1; }
   say "debian:bookworm-slim cannot be pulled: debootstrap makes it"
   debootstrap --arch="$architecture" --variant=minbase bookworm "$work/root" "$debian_mirror" >"$work/debootstrap.log" 2>&1 \
-    || { tail "$work/debootstrap.log"; exit 1; }
+    || { tail "$work/debootstrap.log"; emulation_hint; exit 1; }
   # What the slim variant leaves out.
   rm -rf "$work"/root/usr/share/{doc,man,info,locale}/* "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/*
   mkdir "$work/base"
@@ -116,6 +129,13 @@ binary() {
     cargo build --release --locked
     built=${CARGO_TARGET_DIR:-target}/release/lifeboat
   fi
+  # Bytes 18 and 19 of an ELF file name its processor.
+  local machine
+  machine=$(od -An -tx1 -j18 -N2 "$built" | tr -d ' ')
+  case $architecture:$machine in
+    amd64:3e00 | arm64:b700) ;;
+    amd64:* | arm64:*) say "$built is not for $platform"; exit 1 ;;
+  esac
   mkdir -p dist
   install -m 755 "$built" "dist/lifeboat-$architecture"
 }
@@ -134,3 +154,4 @@ wait_for() {
 client
 docker version >/dev/null 2>&1 || own_docker
 base_image
+runs_here
