@@ -128,6 +128,23 @@ fn lock(backend: &Backend, target: &Target, repo: &Repo) -> Result<Option<Lock>,
     }
 }
 
+/// Said before a restore of hours. In place the old content stays until somebody removes it, so all of it is needed there, too.
+fn room(point: &Point, place: &Path) -> Result<(), FilesError> {
+    let there = place.ancestors().find(|p| p.is_dir());
+    let Some(volume) = there.and_then(|p| rustix::fs::statvfs(p).ok()) else {
+        return Ok(());
+    };
+    let free = volume.f_bavail.saturating_mul(volume.f_frsize);
+    if point.bytes <= free {
+        return Ok(());
+    }
+    Err(FilesError::Refused(format!(
+        "{} bytes are to be restored to {}, where {free} bytes are free; nothing was changed (free space, restore to another volume with -o, or a part with --path; files with holes take less than they say, and `restic restore` does not ask)",
+        point.bytes,
+        place.display()
+    )))
+}
+
 fn from_store(
     target: &Target,
     goal: &Goal,
@@ -144,6 +161,13 @@ fn from_store(
     let points: Vec<Point> = all.iter().map(Point::of).collect();
     let found = find(&points, goal)?;
     let (snapshot, point) = (&all[found], points[found].clone());
+    if path.is_none() {
+        let place = match output {
+            Output::Folder(folder) => Some(folder),
+            Output::InPlace => target.config.paths.first(),
+        };
+        place.map_or(Ok(()), |place| room(&point, place))?;
+    }
     let mut repo = repo.to_indexed();
     if repo.is_err() && backend.failure().is_some_and(|e| e.is_not_found()) {
         // Files of the index were exchanged meanwhile, by a prune that this restore does not wait for.

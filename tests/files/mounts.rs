@@ -65,3 +65,26 @@ fn a_volume_that_goes_away_in_the_middle_is_not_recorded_in_part() {
     site.restic(&["check", "--read-data"]);
     drop(volume);
 }
+
+/// Not after a download of hours.
+#[test]
+fn too_little_room_is_said_before_anything_is_restored() {
+    let site = Site::quick();
+    fill(&site, 6);
+    site.backup();
+    let volume = Mount::tmpfs(&site.path("small"), 4);
+    let free = volume.free();
+    let into = site.path("small/back");
+    let into = into.to_str().unwrap();
+    let text = site.refused(&["restore", "uploads", "-o", into], 4);
+    for word in ["6000000 bytes", "are free", "nothing was changed"] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert!(!site.path("small/back").exists());
+    assert_eq!(volume.free(), free);
+    // A part of it fits.
+    let part = site.data("d0");
+    let part = part.to_str().unwrap();
+    site.ok(&["restore", "uploads", "--path", part, "-o", into]);
+    drop(volume);
+}
