@@ -194,8 +194,7 @@ async fn a_full_copy_that_panics_is_one_that_failed() {
         f.uncaptured_since.is_none() && f.captured == f.stores[0].durable
     };
     let first = scene.facts.facts().stores[0].base;
-    // Two files, then the copy.
-    scene.faults.inject(Some(Call::Put), 2, 1, Fault::Panic);
+    scene.faults.inject_at(Call::Put, "/ltx/9/", Fault::Panic);
     let captured = || scene.facts.facts().captured;
     for word in ["one", "two"] {
         let before = captured();

@@ -70,6 +70,8 @@ pub enum Fault {
 #[derive(Debug)]
 struct Rule {
     call: Option<Call>,
+    /// Only paths with this part.
+    part: String,
     skip: u64,
     times: u64,
     fault: Fault,
@@ -91,8 +93,20 @@ impl Faults {
     pub fn inject(&self, call: Option<Call>, skip: u64, times: u64, fault: Fault) {
         self.lock().rules.push(Rule {
             call,
+            part: String::new(),
             skip,
             times,
+            fault,
+        });
+    }
+
+    /// From now on, does `fault` to the next call of this kind whose path has this part.
+    pub fn inject_at(&self, call: Call, part: &str, fault: Fault) {
+        self.lock().rules.push(Rule {
+            call: Some(call),
+            part: part.to_owned(),
+            skip: 0,
+            times: 1,
             fault,
         });
     }
@@ -116,7 +130,8 @@ impl Faults {
         state.calls.push((call, path.to_string()));
         let mut chosen = None;
         for rule in &mut state.rules {
-            if rule.call.is_some_and(|wanted| wanted != call) {
+            if rule.call.is_some_and(|wanted| wanted != call) || !path.as_ref().contains(&rule.part)
+            {
                 continue;
             }
             if rule.skip > 0 {
