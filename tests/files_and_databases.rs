@@ -126,6 +126,8 @@ fn a_database_among_the_files_is_said_once() {
 fn files_that_are_not_safe_are_told_and_so_is_the_end() {
     let hook = Receiver::new(Manner::Good);
     let mut site = site();
+    // Each full minute: what a person asks for is not the daemon's.
+    site.extra = site.extra.replace("'0 3 1 1 *'", "'* * * * *'");
     site.extra += &format!("notify:\n  - webhook: {}\n    after: 500ms\n", hook.url());
     let daemon = site.start();
     let told = |event: &str, phase: &str| {
@@ -139,9 +141,7 @@ fn files_that_are_not_safe_are_told_and_so_is_the_end() {
     });
     // The volume went away: nothing is recorded over what was there.
     std::fs::rename(site.path("uploads"), site.path("away")).unwrap();
-    site.fails(1, &["snapshot", "--label", "v1"]);
     wait_for(&daemon, "the trouble", || told("unsafe", "started"));
     std::fs::rename(site.path("away"), site.path("uploads")).unwrap();
-    site.ok(&["snapshot", "--label", "v2"]);
     wait_for(&daemon, "its end", || told("unsafe", "ended"));
 }

@@ -246,6 +246,11 @@ fn write(backend: &Backend, key: &[u8; 64], lock: &LockFile) -> Result<String, F
     Ok(name)
 }
 
+fn is_lock(name: &str) -> bool {
+    let id = name.strip_prefix("locks/");
+    id.is_some_and(|id| id.parse::<rustic_core::Id>().is_ok())
+}
+
 /// Looks at the locks that are there. With the name of ours, which was just written, the stale ones are removed; without, one that looks
 /// stale is only no obstacle yet.
 fn meet(
@@ -255,7 +260,9 @@ fn meet(
     mine: Option<&str>,
 ) -> Result<Met, FilesError> {
     let store = backend.store();
-    let objects = backend.ask(|| store.list("locks"))?;
+    let mut objects = backend.ask(|| store.list("locks"))?;
+    // restic writes to a folder under a name of its own first; only the id that it is given then is a lock.
+    objects.retain(|object| is_lock(&object.key));
     let time = |at: Millis| Timestamp::from_millisecond(at.0).unwrap_or(Timestamp::MIN);
     let is_mine = |object: &&ObjectInfo| Some(object.key.as_str()) == mine;
     let mut met = Met {

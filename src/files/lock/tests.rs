@@ -142,3 +142,17 @@ fn a_renewal_under_way_leaves_nothing_behind() {
     std::thread::sleep(Duration::from_millis(1000));
     assert_eq!(names(&runtime, &backend), Vec::<String>::new());
 }
+
+#[test]
+fn what_restic_has_not_finished_writing_is_no_lock() {
+    let id = "a".repeat(64);
+    assert!(is_lock(&format!("locks/{id}")));
+    for name in [
+        format!("locks/{id}-tmp-116241621"),
+        format!("locks/{id}#1"),
+        "locks/note".into(),
+        id,
+    ] {
+        assert!(!is_lock(&name), "{name}");
+    }
+}
