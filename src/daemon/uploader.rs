@@ -7,7 +7,7 @@
 //! - A store that went on without this state (the host was set back, or the replica was claimed) is continued from its own newest point, once
 //!   for each epoch, and only if `owner.json` names this instance; otherwise that is a refusal too.
 //! - A base goes up only after every capture before it: their conditional creates show that no one else writes. While one that takes the place
-//!   of an older one is on its way, captures after it go up ([`meanwhile`]).
+//!   of an older one is on its way, captures after it go up (`meanwhile`).
 //! - A panic ends a session as an error does, and no other target's: what a session knows is read anew from the store by the next one.
 //! - Nothing to send means no request, but for one listing of one level an interval, which also finds what was deleted behind our back.
 
