@@ -114,12 +114,13 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
     for mut job in jobs {
         if args.if_not_exists && job.output.path().exists() {
             let path = job.output.path().to_owned();
-            if !is_blank(&path) {
+            if args.output.is_some() || !is_blank(&path) {
                 println!("{}: {} exists; nothing to do", job.name, path.display());
                 existing += 1;
                 continue;
             }
-            // An app that looked for its database left it, and would begin with it. Whoever has it open now is met as at any database.
+            // In its own place: an app that looked for its database left it, and would begin with it. Whoever has it open now is met as at any
+            // database.
             job.output = Output::InPlace(path);
         }
         if args.undo {
