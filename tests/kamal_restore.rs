@@ -6,7 +6,8 @@ mod common;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use common::kamal::{Project, repo, text};
 
@@ -83,6 +84,112 @@ fn an_app_that_did_not_start_is_not_called_running() {
     );
     assert_eq!(project.rows("web1"), "first");
     assert!(!project.path("stub/lock").exists());
+}
+
+/// Whoever presses Ctrl-C at 3 a.m. is told what state the app and the data are in.
+#[test]
+fn a_signal_says_what_is_stopped_and_what_is_restored() {
+    let project = Project::new();
+    project.deploys(&["deploy", "--version", "v42"]);
+    project.insert("web1", "later");
+    let interrupted = |at: &str, signal: &str| {
+        let log = project.path("said");
+        std::fs::write(project.path("stub/pause"), at).unwrap();
+        let mut restore = project
+            .command(&repo("bin/lifeboat-restore"))
+            .args(["--yes", "production", "--label", "before-v42"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        while !project.path("stub/paused").exists() {
+            assert!(Instant::now() < until, "it never came to: {at}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let sent = Command::new("kill")
+            .args([signal, &restore.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+        std::fs::remove_file(project.path("stub/pause")).unwrap();
+        std::fs::remove_file(project.path("stub/paused")).unwrap();
+        let code = restore.wait().unwrap().code();
+        let said = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(code, Some(130), "{at}: {said}");
+        said
+    };
+    let said = interrupted("app version", "-TERM");
+    assert!(
+        said.contains("nothing was changed, the app was not stopped"),
+        "{said}"
+    );
+    assert!(is_running(&project));
+    let said = interrupted("--in-place --dry-run", "-INT");
+    assert!(said.contains("the app was not stopped"), "{said}");
+
+    let said = interrupted("app stop", "-HUP");
+    let start = "app start --version v42";
+    assert!(
+        said.contains("the app is stopped, nothing was restored") && said.contains(start),
+        "{said}"
+    );
+    assert!(!is_running(&project) && !project.path("stub/lock").exists());
+    assert_eq!(project.rows("web1"), "first,later");
+
+    project.kamal(&["app", "start", "--version", "v42"]);
+    let said = interrupted("--in-place", "-TERM");
+    assert!(
+        said.contains("The restore may go on in the sidecar") && said.contains(start),
+        "{said}"
+    );
+    assert!(said.contains("the deploy lock is kept"), "{said}");
+    assert!(!is_running(&project) && project.path("stub/lock").exists());
+    assert_eq!(project.rows("web1"), "first");
+
+    project.kamal(&["lock", "release"]);
+    project.kamal(&["app", "start", "--version", "v42"]);
+    let said = interrupted(start, "-TERM");
+    assert!(said.contains("the databases are restored"), "{said}");
+    assert!(is_running(&project) && !project.path("stub/lock").exists());
+}
+
+/// An empty time is a variable that was not set: the newest point still has the mistake in it.
+#[test]
+fn what_would_mean_something_else_is_refused() {
+    let project = Project::new();
+    project.deploys(&["deploy", "--version", "v42"]);
+    for args in [
+        &["--yes", "production", "--at", ""][..],
+        &["--yes", "production", "--at="],
+        &["--yes", "production", "--at"],
+    ] {
+        let out = project.restore(args);
+        let said = text(&out);
+        assert_eq!(out.status.code(), Some(2), "{said}");
+        assert!(said.contains("--at needs a time"), "{said}");
+    }
+    // Words that make Lifeboat do something else than restore.
+    let said = fails(&project, &["--yes", "production", "-V"]);
+    assert!(said.contains("the app was not stopped"), "{said}");
+    let said = text(&project.restore(&["-h"]));
+    assert!(said.contains("notes the version that runs"), "{said}");
+    assert!(is_running(&project));
+    assert!(!project.read("calls").contains("app stop"));
+}
+
+/// Two servers whose app is stopped: lines of Kamal's log are no version.
+#[test]
+fn kamals_log_is_no_version_of_the_app() {
+    let project = Project::empty(&["web1", "web2"]);
+    for host in ["web1", "web2"] {
+        project.server(host);
+        project.app(host);
+    }
+    project.deploys(&["deploy", "--version", "v42"]);
+    project.kamal(&["app", "stop"]);
+    let said = fails(&project, &["--yes", "production", "--label", "before-v42"]);
+    assert!(said.contains("no version of the app runs"), "{said}");
 }
 
 /// Somebody stopped the app in fear, or it was left stopped by a restore that failed.

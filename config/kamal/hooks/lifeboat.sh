@@ -44,20 +44,27 @@ skip_if_told() {
   exit 0
 }
 
-# A number with a unit would be arithmetic that fails in the middle.
+is_rollback() { [ "${KAMAL_COMMAND:-deploy}" = rollback ]; }
+
+# A number with a unit would be arithmetic that fails in the middle; with a zero before it, one of another base.
 not_numbers() {
   for setting in "LIFEBOAT_WAIT=${LIFEBOAT_WAIT:-0}" "LIFEBOAT_HOSTS=${LIFEBOAT_HOSTS:-0}" "LIFEBOAT_MIN_FREE_MB=$LIFEBOAT_MIN_FREE_MB"; do
-    case ${setting#*=} in *[!0-9]*) printf '%s ' "$setting" ;; esac
+    case ${setting#*=} in *[!0-9]* | 0?*) printf '%s ' "$setting" ;; esac
   done
 }
 
+# A rollback goes on, with what these are by default.
 numbers_or_refuse() {
   wrong=$(not_numbers)
-  [ -z "$wrong" ] || refuse "no whole number: ${wrong% }; nothing was changed" "LIFEBOAT_WAIT is in seconds and LIFEBOAT_MIN_FREE_MB in MB, both without a unit"
+  [ -n "$wrong" ] || return 0
+  is_rollback || refuse "no whole number: ${wrong% }; nothing was changed" "LIFEBOAT_WAIT is in seconds and LIFEBOAT_MIN_FREE_MB in MB, both without a unit or a leading zero"
+  say "warning: no whole number: ${wrong% }; a rollback goes on as if these were not set"
+  LIFEBOAT_WAIT='' LIFEBOAT_HOSTS='' LIFEBOAT_MIN_FREE_MB=1024
 }
 
-# A version as a label: Kamal allows more characters than the shell on the server leaves alone.
-label_of() { printf '%s' "$1" | LC_ALL=C tr -c 'A-Za-z0-9._-' '-' | cut -c1-60; }
+# A version as a word for the shell on the server, and as a part of a label, which may not be as long.
+word_of() { printf '%s' "$1" | LC_ALL=C tr -c 'A-Za-z0-9._-' '-'; }
+label_of() { word_of "$1" | cut -c1-60; }
 
 # Runs one command line in the sidecar on every server that has it; what Kamal prints goes to the file $answer. $1: seconds before this
 # gives up. What was begun on a server goes on there; the sidecar bounds it by itself.
@@ -74,6 +81,12 @@ in_sidecar() {
   while kill -0 "$kamal_pid" 2>/dev/null; do
     if [ "$waited" -ge "$seconds" ]; then
       kill "$kamal_pid" 2>/dev/null
+      # It may not listen.
+      for _ in 1 2 3 4 5; do
+        kill -0 "$kamal_pid" 2>/dev/null || break
+        sleep 1
+      done
+      kill -KILL "$kamal_pid" 2>/dev/null
       wait "$kamal_pid" 2>/dev/null
       echo "no answer within $seconds seconds" >>"$answer"
       return 124
@@ -88,7 +101,7 @@ in_sidecar() {
 every_host_says() {
   awk -v marker="$1" -v wanted="${LIFEBOAT_HOSTS:-0}" '
     { sub(/\r$/, "") }
-    / Host: / { hosts++; said = 0; next }
+    /^[A-Za-z].* Host: / { hosts++; said = 0; next }
     $0 ~ marker { if (!said) done++; said = 1 }
     END {
       if (hosts == 0 && done > 0) hosts = 1
@@ -99,7 +112,9 @@ every_host_says() {
 # Why there is no marker, as far as it can be told.
 nothing_done() {
   sed 's/^/  /' "$answer" >&2
-  if grep -q "No accessory by the name" "$answer"; then
+  if ! command -v "${KAMAL%% *}" >/dev/null 2>&1; then
+    echo "\"$KAMAL\" is not a program here: install Kamal, or set KAMAL to how it is called"
+  elif grep -q "No accessory by the name" "$answer"; then
     echo "config/deploy.yml has no accessory \"$LIFEBOAT_ACCESSORY\"${KAMAL_DESTINATION:+ for $KAMAL_DESTINATION}: see docs/kamal.md, or set LIFEBOAT_ACCESSORY"
   elif grep -qi "no such container" "$answer"; then
     echo "the sidecar is not there: kamal accessory boot $LIFEBOAT_ACCESSORY$to, then kamal accessory logs $LIFEBOAT_ACCESSORY$to"
@@ -113,7 +128,13 @@ nothing_done() {
   fi
 }
 
-answer=$(mktemp "${TMPDIR:-/tmp}/lifeboat-hook.XXXXXX") || exit 1
+if ! answer=$(mktemp "${TMPDIR:-/tmp}/lifeboat-hook.XXXXXX"); then
+  # What must not be held up goes on.
+  case "${KAMAL_COMMAND:-deploy} $0" in
+    "rollback "* | *post-deploy) say "warning: no temporary file can be made in ${TMPDIR:-/tmp}; this goes on without the backup's hook" && exit 0 ;;
+    *) refuse "no temporary file can be made in ${TMPDIR:-/tmp}; nothing was changed" "set TMPDIR to a folder of this machine that can be written to" ;;
+  esac
+fi
 trap 'rm -f "$answer"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
