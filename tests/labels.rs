@@ -6,7 +6,7 @@ mod common;
 use std::path::PathBuf;
 
 use common::daemon::{Site, assert_same_pages};
-use common::python;
+use common::{python, s3};
 use serde_json::Value;
 
 /// The four databases of a Rails app.
@@ -211,6 +211,44 @@ fn a_part_that_fails_is_named() {
     let error = site.fails(1, &["snapshot", "nobody", "--label", "v1"]);
     assert!(error.contains("nothing is pinned: nobody"), "{error}");
     site.restore("out.db", &["--label", "v1"]);
+}
+
+/// A store that takes every file and then no label: the time that was given bounds that, too.
+#[test]
+fn labels_that_the_store_does_not_take_are_given_up_in_time() {
+    let mut site = Site::new();
+    let (link, _server) = s3::behind_a_link(&mut site);
+    let other = site.path("other.sqlite3");
+    std::fs::copy(&site.db, &other).unwrap();
+    site.extra = format!("  - path: {}\n", other.display());
+    let given_up = |site: &Site, words: &'static [&'static str], label: &str, said: &str| {
+        link.hold(words);
+        let begun = std::time::Instant::now();
+        let out = site.run(&["snapshot", "--label", label, "--timeout", "5s"]);
+        let took = begun.elapsed().as_secs();
+        let text = [out.stdout, out.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert_eq!(out.status.code(), Some(1), "{text}");
+        assert!(
+            text.contains(said) && !text.contains("lifeboat: ok"),
+            "{text}"
+        );
+        // The requests themselves would go on for minutes.
+        assert!(took < 30, "{took} s");
+        assert!(link.held() > 0, "nothing was held");
+        link.let_go();
+    };
+    let label: &[&str] = &["PUT ", "/lifeboat/labels/"];
+    let manifest: &[&str] = &["PUT ", "/lifeboat/sets/"];
+    let no_label = "the label was not written: not durable within";
+    let no_set = "the manifest of the set was not written: not durable within";
+    given_up(&site, label, "alone", no_label);
+    given_up(&site, manifest, "alone-set", no_set);
+    let _daemon = site.start_sync();
+    given_up(&site, label, "by-daemon", no_label);
+    given_up(&site, manifest, "by-daemon-set", no_set);
+    site.ok(&["snapshot", "--label", "good"]);
+    site.restore("out.db", &["--label", "good"]);
 }
 
 /// A label whose objects are gone is shown as such, by every command that sees it.

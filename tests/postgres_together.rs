@@ -233,6 +233,81 @@ fn a_dump_that_cannot_be_restored_leaves_the_databases_beside_it() {
     assert_eq!(app.holds(), ["second"; 3]);
 }
 
+/// A new server's start-up script takes "nothing to restore" for a reason to begin empty.
+#[test]
+fn a_backup_that_cannot_be_read_is_not_taken_for_none() {
+    let app = App::new("");
+    let site = &app.site;
+    site.ok(&["snapshot", "--label", "v1"]);
+    let only = |folder: &str| {
+        let mut entries = std::fs::read_dir(app.path(folder)).unwrap();
+        let first = entries.next().unwrap().unwrap().path();
+        assert!(entries.next().is_none(), "{folder}");
+        first
+    };
+    std::fs::remove_file(app.path("data/upload.txt")).unwrap();
+    let boot = ["restore", "--all", "--if-not-exists", "--if-replica-exists"];
+    for path in [
+        only("store/app/dumps").join("manifest.json"),
+        only("store/uploads/snapshots"),
+    ] {
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "junk").unwrap();
+        let text = site.refused(&boot, 5);
+        assert!(text.contains("cannot be read"), "{text}");
+        assert!(text.contains("hint:"), "{text}");
+        std::fs::write(&path, whole).unwrap();
+    }
+    site.ok(&boot);
+    assert_eq!(app.holds(), ["first"; 3]);
+}
+
+/// Of several dumps each is restored before the first live database is replaced, so that one that fails leaves all as they were.
+#[test]
+fn one_dump_of_several_that_cannot_be_restored_changes_no_database() {
+    let site = Site::new("    databases: { except: [postgres] }\n");
+    site.server.sql("postgres", "CREATE DATABASE zebra;");
+    let change = |word: &str| {
+        let sql = format!("DROP TABLE IF EXISTS t; CREATE TABLE t AS SELECT '{word}' AS a;");
+        for database in [DATABASE, "zebra"] {
+            site.server.sql(database, &sql);
+        }
+    };
+    let hold = || [DATABASE, "zebra"].map(|d| site.server.sql(d, "TABLE t;").trim().to_owned());
+    change("first");
+    site.ok(&["snapshot", "app"]);
+    change("second");
+    let catalogue = site.catalogue();
+    let mut dumps = Vec::new();
+    let mut folders = vec![site.dir.path().join("store")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false if entry.file_name() == "dump.pgc.zst" => dumps.push(entry.path()),
+                false => {}
+            }
+        }
+    }
+    assert_eq!(dumps.len(), 2, "{dumps:?}");
+    for dump in &dumps {
+        let whole = std::fs::read(dump).unwrap();
+        let mut damaged = whole.clone();
+        damaged[whole.len() / 2] ^= 1;
+        std::fs::write(dump, damaged).unwrap();
+        let text = site.refused(&["restore", "--all", "--in-place"], 5);
+        assert!(text.contains("changed=no"), "{text}");
+        assert!(!text.contains("before that"), "{text}");
+        assert_eq!(hold(), ["second"; 2]);
+        assert_eq!(site.catalogue(), catalogue, "nothing that was made is left");
+        std::fs::write(dump, whole).unwrap();
+    }
+    site.ok(&["restore", "--all", "--in-place"]);
+    assert_eq!(hold(), ["first"; 2]);
+    site.ok(&["restore", "--all", "--undo"]);
+    assert_eq!(hold(), ["second"; 2]);
+}
+
 #[test]
 fn a_reused_dump_knows_what_the_queue_knows() {
     let mut app = App::new("    on-deploy: reuse\n");

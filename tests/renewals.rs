@@ -5,27 +5,15 @@
 mod common;
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
-use common::daemon::{Daemon, Site, assert_same_pages, free_port, tool, wait_for};
+use common::daemon::{Daemon, Site, assert_same_pages, wait_for};
 use common::link::Link;
-use common::python;
-
-/// Ends with the test.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Gone already is fine.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use common::{python, s3};
 
 struct Scene {
     site: Site,
     link: Link,
-    _server: Server,
+    _server: s3::Server,
 }
 
 /// Parts of a full copy, and its end.
@@ -37,26 +25,7 @@ impl Scene {
     /// A full copy of the database is sent in two parts. The next one is due a second after it.
     fn new() -> Self {
         let mut site = Site::new().with_http();
-        let server_port = free_port();
-        std::fs::create_dir_all(site.path("s3/bucket")).unwrap();
-        let server = Command::new(tool("bin/s3s-fs"))
-            .args(["--host", "127.0.0.1", "--port", &server_port.to_string()])
-            .args(["--access-key", "AKEXAMPLE", "--secret-key", "secret"])
-            .arg(site.path("s3"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map(Server)
-            .unwrap();
-        while std::net::TcpStream::connect(("127.0.0.1", server_port)).is_err() {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        let link = Link::to(server_port);
-        site.store = "s3://bucket/backups".into();
-        site.store_extra = format!(
-            "  endpoint: http://127.0.0.1:{}\n  region: us-east-1\n  access-key-id: AKEXAMPLE\n  secret-access-key: secret\n",
-            link.port
-        );
+        let (link, server) = s3::behind_a_link(&mut site);
         site.extra = "    snapshot-interval: 1s\n    max-lag: 1s\n".into();
         site.write("create table big as with recursive n(i) as (select 1 union all select i+1 from n where i<10) select i, randomblob(1000000) as b from n");
         Self {

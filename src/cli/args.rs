@@ -135,15 +135,9 @@ pub enum Command {
         accept: bool,
     },
     /// Take over a replica on purpose: this database is the one to go on with
-    Claim {
-        /// Target
-        target: String,
-    },
+    Claim(OwnerArgs),
     /// Hand a replica over: another instance may go on with it
-    Release {
-        /// Target
-        target: String,
-    },
+    Release(OwnerArgs),
     /// Who is told of trouble
     Notify {
         /// What to do
@@ -163,6 +157,17 @@ pub enum Command {
         /// Which
         shell: clap_complete::Shell,
     },
+}
+
+/// Whose replicas change hands. Never all without a word.
+#[derive(Clone, Debug, Args)]
+pub struct OwnerArgs {
+    /// Targets
+    #[arg(required_unless_present = "all")]
+    pub targets: Vec<String>,
+    /// Every target
+    #[arg(long, env = "LIFEBOAT_ALL", conflicts_with = "targets")]
+    pub all: bool,
 }
 
 /// What to follow, and where the copy is.

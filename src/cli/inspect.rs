@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::args::{ConfigAction, Global};
 use super::{Failure, load, ok};
-use crate::config::{Config, TargetConfig};
+use crate::config::{Config, StoreConfig, TargetConfig};
 use crate::daemon::fleet::{open_replica, socket_path, system_now};
 use crate::labels::{self, Label, Pin};
 use crate::replica::owner::{self, Owner};
@@ -266,72 +266,124 @@ pub(super) async fn prune(
     Ok(())
 }
 
-/// `claim` makes this instance the owner; `release` lets any instance with page proof become it.
-pub(super) async fn claim(config: Config, name: &str, take: bool) -> Result<(), Failure> {
-    let targets = chosen(&config, &[name.to_owned()])?;
+/// `claim` makes this instance the owner; `release` lets any instance with page proof become it. No names: every target.
+pub(super) async fn claim(config: Config, names: &[String], take: bool) -> Result<(), Failure> {
+    let word = if take { "claim" } else { "release" };
+    let targets = chosen(&config, names)?;
+    if targets.is_empty() {
+        return Err(Failure::new(
+            3,
+            format!("there is no target to {word}"),
+            Some("`lifeboat config show` lists the targets".into()),
+        ));
+    }
+    // Each for itself: one that fails keeps no other from its new owner.
+    let (mut done, mut failed) = (Vec::new(), None);
     for target in &targets {
         for store in &target.options.stores {
-            let replica = open_replica(store, &target.name).await?;
-            let found = owner::read(&replica).await?;
-            let current = match found {
-                Some(Ok(owner)) => Some(owner),
-                Some(Err(damage)) if !take => {
-                    return Err(Failure::new(1, &damage, Some(damage.hint())));
-                }
-                Some(Err(_)) | None => None,
-            };
-            let owner = match current {
-                Some(owner) if take => Owner {
-                    instance: config.instance.clone(),
-                    epoch: owner.epoch.saturating_add(1),
-                    since: system_now().to_string(),
-                    claimed: true,
-                    released: false,
-                    ..owner
-                },
-                Some(owner) => Owner {
-                    released: true,
-                    claimed: false,
-                    ..owner
-                },
-                None if take => {
-                    let lineage = Lineage::new(rand::random()).unwrap_or(Lineage::ONE);
-                    Owner {
-                        claimed: true,
-                        ..Owner::new(lineage, &config.instance, 1, system_now())
-                    }
-                }
-                None => {
+            match hand_over(&config, target, store, take).await {
+                Ok(true) => done.push(target.name.as_str()),
+                Ok(false) if names.is_empty() => {}
+                Ok(false) => {
                     return Err(Failure::new(
                         3,
-                        format!("{} has no owner in {}", target.name, replica.display()),
+                        format!("{} has no owner", target.name),
                         None,
                     ));
                 }
-            };
-            let pinned = if take {
-                pin_old_history(&replica, &config.instance).await?
-            } else {
-                None
-            };
-            owner::write(&replica, &owner, PutMode::Overwrite).await?;
-            println!(
-                "{} in {}: {} (epoch {}){}; nothing else was changed",
-                target.name,
-                replica.display(),
-                if take { "claimed" } else { "released" },
-                owner.epoch,
-                pinned.map_or_else(String::new, |label| format!(
-                    "; its newest point is pinned as {label}"
-                ))
-            );
+                Err(failure) => {
+                    if targets.len() > 1 {
+                        eprintln!("{}: {}", target.name, failure.message);
+                    }
+                    failed.get_or_insert((&target.name, failure));
+                }
+            }
         }
     }
-    ok(&format!(
-        "{} target={name}",
-        if take { "claim" } else { "release" }
-    ));
+    done.dedup();
+    if let Some((name, failure)) = failed {
+        if targets.len() == 1 {
+            return Err(failure);
+        }
+        let done = if done.is_empty() {
+            "none".to_owned()
+        } else {
+            done.join(", ")
+        };
+        return Err(Failure {
+            message: format!("{name}: {}; {word} is done for: {done}", failure.message),
+            ..failure
+        });
+    }
+    ok(&match names {
+        [name] => format!("{word} target={name}"),
+        _ => format!("{word} targets={}", done.len()),
+    });
     Ok(())
+}
+
+/// In one store. `false`: nobody owns it, so there is nothing to release.
+async fn hand_over(
+    config: &Config,
+    target: &TargetConfig,
+    store: &StoreConfig,
+    take: bool,
+) -> Result<bool, Failure> {
+    let replica = open_replica(store, &target.name).await?;
+    let current = match owner::read(&replica).await? {
+        Some(Ok(owner)) => Some(owner),
+        Some(Err(damage)) if !take => {
+            return Err(Failure::new(1, &damage, Some(damage.hint())));
+        }
+        Some(Err(_)) | None => None,
+    };
+    let owner = match current {
+        Some(owner) if take => Owner {
+            instance: config.instance.clone(),
+            epoch: owner.epoch.saturating_add(1),
+            since: system_now().to_string(),
+            claimed: true,
+            released: false,
+            ..owner
+        },
+        Some(owner) => Owner {
+            released: true,
+            claimed: false,
+            ..owner
+        },
+        None if take => {
+            let lineage = Lineage::new(rand::random()).unwrap_or(Lineage::ONE);
+            Owner {
+                claimed: true,
+                ..Owner::new(lineage, &config.instance, 1, system_now())
+            }
+        }
+        None => {
+            println!(
+                "{} has no owner in {}: nothing to release",
+                target.name,
+                replica.display()
+            );
+            return Ok(false);
+        }
+    };
+    let pinned = if take {
+        pin_old_history(&replica, &config.instance).await?
+    } else {
+        None
+    };
+    owner::write(&replica, &owner, PutMode::Overwrite).await?;
+    println!(
+        "{} in {}: {} (epoch {}){}; nothing else was changed",
+        target.name,
+        replica.display(),
+        if take { "claimed" } else { "released" },
+        owner.epoch,
+        pinned.map_or_else(String::new, |label| format!(
+            "; its newest point is pinned as {label}"
+        ))
+    );
+    Ok(true)
 }
 
 /// Pins the newest point of a replica that is about to get another owner. A replica without one has nothing to pin.

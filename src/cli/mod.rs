@@ -268,21 +268,11 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Restore(args) => restore::restore(global, *args).await,
-        Command::Claim { target } => {
-            inspect::claim(
-                load_for(global, std::slice::from_ref(&target))?,
-                &target,
-                true,
-            )
-            .await
+        Command::Claim(args) => {
+            inspect::claim(load_for(global, &args.targets)?, &args.targets, true).await
         }
-        Command::Release { target } => {
-            inspect::claim(
-                load_for(global, std::slice::from_ref(&target))?,
-                &target,
-                false,
-            )
-            .await
+        Command::Release(args) => {
+            inspect::claim(load_for(global, &args.targets)?, &args.targets, false).await
         }
         Command::Demo { keep } => demo::run(keep, global.json).await,
         Command::Follow(args) => follow::run(global, args).await,

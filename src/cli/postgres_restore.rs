@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::args::{Global, RestoreArgs};
 use super::postgres::split;
-use super::postgres_work::{Place, aside_of, kept, say, told, undo, work};
+use super::postgres_work::{Place, Step, aside_of, kept, say, told, undo, work};
 use super::restore_all::Planned;
 use super::{Failure, ok, restore_undo};
 use crate::config::{Config, OnDeploy, parse_time};
@@ -14,7 +14,7 @@ use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, Database, blocking};
 use crate::labels::{self, Pin};
 use crate::postgres::PostgresError;
-use crate::postgres::{self, Connection, Manifest};
+use crate::postgres::{self, Connection, Dumps, Manifest};
 use crate::retention::copies::newest;
 use crate::store::Store;
 
@@ -47,8 +47,12 @@ impl Job {
         }
     }
 
-    /// Does it; returns what to say of it.
-    pub(super) async fn run(self, global: &Global, args: &RestoreArgs) -> Result<String, Failure> {
+    /// Does everything but the last step: a live database is not touched.
+    pub(super) async fn prepare(
+        self,
+        global: &Global,
+        args: &RestoreArgs,
+    ) -> Result<Ready, Failure> {
         let Self {
             database,
             live,
@@ -57,22 +61,79 @@ impl Job {
         } = self;
         let Some((manifest, stores, place)) = dump else {
             let live = live.map_or_else(|| database.connection().cloned(), Ok)?;
-            undo(global, &database, live, args.dry_run).await?;
-            return Ok(format!("target={} undone", database.name));
+            return Ok(Ready {
+                database,
+                next: Next::Undo(live),
+            });
         };
         say(global, &database, &manifest, &place, args.dry_run);
-        let id = manifest.id.clone();
-        if !args.dry_run {
-            if let (true, Place::File(path)) = (args.all, &place)
-                && let Some(folder) = path.parent()
-            {
-                std::fs::create_dir_all(folder)
-                    .map_err(|e| Failure::new(1, format!("{}: {e}", folder.display()), None))?;
+        let dump = Box::new(manifest.clone());
+        let step = match args.dry_run {
+            true => None,
+            false => {
+                if let (true, Place::File(path)) = (args.all, &place)
+                    && let Some(folder) = path.parent()
+                {
+                    std::fs::create_dir_all(folder)
+                        .map_err(|e| Failure::new(1, format!("{}: {e}", folder.display()), None))?;
+                }
+                Some(work(&database, manifest, stores, place, live, args).await?)
             }
-            let done = work(&database, manifest.clone(), stores, place, live, args).await?;
-            told(global, &database, &manifest, &done);
+        };
+        Ok(Ready {
+            database,
+            next: Next::Finish(dump, step),
+        })
+    }
+}
+
+/// A restore with nothing but its last step left to do.
+pub(super) struct Ready {
+    database: Database,
+    next: Next,
+}
+
+enum Next {
+    Undo(Connection),
+    /// Of this dump; `None` for a dry run.
+    Finish(Box<Manifest>, Option<Step>),
+}
+
+impl Ready {
+    pub(super) fn name(&self) -> &str {
+        &self.database.name
+    }
+
+    /// Does it; returns what to say of it.
+    ///
+    /// # Errors
+    /// The live database is as it was then.
+    pub(super) async fn finish(
+        self,
+        global: &Global,
+        args: &RestoreArgs,
+    ) -> Result<String, Failure> {
+        let Self { database, next } = self;
+        match next {
+            Next::Undo(live) => {
+                undo(global, &database, live, args.dry_run).await?;
+                let what = if args.dry_run { "" } else { " undone" };
+                Ok(format!("target={}{what}", database.name))
+            }
+            Next::Finish(manifest, step) => {
+                if let Some(step) = step {
+                    told(global, &database, &manifest, &step.finish().await?);
+                }
+                Ok(format!("target={} dump={}", database.name, manifest.id))
+            }
         }
-        Ok(format!("target={} dump={id}", database.name))
+    }
+
+    /// Takes away what was made.
+    pub(super) async fn discard(self) {
+        if let Next::Finish(_, Some(step)) = self.next {
+            step.discard().await;
+        }
     }
 }
 
@@ -113,11 +174,11 @@ pub(super) async fn restore(
         dump,
         replaced: None,
     };
+    let ready = job.prepare(global, args).await?;
     restore_undo::begin(config, args);
-    let words = job.run(global, args).await?;
-    if !args.dry_run {
-        ok(&format!("restore {words}"));
-    }
+    let words = ready.finish(global, args).await?;
+    let note = if args.dry_run { " dry-run" } else { "" };
+    ok(&format!("restore {words}{note}"));
     Ok(())
 }
 
@@ -299,7 +360,24 @@ async fn choose(
     args: &RestoreArgs,
     before: Option<Timestamp>,
 ) -> Result<Manifest, Failure> {
-    let mut all = postgres::list(store).await?;
+    let Dumps {
+        dumps: mut all,
+        damaged,
+    } = postgres::dumps(store).await?;
+    // What cannot be read may be what is wanted: that there is nothing is not known then.
+    let missing = |what: String| {
+        match damaged.first() {
+        None => nothing(what),
+        Some(first) => Failure::new(
+            5,
+            format!(
+                "{what}, and {} manifests cannot be read, the first is that of dump {first}; nothing was changed",
+                damaged.len()
+            ),
+            Some("restore from another store if there is one; `lifeboat list` shows the dumps that are whole".into()),
+        ),
+    }
+    };
     let pinned = match &args.label {
         Some(label) => {
             let known = labels::list(store).await?;
@@ -324,7 +402,7 @@ async fn choose(
         let at = all.iter().position(|m| m.id == id);
         return match at {
             Some(at) => Ok(all.swap_remove(at)),
-            None => Err(nothing(format!(
+            None => Err(missing(format!(
                 "there is no dump {id} in {}",
                 store.display()
             ))),
@@ -334,10 +412,10 @@ async fn choose(
         Some(time) => all
             .into_iter()
             .rfind(|m| m.began <= time)
-            .ok_or_else(|| nothing(format!("no dump is as old as {time}"))),
+            .ok_or_else(|| missing(format!("no dump is as old as {time}"))),
         None => newest(all.iter().map(|m| m.began), Timestamp::now())
             .map(|at| all.swap_remove(at))
-            .ok_or_else(|| nothing(format!("there is no dump in {}", store.display()))),
+            .ok_or_else(|| missing(format!("there is no dump in {}", store.display()))),
     }
 }
 

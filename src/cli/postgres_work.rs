@@ -81,6 +81,43 @@ pub(super) fn say(
 /// What was done: JSON for machines, lines for people.
 pub(super) struct Done(Value, Vec<String>);
 
+/// What came of the work.
+pub(super) enum Step {
+    /// All of it is done.
+    Done(Done),
+    /// A database is ready to take the live one's name.
+    Ready(Box<postgres::Prepared>),
+}
+
+impl Step {
+    /// What is left to do: a rename.
+    pub(super) async fn finish(self) -> Result<Done, PostgresError> {
+        match self {
+            Self::Done(done) => Ok(done),
+            Self::Ready(prepared) => {
+                blocking(move || {
+                    let name = prepared.database().to_owned();
+                    let swapped = prepared.swap(Timestamp::now())?;
+                    Ok(in_place(&name, &swapped))
+                })
+                .await
+            }
+        }
+    }
+
+    /// Takes away what was made, for something else went wrong.
+    pub(super) async fn discard(self) {
+        if let Self::Ready(prepared) = self {
+            let _ = blocking(move || {
+                prepared.discard();
+                Ok(())
+            })
+            .await;
+        }
+    }
+}
+
+/// Everything but the swap of a live database.
 pub(super) async fn work(
     database: &Database,
     manifest: Manifest,
@@ -88,7 +125,7 @@ pub(super) async fn work(
     place: Place,
     live: Option<Connection>,
     args: &RestoreArgs,
-) -> Result<Done, Failure> {
+) -> Result<Step, Failure> {
     let options = RestoreOptions {
         jobs: args.jobs,
         no_owner: args.no_owner,
@@ -132,8 +169,13 @@ pub(super) async fn work(
                 stop.stop();
                 // It drops what it made.
                 return match work.await {
-                    Ok(done) => Ok(done),
-                    Err(_) => Err(Failure::new(1, "interrupted; the live database was not changed", None)),
+                    Ok(Step::Done(done)) => Ok(Step::Done(done)),
+                    left => {
+                        if let Ok(ready) = left {
+                            ready.discard().await;
+                        }
+                        Err(Failure::new(1, "interrupted; the live database was not changed", None))
+                    }
                 };
             }
         };
@@ -186,7 +228,7 @@ fn step(
     clients: Option<&Clients>,
     options: &RestoreOptions,
     with_globals: bool,
-) -> Result<Done, PostgresError> {
+) -> Result<Step, PostgresError> {
     if let Place::File(path) = place {
         postgres::to_file(source, path)?;
         let lines = match source.manifest.kind {
@@ -205,7 +247,7 @@ fn step(
             std::fs::write(&beside, roles)
                 .map_err(|e| PostgresError::Io("writing the roles", e))?;
         }
-        return Ok(Done(json!({ "path": path }), lines));
+        return Ok(Step::Done(Done(json!({ "path": path }), lines)));
     }
     let (Some(clients), Some(server)) = (clients, server) else {
         return Err(PostgresError::Client("no client programs".into()));
@@ -221,10 +263,8 @@ fn step(
                 "{name}: {} tables, {} rows counted and right",
                 checked.tables, checked.rows
             );
-            Ok(Done(
-                json!({ "database": name, "checked": checked }),
-                vec![line],
-            ))
+            let done = json!({ "database": name, "checked": checked });
+            Ok(Step::Done(Done(done, vec![line])))
         }
         Place::Url(url) => {
             let checked = postgres::into_url(source, url, clients, options)?;
@@ -234,42 +274,38 @@ fn step(
                 checked.tables,
                 checked.rows
             );
-            Ok(Done(
-                json!({ "database": url.display(), "checked": checked }),
-                vec![line],
-            ))
+            let done = json!({ "database": url.display(), "checked": checked });
+            Ok(Step::Done(Done(done, vec![line])))
         }
-        Place::Live => {
-            let done = postgres::in_place(source, server, clients, options, Timestamp::now())?;
-            let mut lines = vec![format!(
-                "{}: {} tables, {} rows counted and right, then swapped",
-                server.database(),
-                done.checked.tables,
-                done.checked.rows
-            )];
-            lines.extend(done.held.iter().map(held));
-            if let Some(kept) = &done.kept {
-                let quoted = kept.replace('"', "\"\"");
-                lines.push(format!(
-                    "the database that was replaced is kept as {kept}; --undo swaps it back"
-                ));
-                lines.push(format!(
-                    "when it is not needed any more: DROP DATABASE \"{quoted}\""
-                ));
-            }
-            Ok(Done(json!(done), lines))
-        }
+        Place::Live => postgres::prepare(source, server, clients, options, Timestamp::now())
+            .map(|prepared| Step::Ready(Box::new(prepared))),
         Place::Tables(name, tables) => {
             let restored = postgres::tables(source, server, clients, name, tables, options)?;
             let lines = restored
                 .iter()
                 .map(|t| copy_back(name, server.database(), t));
-            Ok(Done(
-                json!({ "database": name, "tables": restored }),
-                lines.collect(),
-            ))
+            let done = json!({ "database": name, "tables": restored });
+            Ok(Step::Done(Done(done, lines.collect())))
         }
     }
+}
+
+fn in_place(database: &str, done: &postgres::Swapped) -> Done {
+    let mut lines = vec![format!(
+        "{database}: {} tables, {} rows counted and right, then swapped",
+        done.checked.tables, done.checked.rows
+    )];
+    lines.extend(done.held.iter().map(held));
+    if let Some(kept) = &done.kept {
+        let quoted = kept.replace('"', "\"\"");
+        lines.push(format!(
+            "the database that was replaced is kept as {kept}; --undo swaps it back"
+        ));
+        lines.push(format!(
+            "when it is not needed any more: DROP DATABASE \"{quoted}\""
+        ));
+    }
+    Done(json!(done), lines)
 }
 
 /// What was done to jobs of Solid Queue, and how they go on.

@@ -166,7 +166,10 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
         Ok(ready)
     })
     .await?;
-    if let (Some(config), false) = (config, ready.is_empty() && others.is_empty()) {
+    let is_nothing = ready.is_empty() && others.is_empty();
+    // While the SQLite databases lie ready and locked, with nothing but a rename left to do.
+    others.prepare(global, &args, changed).await?;
+    if let (Some(config), false) = (config, is_nothing) {
         restore_undo::begin(config, &args);
     }
     let mut names = Vec::new();
@@ -187,8 +190,8 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
     Ok(())
 }
 
-/// Puts everything in its place. Dumps come first: their restore takes long and may fail, while the SQLite databases lie ready and locked, with
-/// nothing but a rename left to do. `names` are those that are done.
+/// Puts everything in its place. Dumps come first: sessions may hold up their swap, and the SQLite databases are locked. `names` are those that
+/// are done.
 async fn put(
     global: &Global,
     args: &RestoreArgs,

@@ -1,5 +1,6 @@
 //! `lifeboat restore --all`: what is restored beside the SQLite databases. Everything is planned before the first thing is written.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use super::Failure;
@@ -12,6 +13,8 @@ use crate::config::Config;
 /// Targets of the other kinds, ready to be restored.
 pub(super) struct Others {
     dumps: Vec<postgres_restore::Job>,
+    /// Dumps that wait for their last step.
+    ready: VecDeque<postgres_restore::Ready>,
     files: Vec<files::Job>,
     /// What there was to do.
     pub(super) count: Counts,
@@ -60,6 +63,7 @@ impl Others {
     pub(super) fn none() -> Self {
         Self {
             dumps: Vec::new(),
+            ready: VecDeque::new(),
             files: Vec::new(),
             count: Counts::default(),
         }
@@ -118,7 +122,38 @@ impl Others {
         dumps.chain(files).collect()
     }
 
-    /// Restores the dumps. `names` grows by what is done.
+    /// Restores every dump beside what is live: what takes long and may fail is done before anything is replaced.
+    ///
+    /// # Errors
+    /// No live database was changed, and what was made is gone.
+    pub(super) async fn prepare(
+        &mut self,
+        global: &Global,
+        args: &RestoreArgs,
+        changed: &mut Changed,
+    ) -> Result<(), Failure> {
+        for job in std::mem::take(&mut self.dumps) {
+            // A file is in its place at once.
+            changed.0 |= job.file().is_some() && !args.dry_run;
+            match job.prepare(global, args).await {
+                Ok(ready) => self.ready.push_back(ready),
+                Err(failure) => {
+                    self.discard().await;
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away databases that were made and will not be used.
+    async fn discard(&mut self) {
+        while let Some(ready) = self.ready.pop_front() {
+            ready.discard().await;
+        }
+    }
+
+    /// Puts the dumps in their places. `names` grows by what is done.
     pub(super) async fn dumps(
         &mut self,
         global: &Global,
@@ -126,10 +161,13 @@ impl Others {
         changed: &mut Changed,
         names: &mut Vec<String>,
     ) -> Result<(), Failure> {
-        for job in std::mem::take(&mut self.dumps) {
-            let name = job.name().to_owned();
+        while let Some(ready) = self.ready.pop_front() {
+            let name = ready.name().to_owned();
             // One that fails leaves the live database as it was.
-            job.run(global, args).await?;
+            if let Err(failure) = ready.finish(global, args).await {
+                self.discard().await;
+                return Err(failure);
+            }
             changed.0 |= !args.dry_run;
             names.push(name);
         }

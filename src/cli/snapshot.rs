@@ -13,6 +13,8 @@ use crate::observe::facts::Board;
 
 /// The daemon bounds its answer itself; a connection that is silent for this much longer is dead.
 const GRACE: Duration = Duration::from_secs(30);
+/// What is not durable after the time that was given is not waited for once more at the end: local files keep it.
+const STOP_AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 pub(super) async fn snapshot(
     config: Config,
@@ -48,7 +50,7 @@ pub(super) async fn snapshot(
                 },
                 version: args.deploy.or_else(|| labels::version_of(&label)),
                 label,
-                timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+                timeout_ms: milliseconds(timeout),
             };
             let done = anywhere(config.clone(), wanted, timeout).await?;
             show(&done, json);
@@ -77,9 +79,10 @@ pub(super) async fn snapshot(
 /// By the daemon, or by this process if there is none; locks keep two from capturing at once.
 pub(super) async fn anywhere(
     mut config: Config,
-    wanted: Wanted,
+    mut wanted: Wanted,
     timeout: Duration,
 ) -> Result<Snapshot, Failure> {
+    let begun = std::time::Instant::now();
     let client = Client::connect(&socket_path(&config))
         .await
         .map_err(|e| Failure::new(1, format!("cannot reach the daemon's socket: {e}"), None))?;
@@ -107,10 +110,16 @@ pub(super) async fn anywhere(
     let fleet = Fleet::start(
         Arc::new(config),
         Arc::new(Board::default()),
-        COMMAND_PATIENCE,
+        COMMAND_PATIENCE.min(timeout),
     )
     .await?;
+    wanted.timeout_ms = milliseconds(timeout.saturating_sub(begun.elapsed()));
     let done = take(&fleet, &wanted, &instance).await;
+    let wait = if done.ok {
+        wait
+    } else {
+        wait.min(STOP_AFTER_FAILURE)
+    };
     fleet.stop(wait).await;
     Ok(done)
 }
@@ -140,6 +149,10 @@ fn unasked_of(name: &str) -> TargetSnapshot {
         stores: 0,
         error: Some("the running daemon does not know it: restart that, or set `watch: true` for its folder".into()),
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn unsure(why: &str) -> Failure {

@@ -158,7 +158,7 @@ pub async fn sync(fleet: &Fleet, targets: Vec<String>, timeout: Duration) -> Ans
     let mut new = Vec::new();
     let names = if targets.is_empty() {
         // What was made a moment ago belongs to all, too.
-        match tokio::time::timeout(timeout, fleet.look()).await {
+        match tokio::time::timeout(timeout, fleet.look_everywhere()).await {
             Ok(failed) => new.extend(failed.into_iter().map(|(n, e)| (n, e.to_string()))),
             Err(_) => new.push((
                 "new databases".to_owned(),

@@ -241,7 +241,7 @@ struct Outcome {
 /// Takes a labelled snapshot.
 pub async fn snapshot(fleet: &Fleet, wanted: &Wanted, instance: &str) -> Snapshot {
     let deadline = tokio::time::Instant::now() + Duration::from_millis(wanted.timeout_ms);
-    let mut items = items(fleet, &wanted.targets, deadline).await;
+    let mut items = items(fleet, wanted, deadline).await;
     items.sort_by_key(|item| (!item.is_queue(), item.name().to_owned()));
     let mut outcomes = Vec::new();
     for attempt in 1..=TRIES {
@@ -252,21 +252,55 @@ pub async fn snapshot(fleet: &Fleet, wanted: &Wanted, instance: &str) -> Snapsho
             break;
         }
     }
-    let mut written = write_labels(wanted, instance, &outcomes).await;
-    if let Ok(Some(name)) = &written
-        && let Err(why) = still_there(fleet, name, &outcomes).await
-    {
-        written = Err(why);
+    let naming = name(fleet, wanted, instance, &outcomes);
+    let written = match tokio::time::timeout_at(deadline, naming).await {
+        Ok(written) => written,
+        // What was written already is a label too many: it harms nobody, and without a manifest the set counts as not finished.
+        Err(_) => Err(format!("the label was not written: {}", late(wanted))),
+    };
+    let mut done = summary(&outcomes, written);
+    if done.ok && done.targets.len() > 1 {
+        let home = outcomes.last().and_then(|o| o.result.as_ref().ok());
+        let stores = home.map_or(&[][..], |(_, stores)| stores.as_slice());
+        let manifest = write_manifest(wanted, instance, &done, stores);
+        let failed = match tokio::time::timeout_at(deadline, manifest).await {
+            Ok(written) => written.err().map(|e| e.to_string()),
+            Err(_) => Some(late(wanted)),
+        };
+        if let Some(why) = failed {
+            done.ok = false;
+            done.error = Some(format!("the manifest of the set was not written: {why}"));
+        }
     }
-    finish(wanted, instance, outcomes, written).await
+    done
 }
 
-async fn items(fleet: &Fleet, names: &[String], deadline: tokio::time::Instant) -> Vec<Item> {
+fn late(wanted: &Wanted) -> String {
+    let seconds = wanted.timeout_ms.div_ceil(1000);
+    format!("not durable within {seconds} s")
+}
+
+/// Labels of everything that is proven, and a last look whether it still is.
+async fn name(
+    fleet: &Fleet,
+    wanted: &Wanted,
+    instance: &str,
+    outcomes: &[Outcome],
+) -> Result<Option<String>, String> {
+    let written = write_labels(wanted, instance, outcomes).await?;
+    if let Some(name) = &written {
+        still_there(fleet, name, outcomes).await?;
+    }
+    Ok(written)
+}
+
+async fn items(fleet: &Fleet, wanted: &Wanted, deadline: tokio::time::Instant) -> Vec<Item> {
+    let names = &wanted.targets;
     let config = fleet.config();
     let mut items = Vec::new();
     if names.is_empty() {
         // What was made a moment ago belongs to all, too.
-        match tokio::time::timeout_at(deadline, fleet.look()).await {
+        match tokio::time::timeout_at(deadline, fleet.look_everywhere()).await {
             Ok(failed) => items.extend(
                 failed
                     .into_iter()
@@ -285,15 +319,18 @@ async fn items(fleet: &Fleet, names: &[String], deadline: tokio::time::Instant) 
             continue;
         }
         let good_for = (server.on_deploy == OnDeploy::Reuse).then_some(server.max_age);
-        match super::postgres::open(config, server, Ask::Server).await {
-            Ok(databases) => {
+        let open = super::postgres::open(config, server, Ask::Server);
+        let unknown = |why| Item::Unknown(server.name.clone(), why);
+        match tokio::time::timeout_at(deadline, open).await {
+            Err(_) => items.push(unknown(late(wanted))),
+            Ok(Err(error)) => items.push(unknown(error.to_string())),
+            Ok(Ok(databases)) => {
                 let wanted = |d: &Database| {
                     !named || names.iter().any(|n| *n == server.name || *n == d.name)
                 };
                 let chosen = databases.into_iter().filter(wanted);
                 items.extend(chosen.map(|d| Item::Postgres(Box::new(d), good_for)));
             }
-            Err(error) => items.push(Item::Unknown(server.name.clone(), error.to_string())),
         }
     }
     let sqlite = if names.is_empty() {
@@ -322,10 +359,6 @@ async fn attempt_all(
     deadline: tokio::time::Instant,
     wanted: &Wanted,
 ) -> (Vec<Outcome>, bool) {
-    let late = || {
-        let seconds = wanted.timeout_ms.div_ceil(1000);
-        format!("not durable within {seconds} s")
-    };
     let mut taken = Vec::new();
     // A dump that is reused must know what the queues know.
     let mut after = None;
@@ -336,7 +369,7 @@ async fn attempt_all(
             let take = item.take(fleet, &wanted.label, after);
             match tokio::time::timeout_at(deadline, take).await {
                 Ok(result) => (item.clone(), result, begun),
-                Err(_) => (item.clone(), Err(late()), begun),
+                Err(_) => (item.clone(), Err(late(wanted)), begun),
             }
         });
         taken.extend(futures::future::join_all(takes).await);
@@ -352,7 +385,7 @@ async fn attempt_all(
             Err(e) => Err(Miss::Failed(e)),
             Ok(taken) => match tokio::time::timeout_at(deadline, item.prove(fleet, &taken)).await {
                 Ok(proof) => proof.map(|stores| (taken, stores)),
-                Err(_) => Err(Miss::Failed(late())),
+                Err(_) => Err(Miss::Failed(late(wanted))),
             },
         };
         (item, result, begun.elapsed())
@@ -441,15 +474,10 @@ async fn still_there(fleet: &Fleet, name: &str, outcomes: &[Outcome]) -> Result<
     Ok(())
 }
 
-async fn finish(
-    wanted: &Wanted,
-    instance: &str,
-    outcomes: Vec<Outcome>,
-    written: Result<Option<String>, String>,
-) -> Snapshot {
+fn summary(outcomes: &[Outcome], written: Result<Option<String>, String>) -> Snapshot {
     let label = written.as_ref().ok().cloned().flatten();
     let mut targets = Vec::new();
-    for outcome in &outcomes {
+    for outcome in outcomes {
         let mut target = TargetSnapshot {
             target: outcome.item.name().to_owned(),
             pin: None,
@@ -469,28 +497,30 @@ async fn finish(
         }
         targets.push(target);
     }
-    let mut snapshot = Snapshot {
+    Snapshot {
         ok: !targets.is_empty() && targets.iter().all(|t| t.error.is_none()),
         label,
         targets,
         error: None,
-    };
-    if let (true, true, Some(name)) = (
-        snapshot.ok,
-        snapshot.targets.len() > 1,
-        snapshot.label.clone(),
-    ) {
-        let manifest = json!({
-            "format": 1, "label": name, "at": system_now().to_string(), "instance": instance,
-            "version": wanted.version, "targets": snapshot.targets,
-        });
-        let home = outcomes.last().and_then(|o| o.result.as_ref().ok());
-        for store in home.into_iter().flat_map(|(_, stores)| stores) {
-            if let Err(error) = labels::create_set(store, &name, &manifest).await {
-                snapshot.ok = false;
-                snapshot.error = Some(format!("the manifest of the set was not written: {error}"));
-            }
-        }
     }
-    snapshot
+}
+
+/// Says that every target of the set is pinned: last of all.
+async fn write_manifest(
+    wanted: &Wanted,
+    instance: &str,
+    done: &Snapshot,
+    stores: &[Store],
+) -> Result<(), crate::store::StoreError> {
+    let Some(name) = &done.label else {
+        return Ok(());
+    };
+    let manifest = json!({
+        "format": 1, "label": name, "at": system_now().to_string(), "instance": instance,
+        "version": wanted.version, "targets": done.targets,
+    });
+    for store in stores {
+        labels::create_set(store, name, &manifest).await?;
+    }
+    Ok(())
 }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::FilesError;
 use super::lock::{Lock, Mode};
-use super::points::{Goal, Point, find, snapshots};
+use super::points::{Goal, Point, find_among, read};
 use super::{Backend, PATIENCE_BACKUP, Target, repository};
 use crate::drills;
 use crate::replica::layout::DRILLS_PREFIX;
@@ -71,9 +71,9 @@ pub fn drill(target: &Target, scratch: &Path) -> Result<Drill, FilesError> {
     let failed = |e: Box<rustic_core::RusticError>| FilesError::of("drilling", &backend, &e);
     let repo = repository::open(&backend, &target.config.password)?;
     let _lock = Lock::take(&backend, &target.runtime, &repo, Mode::Shared)?;
-    let all = snapshots(&backend, &repo)?;
+    let (all, damaged) = read(&backend, &repo)?;
     let points: Vec<Point> = all.iter().map(Point::of).collect();
-    let newest = find(&points, &Goal::Newest)?;
+    let newest = find_among(&points, damaged.as_ref(), &Goal::Newest)?;
     let mut drill = Drill {
         time,
         snapshot: points[newest].id.clone(),
@@ -82,7 +82,8 @@ pub fn drill(target: &Target, scratch: &Path) -> Result<Drill, FilesError> {
         bytes: 0,
         equal_to_disk: 0,
         seconds: 0.0,
-        findings: Vec::new(),
+        // It may be a newer one.
+        findings: damaged.iter().map(ToString::to_string).collect(),
     };
     let indexed = repo.to_indexed().map_err(failed);
     let chosen = indexed.and_then(|repo| {

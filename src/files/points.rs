@@ -7,7 +7,7 @@ use rustic_core::repofile::{SnapshotFile, SnapshotId};
 use super::error::FilesError;
 use super::repository::{self, Repo};
 use super::{Backend, PATIENCE_PERSON, Target};
-use crate::labels::{Named, find_named, numbered, split};
+use crate::labels::{FindError, Named, find_named, numbered, split};
 use crate::retention::copies::newest;
 use crate::types::Millis;
 
@@ -92,18 +92,62 @@ pub fn list(target: &Target) -> Result<Vec<Point>, FilesError> {
     Ok(snapshots(&backend, &repo)?.iter().map(Point::of).collect())
 }
 
+/// The snapshot that is meant.
+///
+/// # Errors
+/// As [`find`] and [`list`]; [`FilesError::Damaged`] if it is not found and others cannot be read: then nobody knows that there is none.
+pub fn locate(target: &Target, goal: &Goal) -> Result<Point, FilesError> {
+    let backend = target.backend(PATIENCE_PERSON);
+    let repo = repository::open(&backend, &target.config.password)?;
+    let (all, damaged) = read(&backend, &repo)?;
+    let mut points: Vec<Point> = all.iter().map(Point::of).collect();
+    let at = find_among(&points, damaged.as_ref(), goal)?;
+    Ok(points.swap_remove(at))
+}
+
+/// [`find`], beside snapshots that cannot be read.
+pub(super) fn find_among(
+    points: &[Point],
+    damaged: Option<&Unreadable>,
+    goal: &Goal,
+) -> Result<usize, FilesError> {
+    match (find(points, goal), damaged) {
+        (
+            Err(
+                FilesError::NoPoint(why)
+                | FilesError::Label(FindError::Unknown { wanted: why, .. }),
+            ),
+            Some(damaged),
+        ) => Err(FilesError::Damaged {
+            store: damaged.store.clone(),
+            what: format!("{damaged}, and none of the others is the one that is wanted ({why})"),
+        }),
+        (found, _) => found,
+    }
+}
+
+/// Snapshots that cannot be read.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    store: String,
+    ids: Vec<String>,
+}
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let first = self.ids.first().map_or("", String::as_str);
+        write!(
+            f,
+            "{} snapshots cannot be read, the first is {first}",
+            self.ids.len()
+        )
+    }
+}
+
 /// Snapshots that can be read, by time. One that cannot does not keep anybody from the others; [`all_snapshots`] is for who must not do
 /// without it.
 pub(super) fn snapshots(backend: &Backend, repo: &Repo) -> Result<Vec<SnapshotFile>, FilesError> {
-    let (all, damaged) = read(backend, repo)?;
-    for id in damaged {
-        tracing::warn!(
-            store = backend.store().display(),
-            snapshot = id,
-            "this snapshot is damaged; the others are there"
-        );
-    }
-    Ok(all)
+    Ok(read(backend, repo)?.0)
 }
 
 /// All snapshots, by time.
@@ -114,23 +158,23 @@ pub(super) fn all_snapshots(
     backend: &Backend,
     repo: &Repo,
 ) -> Result<Vec<SnapshotFile>, FilesError> {
-    let (all, damaged) = read(backend, repo)?;
-    match damaged.first() {
-        None => Ok(all),
-        Some(first) => Err(FilesError::Damaged {
+    match read(backend, repo)? {
+        (all, None) => Ok(all),
+        (_, Some(damaged)) => Err(FilesError::Damaged {
             store: backend.store().display(),
-            what: format!(
-                "{} snapshots cannot be read, the first is {first}",
-                damaged.len()
-            ),
+            what: damaged.to_string(),
         }),
     }
 }
 
-/// What can be read, and the ids of what cannot.
-fn read(backend: &Backend, repo: &Repo) -> Result<(Vec<SnapshotFile>, Vec<String>), FilesError> {
+/// What can be read, by time, and what cannot.
+pub(super) fn read(
+    backend: &Backend,
+    repo: &Repo,
+) -> Result<(Vec<SnapshotFile>, Option<Unreadable>), FilesError> {
     let failed = |e: Box<RusticError>| FilesError::of("listing the snapshots of", backend, &e);
-    let (mut all, mut damaged) = (Vec::new(), Vec::new());
+    let store = backend.store().display();
+    let (mut all, mut ids) = (Vec::new(), Vec::new());
     for id in repo.list::<SnapshotId>().map_err(failed)? {
         match repo.get_file::<SnapshotFile>(&id) {
             Ok(mut snapshot) => {
@@ -138,10 +182,19 @@ fn read(backend: &Backend, repo: &Repo) -> Result<(Vec<SnapshotFile>, Vec<String
                 all.push(snapshot);
             }
             Err(error) if backend.is_over() => return Err(failed(error)),
-            Err(_) => damaged.push(id.to_hex().to_string()),
+            Err(_) => {
+                let id = id.to_hex().to_string();
+                tracing::warn!(
+                    store,
+                    snapshot = id,
+                    "this snapshot is damaged; the others are there"
+                );
+                ids.push(id);
+            }
         }
     }
     all.sort_by_key(|s| (s.time.timestamp(), s.id));
+    let damaged = (!ids.is_empty()).then_some(Unreadable { store, ids });
     Ok((all, damaged))
 }
 

@@ -18,7 +18,7 @@ use super::filter::Filter;
 use super::lock::{Lock, Mode};
 use super::opened::remove;
 use super::place::{Aside, Locked, base_of, refuse_links, time_of_now};
-use super::points::{Goal, Point, find, snapshots};
+use super::points::{Goal, Point, find_among, read};
 use super::repository::Repo;
 use super::write::Writer;
 use super::{Backend, PATIENCE_BACKUP, Target, repository};
@@ -157,9 +157,9 @@ fn from_store(
     let repo = repository::open(&backend, &target.config.password)?;
     let _lock = lock(&backend, target, &repo)?;
     let key = repository::key(&backend, &repo)?;
-    let all = snapshots(&backend, &repo)?;
+    let (all, damaged) = read(&backend, &repo)?;
     let points: Vec<Point> = all.iter().map(Point::of).collect();
-    let found = find(&points, goal)?;
+    let found = find_among(&points, damaged.as_ref(), goal)?;
     let (snapshot, point) = (&all[found], points[found].clone());
     if path.is_none() {
         let place = match output {

@@ -56,4 +56,4 @@ pub use restore::{RestoreOptions, Source, globals, read_back, to_file};
 pub use roles::apply_globals;
 pub use stats::{Activity, DatabaseStats, ServerStats, Slot};
 pub(crate) use stream::{Compressor, Fan, commit_all, upload};
-pub use swap::{Kept, Swapped, in_place, kept_for_undo, undo};
+pub use swap::{Kept, Prepared, Swapped, kept_for_undo, prepare, undo};

@@ -16,7 +16,7 @@ use super::fresh::{Mark, aside, create, discard, exists, finish, marked, sweep};
 use super::manifest::Properties;
 use super::queue::{Held, hold};
 use super::restore::fill;
-use super::{Checked, Clients, Connection, PostgresError, RestoreOptions, Source};
+use super::{Checked, Clients, Connection, PostgresError, RestoreOptions, Source, Stop};
 
 /// Bytes in the name of a database.
 const NAME_MAX_BYTES: usize = 63;
@@ -45,27 +45,41 @@ fn dated(name: &str, what: &str, now: Timestamp) -> String {
     format!("{}{suffix}", &name[..end])
 }
 
-/// Restores into a fresh database, checks it, gives it settings and privileges of the live one, and swaps. Blocks.
+/// A fresh database that is filled, checked and dressed: all that is left to do is a rename. It ends by [`Prepared::swap`] or
+/// [`Prepared::discard`]; one that a kill left behind is swept by the next restore.
+#[must_use]
+pub struct Prepared {
+    live: Connection,
+    aside: Connection,
+    clients: Clients,
+    fresh: String,
+    is_there: bool,
+    checked: Checked,
+    held: Option<Held>,
+    stop: Stop,
+}
+
+/// Restores into a fresh database, checks it, and gives it settings and privileges of the live one. Blocks.
 ///
 /// # Errors
-/// The live database is as it was then.
-pub fn in_place(
+/// The live database is as it was, and the fresh one is gone.
+pub fn prepare(
     source: &Source,
     live: &Connection,
     clients: &Clients,
     options: &RestoreOptions,
     now: Timestamp,
-) -> Result<Swapped, PostgresError> {
+) -> Result<Prepared, PostgresError> {
     let name = live.database();
     let aside = aside(clients, live, name);
     sweep(clients, &aside, name)?;
-    let there = exists(clients, &aside, name)?;
-    let properties = match there {
+    let is_there = exists(clients, &aside, name)?;
+    let properties = match is_there {
         true => about(clients, live)?.properties,
         // As it was when it was dumped.
         false => source.manifest.properties.clone(),
     };
-    may_swap(clients, &aside, name, there)?;
+    may_swap(clients, &aside, name, is_there)?;
     let fresh = dated(name, "restoring", now);
     create(clients, &aside, &fresh, name, Some(&properties))?;
     let result = (|| {
@@ -74,32 +88,77 @@ pub fn in_place(
         let checked = finish(source, &target, clients)?;
         let held = hold(clients, &target, options.queue)?;
         dress(clients, &aside, &fresh, &properties, options)?;
-        if options.stop.is_stopped() {
+        Ok((checked, held))
+    })();
+    match result {
+        Ok((checked, held)) => Ok(Prepared {
+            live: live.clone(),
+            aside,
+            clients: clients.clone(),
+            fresh,
+            is_there,
+            checked,
+            held,
+            stop: options.stop.clone(),
+        }),
+        Err(error) => {
+            discard(clients, &aside, &fresh);
+            Err(error)
+        }
+    }
+}
+
+impl Prepared {
+    /// The live database's name.
+    pub fn database(&self) -> &str {
+        self.live.database()
+    }
+
+    /// Gives the live database's name to the restored one. Blocks.
+    ///
+    /// # Errors
+    /// The live database is as it was then, and the restored one is gone.
+    pub fn swap(self, now: Timestamp) -> Result<Swapped, PostgresError> {
+        let result = self.rename(now);
+        if result.is_err() && exists(&self.clients, &self.aside, &self.fresh).unwrap_or(false) {
+            discard(&self.clients, &self.aside, &self.fresh);
+        }
+        let kept = result?;
+        Ok(Swapped {
+            kept,
+            checked: self.checked,
+            held: self.held,
+        })
+    }
+
+    /// Drops it. Blocks.
+    pub fn discard(self) {
+        discard(&self.clients, &self.aside, &self.fresh);
+    }
+
+    fn rename(&self, now: Timestamp) -> Result<Option<String>, PostgresError> {
+        if self.stop.is_stopped() {
             return Err(PostgresError::Io(
                 "swapping the databases",
                 std::io::ErrorKind::Interrupted.into(),
             ));
         }
-        let kept = there.then(|| dated(name, "before", now));
-        let comment = comment_of(clients, &aside, if there { name } else { &fresh })?;
+        let name = self.live.database();
+        let kept = self.is_there.then(|| dated(name, "before", now));
+        let comment = match self.is_there {
+            true => comment_of(&self.clients, &self.aside, name)?,
+            false => None,
+        };
         let change = Change {
             live: name,
-            incoming: &fresh,
+            incoming: &self.fresh,
             kept: kept.as_deref(),
-            comment: comment.filter(|_| there),
+            comment,
             at: now,
         };
-        change.run(clients, &aside)?;
-        Ok(Swapped {
-            kept,
-            checked,
-            held,
-        })
-    })();
-    if result.is_err() && exists(clients, &aside, &fresh).unwrap_or(false) {
-        discard(clients, &aside, &fresh);
+        change.run(&self.clients, &self.aside)?;
+        Ok(kept)
     }
-    result
 }
 
 /// Swaps the database that the last restore replaced back; returns its dated name and the one that is kept now. Blocks.

@@ -17,6 +17,7 @@ pub mod port;
 pub mod prometheus;
 pub mod receiver;
 pub mod redis;
+pub mod s3;
 pub mod solid;
 pub mod tls;
 

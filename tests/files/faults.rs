@@ -86,6 +86,30 @@ fn one_damaged_snapshot_hides_no_other() {
             "{error}"
         );
     }
+    let scratch = tempfile::tempdir().unwrap();
+    let drill = || files::drill(&lab.target, scratch.path());
+    assert_eq!(drill().map(drop).unwrap_err().exit_code(), 5, "a drill");
+    // What cannot be read may be what is wanted: that there is nothing to restore is not known.
+    let goal = Goal::Label("before-v1".into());
+    assert_eq!(lab.restored(&goal).unwrap_err().exit_code(), 5);
+    let whole = lab.get(&first[0]);
+    lab.put(&first[0], Some(b"junk"));
+    for error in [
+        lab.restored(&Goal::Newest).map(drop).unwrap_err(),
+        files::locate(&lab.target, &Goal::Newest)
+            .map(drop)
+            .unwrap_err(),
+        drill().map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.exit_code(), 5, "{error}");
+        assert!(
+            error.to_string().contains("2 snapshots cannot be read"),
+            "{error}"
+        );
+    }
+    lab.put(&first[0], Some(&whole));
     lab.put(&second, Some(&good));
     files::verify(&lab.target).unwrap();
+    drill().unwrap();
+    assert_eq!(lab.restored(&goal).unwrap_err().exit_code(), 3);
 }

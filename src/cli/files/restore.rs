@@ -248,10 +248,7 @@ async fn sources(
         let one = async {
             let target = open_in(config, files, store).await?;
             let (listing, goal) = (target.clone(), goal.clone());
-            let point = blocking(move || {
-                let points = files::list(&listing)?;
-                Ok(points[files::find(&points, &goal)?].clone())
-            });
+            let point = blocking(move || files::locate(&listing, &goal));
             Ok::<_, Failure>((target, point.await?))
         };
         match one.await {

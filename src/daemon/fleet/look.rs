@@ -1,4 +1,4 @@
-//! Databases that appear in watched folders.
+//! Databases that appear in folders.
 
 use super::{Fleet, FleetError};
 use crate::config::{self, DirConfig, TargetConfig};
@@ -7,12 +7,21 @@ impl Fleet {
     /// Starts a target for each database that appeared in a watched folder. Returns those that could not be started, and why: whoever speaks of
     /// every target must name them.
     pub async fn look(&self) -> Vec<(String, FleetError)> {
+        self.look_into(|dir| dir.watch).await
+    }
+
+    /// The same in every folder of the configuration: who asks for all targets means what is there now, watched or not.
+    pub async fn look_everywhere(&self) -> Vec<(String, FleetError)> {
+        self.look_into(|_| true).await
+    }
+
+    async fn look_into(&self, is_meant: impl Fn(&DirConfig) -> bool) -> Vec<(String, FleetError)> {
         let mut failed = Vec::new();
         // Closed by a stop: nothing is started any more.
         let Ok(_turn) = self.looking.acquire().await else {
             return failed;
         };
-        for dir in self.config.dirs.iter().filter(|d| d.watch) {
+        for dir in self.config.dirs.iter().filter(|d| is_meant(d)) {
             for target in found(dir, self.targets().await).await {
                 tracing::info!(target_name = target.name, path = %target.path.display(), "a database appeared");
                 if let Err(error) = self.add(&target).await {
