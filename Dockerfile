@@ -9,7 +9,7 @@
 
 ARG RUST_IMAGE=rust:1-bookworm
 ARG BASE_IMAGE=debian:bookworm-slim
-# `build` compiles here; `prebuilt` takes dist/lifeboat-<architecture>, which the release workflow and bin/test-image make.
+# `build` compiles here; `prebuilt` takes dist/lifeboat-<architecture>, which bin/test-image makes.
 ARG BINARY=build
 
 # Compiles on the machine that builds, for the machine that will run: no emulation.
@@ -91,6 +91,8 @@ LABEL org.opencontainers.image.version="$VERSION" \
 
 ENV LIFEBOAT_STATE_DIR=/var/lib/lifeboat
 USER 1000:1000
+# Of a shell in it, too: here this user may write.
+WORKDIR /var/lib/lifeboat
 EXPOSE 9464
 STOPSIGNAL SIGTERM
 # Liveness alone: a backup that is red must not restart what is about to make it green. /readyz says whether the data is safe.

@@ -253,6 +253,57 @@ fn a_deploy_waits_only_so_long() {
     assert!(said.contains("no answer within 1 seconds"), "{said}");
 }
 
+/// A Kamal that does not listen to a polite end.
+#[test]
+fn a_kamal_that_hangs_is_ended() {
+    let project = Project::new().with("LIFEBOAT_WAIT", "1");
+    let deaf = project.path("deaf-kamal");
+    std::fs::write(
+        &deaf,
+        "#!/bin/sh\ntrap '' TERM INT\nwhile :; do sleep 1; done\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&deaf, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let hook = project.path("project/.kamal/hooks/pre-deploy");
+    let patched = std::fs::read_to_string(&hook).unwrap();
+    std::fs::write(&hook, patched.replace("in_sidecar 60 ", "in_sidecar 1 ")).unwrap();
+    let project = project.with("KAMAL", deaf.to_str().unwrap());
+    let out = project
+        .command(&hook)
+        .env("KAMAL_VERSION", "v42")
+        .output()
+        .unwrap();
+    let said = text(&out);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("no answer within 1 seconds"), "{said}");
+}
+
+/// What would stop a deploy is a warning there, and the label is tried all the same.
+#[test]
+fn nothing_holds_up_a_rollback() {
+    let project = Project::new().with("LIFEBOAT_MIN_FREE_MB", "999999999");
+    let said = project.deploys(&["rollback", "v41"]);
+    assert!(
+        said.contains("not enough room under volume") && said.contains("a rollback goes on"),
+        "{said}"
+    );
+    assert_eq!(project.labels("web1")[0], "before-v41");
+    let project = project
+        .with("LIFEBOAT_WAIT", "010")
+        .with("LIFEBOAT_SECRETS", "NOT_THERE");
+    let said = project.deploys(&["rollback", "v40"]);
+    assert!(
+        said.contains("no whole number: LIFEBOAT_WAIT=010")
+            && said.contains("the secret NOT_THERE has no value"),
+        "{said}"
+    );
+    assert!(project.labels("web1").contains(&"before-v40".to_owned()));
+    let project = project.with("TMPDIR", "/no/such/folder");
+    let said = project.deploys(&["rollback", "v39"]);
+    assert!(said.contains("no temporary file can be made"), "{said}");
+    assert!(!project.labels("web1").contains(&"before-v39".to_owned()));
+}
+
 #[test]
 fn a_setting_that_is_no_number_is_said() {
     let project = Project::new().with("LIFEBOAT_WAIT", "10m");

@@ -235,7 +235,6 @@ fn labels_that_the_store_does_not_take_are_given_up_in_time() {
         );
         // The requests themselves would go on for minutes.
         assert!(took < 30, "{took} s");
-        assert!(link.held() > 0, "nothing was held");
         link.let_go();
     };
     let label: &[&str] = &["PUT ", "/lifeboat/labels/"];

@@ -163,7 +163,7 @@ fn kit() -> String {
     let (_, script) = sections(&repo(PAGE), "sh test").swap_remove(0);
     let lines = script
         .lines()
-        .filter(|l| ["mkdir ", "cp ", "cat "].iter().any(|c| l.starts_with(c)));
+        .filter(|l| ["mkdir ", "cp ", "grep "].iter().any(|c| l.starts_with(c)));
     lines.map(|l| format!("{l}\n")).collect()
 }
 
@@ -171,6 +171,35 @@ fn example() -> String {
     let all = blocks(&repo(PAGE));
     let block = all.iter().find(|b| b.language == "yaml");
     block.expect("the accessory of the page").lines.join("\n") + "\n"
+}
+
+/// Rails writes aliases and hooks of its own into a new app: they stay.
+#[test]
+fn what_the_app_has_already_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::create_dir_all(path(".kamal/hooks")).unwrap();
+    std::fs::create_dir(path("config")).unwrap();
+    std::fs::write(path(".kamal/hooks/pre-deploy"), "mine").unwrap();
+    let own = "service: app\naliases:\n  console: app exec -i bin/rails console\n";
+    std::fs::write(path("config/deploy.yml"), own).unwrap();
+    std::os::unix::fs::symlink(repo(""), path("lifeboat")).unwrap();
+    let run = || {
+        let done = Command::new("bash")
+            .args(["-euc", &kit()])
+            .current_dir(dir.path())
+            .status();
+        assert!(done.unwrap().success());
+    };
+    run();
+    let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();
+    assert_eq!(read("config/deploy.yml"), own);
+    assert_eq!(read(".kamal/hooks/pre-deploy"), "mine");
+    assert!(read(".kamal/hooks/post-deploy").contains("lifeboat"));
+    std::fs::write(path("config/deploy.yml"), "service: app\n").unwrap();
+    run();
+    run();
+    assert_eq!(read("config/deploy.yml").matches("backup-list:").count(), 1);
 }
 
 /// The page's example is the file that it names, without the remarks.

@@ -9,7 +9,7 @@ stub = pathlib.Path(os.environ["STUB"])
 
 def inside(command, host):
     """The mounts of a container, by their paths; and production's bucket."""
-    places = {"/rails/storage": host / "volume", "/tmp/": f"{host}/tmp/", "s3://my-backups/myapp": f"file://{stub.parent}/store-production"}
+    places = {"/rails/storage": host / "volume", "/tmp/": f"{host}/tmp/", "/etc/lifeboat": host / "etc", "s3://my-backups/myapp": f"file://{stub.parent}/store-production"}
     # In one pass: what was put in is not looked at again.
     command = re.sub("|".join(places), lambda found: str(places[found.group()]), command)
     (host / "tmp").mkdir(exist_ok=True)
