@@ -22,6 +22,7 @@ pub mod uploader;
 mod wait;
 pub mod watchdog;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,35 +124,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         }));
     }
     let socket = fleet::socket_path(&config);
-    let shared = Arc::clone(&fleet);
-    let listening = socket.clone();
-    tasks.push(tokio::spawn(async move {
-        if let Err(error) = control::listen(&listening, shared).await {
-            tracing::warn!(socket = %listening.display(), %error, "the control socket does not work; commands cannot reach this process");
-        }
-    }));
-    tasks.push(tokio::spawn(drills::run(
-        Arc::clone(&config),
-        Arc::clone(&fleet),
-        Arc::clone(&board),
-    )));
-    tasks.push(tokio::spawn(probes::run(
-        Arc::clone(&config),
-        Arc::clone(&board),
-    )));
-    tasks.push(tokio::spawn(crate::notify::run(
-        Arc::clone(&config),
-        Arc::clone(&board),
-    )));
-    tasks.push(tokio::spawn(clock::run(Arc::clone(&board))));
-    tasks.push(tokio::spawn(crate::insight::run(
-        Arc::clone(&config),
-        Arc::clone(&fleet),
-        Arc::clone(&board),
-    )));
-    if config.dirs.iter().any(|d| d.watch) {
-        tasks.push(tokio::spawn(discover(Arc::clone(&fleet))));
-    }
+    tasks.extend(beside(&config, &fleet, &board, &socket));
     tokio::select! {
         _ = term.recv() => tracing::info!("SIGTERM: last capture and upload"),
         _ = int.recv() => tracing::info!("SIGINT: last capture and upload"),
@@ -171,6 +144,49 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     } else {
         Err(RunError::Unfinished)
     }
+}
+
+/// What runs beside the targets, each begun anew after a panic.
+fn beside(
+    config: &Arc<Config>,
+    fleet: &Arc<Fleet>,
+    board: &Arc<Board>,
+    socket: &Path,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let all = || (Arc::clone(config), Arc::clone(fleet), Arc::clone(board));
+    let mut tasks = Vec::new();
+    let (_, f, _) = all();
+    let socket = socket.to_owned();
+    let control = move || {
+        let (fleet, socket) = (Arc::clone(&f), socket.clone());
+        async move {
+            if let Err(error) = control::listen(&socket, fleet).await {
+                tracing::warn!(socket = %socket.display(), %error, "the control socket does not work; commands cannot reach this process");
+            }
+        }
+    };
+    tasks.push(tokio::spawn(caught::again("control", control)));
+    let (c, f, b) = all();
+    let drills = move || drills::run(Arc::clone(&c), Arc::clone(&f), Arc::clone(&b));
+    tasks.push(tokio::spawn(caught::again("drills", drills)));
+    let (c, _, b) = all();
+    let probes = move || probes::run(Arc::clone(&c), Arc::clone(&b));
+    tasks.push(tokio::spawn(caught::again("probes", probes)));
+    let (c, _, b) = all();
+    let notify = move || crate::notify::run(Arc::clone(&c), Arc::clone(&b));
+    tasks.push(tokio::spawn(caught::again("notifications", notify)));
+    let (_, _, b) = all();
+    let clock = move || clock::run(Arc::clone(&b));
+    tasks.push(tokio::spawn(caught::again("clock", clock)));
+    let (c, f, b) = all();
+    let insight = move || crate::insight::run(Arc::clone(&c), Arc::clone(&f), Arc::clone(&b));
+    tasks.push(tokio::spawn(caught::again("insight", insight)));
+    if config.dirs.iter().any(|d| d.watch) {
+        let (_, f, _) = all();
+        let folders = move || discover(Arc::clone(&f));
+        tasks.push(tokio::spawn(caught::again("folders", folders)));
+    }
+    tasks
 }
 
 /// Starts targets for databases that appear and stops those that vanish.
