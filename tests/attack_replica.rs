@@ -343,7 +343,7 @@ fn an_idle_database_rolls_up_once() {
 
 /// Roll-ups go on while the store is away, and the sidecar restarts in the middle: only what changed is sent, no second full copy.
 #[test]
-fn heavy_an_outage_with_a_restart_sends_only_what_changed() {
+fn an_outage_with_a_restart_sends_only_what_changed() {
     let site = Site::new();
     let daemon = site.start();
     writes(&site, "before", 3);
@@ -372,7 +372,7 @@ fn heavy_an_outage_with_a_restart_sends_only_what_changed() {
 /// The disk of a host was copied, state directory and all, and both hosts write under one name. Someone has to stop; whatever was sent
 /// before restores, every point of it.
 #[test]
-fn heavy_a_copied_disk_never_makes_a_broken_point() {
+fn a_copied_disk_never_makes_a_broken_point() {
     let site = Site::new();
     let first = site.start();
     writes(&site, "both", 3);

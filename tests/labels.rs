@@ -286,7 +286,7 @@ fn a_lost_label_is_reported() {
 
 /// A point under a label outlives roll-up: files end there.
 #[test]
-fn heavy_roll_up_is_cut_at_labels() {
+fn roll_up_is_cut_at_labels() {
     let mut site = Site::new();
     site.extra = "    retention: 1s\n".into();
     let daemon = site.start();
