@@ -4,11 +4,12 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use common::daemon::Site;
 use common::mount::Mount;
 use common::python;
+use lifeboat::restore::swap::hold;
 use serde_json::Value;
 
 const BOOT: [&str; 4] = ["restore", "--all", "--if-not-exists", "--if-replica-exists"];
@@ -38,6 +39,23 @@ fn remove(db: &Path) {
 
 fn said(out: &Output) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
+}
+
+/// An app that has the database open until its stdin is closed.
+fn open(db: &Path) -> Child {
+    let mut app = Command::new("python3")
+        .args(["-c", "import sqlite3,sys; c=sqlite3.connect(sys.argv[1]); c.execute('select * from t').fetchall(); print('open',flush=True); sys.stdin.read()"])
+        .arg(db)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(app.stdout.take().unwrap()),
+        &mut String::new(),
+    )
+    .unwrap();
+    app
 }
 
 /// A site with a folder of databases.
@@ -127,6 +145,105 @@ fn files_without_their_base_are_no_new_target() {
     assert!(site.ok(&BOOT).contains("absent=1"));
 }
 
+/// Everything was deleted but what Lifeboat wrote beside it, which tells of points that were there.
+#[test]
+fn a_replica_that_was_emptied_is_no_new_target() {
+    for tells in [&["snapshot", "--label", "v1"][..], &["drill"]] {
+        let site = Site::new();
+        site.sync();
+        site.ok(tells);
+        std::fs::remove_dir_all(site.path("store/app/ltx")).unwrap();
+        remove(&site.db);
+        for more in [&[][..], &["--dry-run"], &["--last-good"]] {
+            let error = if more == ["--last-good"] {
+                site.fails(5, &["restore", "app", "--if-replica-exists", "--last-good"])
+            } else {
+                site.fails(5, &[&BOOT[..], more].concat())
+            };
+            assert!(
+                error.contains("holds no files any more") && error.contains("hint: look for"),
+                "{error}"
+            );
+            assert!(!site.db.exists());
+        }
+        let error = site.fails(5, &["drill"]);
+        assert!(error.contains("holds no files any more"), "{error}");
+    }
+}
+
+fn labels(site: &Site) -> Vec<String> {
+    let entries = std::fs::read_dir(site.path("store/app/lifeboat/labels"));
+    let names = entries.into_iter().flatten();
+    names
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Only so many pins of restores are kept: those of refused ones would push out those that somebody may need.
+#[test]
+fn a_restore_that_is_refused_leaves_no_pin() {
+    let (site, [app, _]) = two_databases();
+    site.ok(&["restore", "app", "--in-place"]);
+    let real = labels(&site);
+    assert_eq!(real.len(), 1, "{real:?}");
+    for is_beside_daemon in [false, true] {
+        let _daemon = is_beside_daemon.then(|| site.start());
+        let mut reader = open(&app);
+        let error = site.fails(4, &["restore", "app", "--in-place"]);
+        assert!(
+            error.contains("is pinned as") && error.contains("is in use"),
+            "{error}"
+        );
+        assert_eq!(labels(&site), real);
+        drop(reader.stdin.take());
+        reader.wait().unwrap();
+    }
+}
+
+/// Whoever comes second would replace what the first restored, and `--undo` would go back to that.
+#[test]
+fn two_restores_in_place_at_once() {
+    let (site, [app, _]) = two_databases();
+    set(&app, "now");
+    let first = hold(&app).unwrap().unwrap();
+    for args in [
+        &["restore", "app", "--in-place"][..],
+        &["restore", "--all", "--in-place"],
+        &["restore", "app", "--undo"],
+    ] {
+        let error = site.fails(4, args);
+        assert!(
+            error.contains("another restore of") && error.contains("hint: wait for it"),
+            "{args:?}: {error}"
+        );
+        assert_eq!(labels(&site), [""; 0]);
+    }
+    site.ok(&["restore", "app", "--in-place", "--dry-run"]);
+    assert_eq!(value(&app), "now");
+    drop(first);
+    site.ok(&["restore", "app", "--in-place"]);
+    assert_eq!(value(&app), "now", "what was pinned right before");
+    let left = std::fs::read_dir(site.dir.path()).unwrap();
+    let left = left.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    assert!(!left.into_iter().any(|name| name.contains("restore-lock")));
+}
+
+/// No app is to be stopped.
+#[test]
+fn a_database_in_use_by_lifeboat_alone() {
+    let mut site = Site::new();
+    site.sync();
+    let _daemon = site.start();
+    site.sync();
+    site.instance = "web2".into();
+    let error = site.fails(4, &["restore", "app", "--in-place"]);
+    assert!(
+        error.contains("open in lifeboat (pid") && error.contains("hint: wait for that command"),
+        "{error}"
+    );
+    assert!(!error.contains("stop the app"), "{error}");
+}
+
 /// Everything that was committed before the call is safe when it returns, also in a database that was made a moment before.
 #[test]
 fn what_was_made_a_moment_ago_is_part_of_all() {
@@ -169,17 +286,27 @@ fn a_queue_is_known_by_its_own_name_too() {
 /// The configuration has it, and the daemon that is asked has not: no word of success.
 #[test]
 fn what_the_daemon_does_not_know_is_not_safe() {
-    let (site, folder) = with_folder(false);
+    let (mut site, folder) = with_folder(false);
     let daemon = site.start();
     site.sync();
+    // All is what is there now, also in a folder that is not watched.
     set(&folder.join("late.sqlite3"), "new");
-    let error = site.fails(1, &["snapshot", "--label", "v1"]);
-    assert!(error.contains("not pinned: late"), "{error}");
+    let said = site.ok(&["snapshot", "--label", "v1"]);
+    assert!(said.contains("late: "), "{said}");
+    // What came into the configuration since the start it cannot know.
+    let other = site.path("elsewhere.sqlite3");
+    set(&other, "new");
+    site.extra += &format!("  - path: {}\n", other.display());
+    let error = site.fails(1, &["snapshot", "--label", "v2"]);
+    assert!(error.contains("not pinned: elsewhere"), "{error}");
     let error = site.fails(1, &["sync"]);
-    assert!(error.contains("not everything is durable: late"), "{error}");
+    assert!(
+        error.contains("not everything is durable: elsewhere"),
+        "{error}"
+    );
     assert_eq!(daemon.stop(), 0);
     let _daemon = site.start();
-    site.ok(&["snapshot", "--label", "v1"]);
+    site.ok(&["snapshot", "--label", "v2"]);
     site.sync();
 }
 
@@ -225,18 +352,7 @@ fn in_use_is_said_before_anything_is_read() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&base, bytes).unwrap();
-    let mut reader = Command::new("python3")
-        .args(["-c", "import sqlite3,sys; c=sqlite3.connect(sys.argv[1]); c.execute('select * from t').fetchall(); print('open',flush=True); sys.stdin.read()"])
-        .arg(&app)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    std::io::BufRead::read_line(
-        &mut std::io::BufReader::new(reader.stdout.take().unwrap()),
-        &mut String::new(),
-    )
-    .unwrap();
+    let mut reader = open(&app);
     let error = site.fails(4, &["restore", "app", "--in-place"]);
     assert!(error.contains("is in use"), "{error}");
     drop(reader.stdin.take());

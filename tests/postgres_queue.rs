@@ -61,7 +61,7 @@ fn jobs_in_postgresql_run_wait_or_go() {
 
     // Removed: the failed and the finished one stay.
     let text = site.ok(&["restore", "app", "--in-place", "--queue", "empty"]);
-    assert!(text.contains("2 jobs were removed"), "{text}");
+    assert!(text.contains("removed 2 jobs"), "{text}");
     assert_eq!((paused(&site), jobs(&site)), ("done".into(), "3,4".into()));
     site.ok(&["restore", "--all", "--in-place", "--queue", "keep"]);
     assert_eq!(paused(&site), "done");

@@ -173,6 +173,55 @@ fn a_database_in_use_at_the_swap() {
     );
     assert!(holder.join().unwrap().is_err());
 
+    // Another restore of it at work: held up before its database is marked.
+    let clients = site.server.clients();
+    let postgres = site.server.connection().with_database("postgres");
+    let lock = "BEGIN; LOCK TABLE pg_shdescription IN EXCLUSIVE MODE; SELECT pg_sleep(602);";
+    let holder = std::thread::spawn(move || clients.sql(&postgres, lock, &[]));
+    let locked = "SELECT count(*) FROM pg_locks WHERE relation = 'pg_shdescription'::regclass AND mode = 'ExclusiveLock' AND granted;";
+    wait_for(|| site.server.sql("postgres", locked).trim() == "1");
+    let first = site
+        .command(&["restore", "app", "--in-place", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let at_work = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted;";
+    wait_for(|| site.server.sql("postgres", at_work).trim() == "1");
+    for args in [
+        ["restore", "app", "--in-place"],
+        ["restore", "app", "--undo"],
+    ] {
+        let text = site.refused(&args, 4);
+        assert!(
+            text.contains("another restore of") && text.contains("hint: wait for it"),
+            "{text}"
+        );
+    }
+    // Whoever has it open is told of.
+    let (app, clients) = (
+        site.server.connection().with_database(DATABASE),
+        site.server.clients(),
+    );
+    let session = std::thread::spawn(move || clients.sql(&app, "SELECT pg_sleep(601);", &[]));
+    wait_for(|| site.server.sql("postgres", sleeping).trim() == "1");
+    site.server.sql(
+        "postgres",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(602)%' AND pid <> pg_backend_pid();",
+    );
+    let out = first.wait_with_output().unwrap();
+    let text = words(&out);
+    assert!(out.status.success(), "{text}");
+    assert!(
+        text.contains("ending the sessions of the live database"),
+        "{text}"
+    );
+    let done: serde_json::Value =
+        serde_json::from_slice(out.stdout.split(|b| *b == b'\n').next().unwrap()).unwrap();
+    assert!(done["restored"]["sessions"].as_u64() >= Some(1), "{done}");
+    assert!(holder.join().unwrap().is_err() && session.join().unwrap().is_err());
+    site.server.sql(DATABASE, "DELETE FROM events;");
+
     // An app that comes back the moment it was thrown out.
     let done = Arc::new(AtomicBool::new(false));
     let apps: Vec<_> = (0..3)

@@ -344,6 +344,105 @@ fn databases_of_a_folder_that_is_empty_are_restored_from_the_store() {
     assert_eq!(value(&tenant), "saved");
 }
 
+/// Programs read every line but the last.
+#[test]
+fn each_answer_in_json_is_an_object() {
+    let (site, [app, _]) = two_databases();
+    let answers = |args: &[&str]| -> Vec<serde_json::Value> {
+        let said = site.ok(&[&["restore", "--json"], args].concat());
+        let (data, last) = said.trim_end().rsplit_once('\n').unwrap();
+        assert!(last.starts_with("lifeboat: ok restore"), "{said}");
+        let line = |l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{args:?}: {e}: {said}"));
+        data.lines().map(line).collect()
+    };
+    let left = answers(&["app", "--if-not-exists"]);
+    assert_eq!(
+        (&left[0]["target"], &left[0]["left"]),
+        (&"app".into(), &"exists".into())
+    );
+    assert!(
+        left[0]["why"]
+            .as_str()
+            .unwrap()
+            .contains("app.sqlite3 exists")
+    );
+    assert_eq!(answers(&["--all", "--if-not-exists"]).len(), 2);
+    answers(&["app", "--in-place"]);
+    let back = answers(&["app", "--undo", "--dry-run"]);
+    assert_eq!(
+        (&back[0]["dry-run"], &back[0]["target"]),
+        (&true.into(), &"app".into())
+    );
+    let back = answers(&["--all", "--undo"]);
+    assert!(
+        back[0]["back"].as_str().unwrap().contains("before-restore"),
+        "{back:?}"
+    );
+    assert!(
+        back[0]["kept"].as_str().unwrap().contains("before-undo"),
+        "{back:?}"
+    );
+    std::fs::remove_file(&app).unwrap();
+    std::fs::remove_dir_all(site.path("store/app")).unwrap();
+    let left = answers(&["app", "--if-replica-exists"]);
+    assert_eq!(left[0]["left"], "absent", "{left:?}");
+}
+
+#[test]
+fn a_moment_of_the_future_is_the_newest_point_and_said() {
+    let site = Site::new();
+    site.sync();
+    let out = site.run(&[
+        "restore",
+        "app",
+        "-o",
+        "copy.sqlite3",
+        "--at",
+        "2999-01-01T00:00",
+    ]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    assert!(
+        said.contains("is in the future; restoring the newest"),
+        "{said}"
+    );
+    assert_same_pages(
+        &site.path("copy.sqlite3"),
+        &site.copy_now("now.sqlite3"),
+        "newest",
+    );
+}
+
+/// A capture that a fast clock dated later stands between two points.
+#[test]
+fn points_behind_one_of_a_fast_clock_are_named() {
+    let site = Site::new();
+    site.sync();
+    let daemon = site.start();
+    for n in 0..2 {
+        site.write(&format!("update t set a='{n}' where id=1"));
+        site.sync();
+    }
+    daemon.stop();
+    site.forget_roll_ups();
+    let files = objects(&site, "store", 0);
+    let fast = std::fs::File::options()
+        .append(true)
+        .open(&files[files.len() - 2])
+        .unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    fast.set_modified(std::time::SystemTime::now() + hour)
+        .unwrap();
+    let moment = jiff::Timestamp::now().to_string();
+    let out = site.run(&["restore", "app", "-o", "copy.sqlite3", "--at", &moment]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    assert!(
+        said.contains("1 point is also dated at or before that time"),
+        "{said}"
+    );
+}
+
 /// Two databases and their copies as they were, and what they are now.
 fn two_databases() -> (Site, [std::path::PathBuf; 2]) {
     let mut site = Site::new();

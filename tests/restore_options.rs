@@ -73,6 +73,10 @@ fn jobs_run_wait_or_go() {
     let copy = site.restore("kept.sqlite3", &[]);
     is_clean(&copy);
     assert_eq!(ask(&copy, PAUSES), "held", "one target: as it was");
+    let out = site.path("asked.sqlite3");
+    let args = ["restore", "app", "--queue", "keep", "-o"];
+    let said = site.ok(&[&args[..], &[out.to_str().unwrap()]].concat());
+    assert!(!said.contains("no Solid Queue"), "{said}");
 
     let out = site.path("paused.sqlite3");
     let args = [
@@ -85,7 +89,7 @@ fn jobs_run_wait_or_go() {
     ];
     let said = site.ok(&args);
     assert!(
-        said.contains("QUEUES PAUSED: default, imports, mailers, reports, solo; 5 jobs wait"),
+        said.contains("QUEUES PAUSED: default, imports, mailers, reports, solo; waiting: 5 jobs"),
         "{said}"
     );
     is_clean(&out);
@@ -224,7 +228,7 @@ fn staging_from_production() {
         script.to_str().unwrap(),
     ];
     let said = staging.ok(&args);
-    assert!(said.contains("5 statements were run"), "{said}");
+    assert!(said.contains("5 statements of SQL ran"), "{said}");
     assert!(said.contains("QUEUES PAUSED"), "{said}");
     let emails = "select email from users order by 1";
     assert_eq!(
@@ -286,7 +290,10 @@ fn sql_that_fails_changes_nothing() {
             "NOT NULL",
         ),
         ("begin; delete from t;", "ends within a transaction"),
-        ("insert into nowhere values(1)", "no such table: nowhere"),
+        (
+            "update t set a = 1; select * from nowhere;",
+            "no such table: nowhere (in: statement 2)",
+        ),
         (
             "insert into solid_queue_ready_executions(job_id, queue_name, created_at) values (99, 'x', 'y')",
             "FOREIGN KEY",
@@ -327,6 +334,14 @@ fn sql_that_fails_changes_nothing() {
         &["restore", "app", "--after-sql", "nowhere.sql", "-o", "x"],
     );
     assert!(missing.contains("nowhere.sql"), "{missing}");
+    let latin1 = site.path("latin1.sql");
+    std::fs::write(&latin1, b"update t set a = '\xe4'").unwrap();
+    let args = ["restore", "app", "-o", "x", "--after-sql"];
+    let error = site.fails(2, &[&args[..], &[latin1.to_str().unwrap()]].concat());
+    assert!(
+        error.contains("hint: name a file of SQL in UTF-8"),
+        "{error}"
+    );
 }
 
 /// Commits a row that breaks the table's CHECK, as a disk or a bug would.

@@ -34,7 +34,7 @@ fn status_needs_no_http_and_says_what_to_do() {
     let said = site.ok(&["status"]);
     let lines: Vec<&str> = said.lines().collect();
     assert!(
-        lines[0].starts_with("TARGET  SAFE  STATE   LAG   ALLOWED  DURABLE"),
+        lines[0].starts_with("TARGET  SAFE  STATE   LAG   ALLOWED  DURABLE  OLDEST  DRILL"),
         "{said}"
     );
     assert!(
@@ -45,6 +45,16 @@ fn status_needs_no_http_and_says_what_to_do() {
     let status: Value =
         serde_json::from_str(site.ok(&["status", "--json"]).lines().next().unwrap()).unwrap();
     assert_eq!(status["targets"][0]["name"], "app");
+    assert!(lines[1].ends_with("  none"), "{said}");
+    let store = &status["targets"][0]["stores"][0];
+    assert!(
+        store["oldest_at"].is_string() && store["drill_at"].is_null(),
+        "{store}"
+    );
+    site.ok(&["drill"]);
+    wait_for(&daemon, "the drill", || {
+        site.ok(&["status"]).contains("  passed ")
+    });
 
     let mut child = site
         .command(&["status", "--watch", "--interval", "100ms", "--json"])
@@ -68,6 +78,8 @@ fn status_needs_no_http_and_says_what_to_do() {
     let out = site.run(&["status"]);
     let said = String::from_utf8_lossy(&out.stdout);
     assert!(said.contains("app     NO "), "{said}");
+    let error = String::from_utf8_lossy(&out.stderr);
+    assert!(error.contains("hint: what to do stands below"), "{error}");
     assert!(!said.contains("lifeboat: ok"), "{said}");
 }
 

@@ -96,6 +96,29 @@ fn each_says_what_to_do_and_changes_nothing() {
             &["the last one is"],
         ),
         (
+            &["restore", "--all", "-o", "d", "--txid", "2"],
+            2,
+            &["'--all' cannot be used with '--txid <TXID>'"],
+        ),
+        (
+            &["restore", "--all", "-o", "d", "--at", "2000-01-01T00:00"],
+            3,
+            &["error: app: the oldest restorable point is"],
+        ),
+        (
+            &["restore", "app", "-o", "app.sqlite3"],
+            4,
+            &[
+                "`-o OTHER-PATH`, where nothing is",
+                "without -o, `--in-place`",
+            ],
+        ),
+        (
+            &["restore", "app", "-o", "c", "--after-sql", "nowhere.sql"],
+            2,
+            &["nowhere.sql: No such file", "name a file of SQL"],
+        ),
+        (
             &["restore", "app", "-o", "c", "--lable", "x"],
             2,
             &["--label"],
@@ -149,6 +172,22 @@ fn each_says_what_to_do_and_changes_nothing() {
         assert!(!site.path("c").exists(), "{args:?}");
     }
     assert_eq!(std::fs::read(&site.db).unwrap(), database);
+}
+
+/// `head` has its lines, and goes.
+#[test]
+fn nobody_reads_to_the_end() {
+    let site = Site::new();
+    let mut child = site
+        .command(&["config", "schema"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(text(&out), "");
+    assert_eq!(out.status.code(), Some(1));
 }
 
 /// What cannot be done now: the cause stands in the last lines, not only somewhere in the log.

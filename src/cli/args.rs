@@ -298,7 +298,7 @@ pub struct RestoreArgs {
     #[arg(
         long,
         value_name = "TXID",
-        conflicts_with = "at",
+        conflicts_with_all = ["at", "all"],
         env = "LIFEBOAT_TXID"
     )]
     pub txid: Option<String>,

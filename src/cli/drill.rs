@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::files::{self, Rest};
-use super::{Failure, ok};
+use super::{Failure, counted, ok};
 use crate::config::{Config, FilesConfig, TargetConfig};
 use crate::daemon::control::{Client, Request};
 use crate::daemon::drills::options;
@@ -120,8 +120,7 @@ async fn all(
             5,
             format!("the drill failed: {}", failed.join("; ")),
             Some(
-                "`lifeboat verify` names damaged objects; `lifeboat list` shows earlier points"
-                    .into(),
+                "a check of the restored data (`integrity`, `assert`): `lifeboat restore NAME --last-good -o PATH` finds the newest sound point of a SQLite database, `lifeboat list` shows earlier ones; a check of the copy (`restore`, `checksum`): `lifeboat verify` names damaged objects".into(),
             ),
         ));
     }
@@ -173,7 +172,8 @@ fn show(drill: &Drill) {
     }
     if !drill.rows.is_empty() {
         let total: u64 = drill.rows.values().sum();
-        println!("  {total} rows in {} tables", drill.rows.len());
+        let tables = counted(drill.rows.len() as u64, "table");
+        println!("  {} in {tables}", counted(total, "row"));
     }
     for warning in &drill.warnings {
         println!("  look at: {warning}");

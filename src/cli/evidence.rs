@@ -4,8 +4,8 @@ mod sqlite;
 
 use serde_json::{Map, Value, json};
 
-use super::Failure;
 use super::absent::with_absent;
+use super::{Failure, counted};
 use crate::config::{Config, FilesConfig, PostgresConfig, StoreConfig, StoreKind};
 use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, open};
@@ -172,9 +172,9 @@ impl Copy {
         };
         match (facts.newest, facts.oldest) {
             (Some(newest), Some(oldest)) => println!(
-                "  last backup {newest}, {} ago; {} points since {oldest}; {} bytes",
+                "  last backup {newest}, {} ago; {} since {oldest}; {} bytes",
                 labels::age(newest, now),
-                facts.points,
+                counted(facts.points as u64, "point"),
                 facts.bytes
             ),
             _ => println!("  NO BACKUP"),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::args::{ConfigAction, Global};
-use super::{Failure, load, ok};
+use super::{Failure, counted, load, ok};
 use crate::config::{Config, StoreConfig, TargetConfig};
 use crate::daemon::fleet::{open_replica, socket_path, system_now};
 use crate::labels::{self, Label, Pin};
@@ -162,11 +162,11 @@ pub(super) async fn list(
                 continue;
             }
             println!(
-                "{} in {}: {} points in {} objects, {bytes} bytes",
+                "{} in {}: {} in {}, {bytes} bytes",
                 target.name,
                 replica.display(),
-                points.len(),
-                catalog.entries().len()
+                counted(points.len() as u64, "point"),
+                counted(catalog.entries().len() as u64, "object")
             );
             for point in points.iter().rev().take(20).rev() {
                 println!("  TXID {}  {}", point.txid, point.at);

@@ -60,6 +60,18 @@ impl Failure {
         }
     }
 
+    /// Of one target among several, unless it says so itself.
+    fn of(self, target: &str) -> Self {
+        let rest = self.message.strip_prefix(target);
+        if rest.is_some_and(|rest| rest.starts_with([':', ' '])) {
+            return self;
+        }
+        Self {
+            message: format!("{target}: {}", self.message),
+            ..self
+        }
+    }
+
     /// Of what several stores say where none has what is wanted. That there is nothing (3) is only true if each of them says so: one that does
     /// not answer may have it.
     fn of_stores(known: Option<Self>, new: Self) -> Self {
@@ -139,13 +151,25 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(compat::translate(args))
 }
 
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or_default()
+}
+
+/// `println!` panics where nobody reads any more, as `head` once it has its lines. What was under way ends as at any panic, in silence.
+fn is_unread(panic: &str) -> bool {
+    panic.starts_with("failed printing to stdout: Broken pipe")
+}
+
 /// Threads of rustic_core panic when the one that they report to has ended with an error. The error is what people have to read; where the work
 /// itself panics, the caller says so.
 fn quiet_threads() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let file = info.location().map_or("", std::panic::Location::file);
-        match file.contains("rustic_core") {
+        let is_quiet = file.contains("rustic_core") || is_unread(panic_text(info.payload()));
+        match is_quiet {
             true => tracing::debug!("{info}"),
             false => before(info),
         }
@@ -179,7 +203,12 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report(&Failure::new(1, format!("cannot start: {error}"), None)),
     };
-    let result = runtime.block_on(dispatch(cli));
+    let run = || runtime.block_on(dispatch(cli));
+    let result = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+        Ok(result) => result,
+        Err(panic) if is_unread(panic_text(panic.as_ref())) => return ExitCode::FAILURE,
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
     // A download that nobody reads any more must not hold the exit.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     drop(log);
@@ -317,6 +346,14 @@ fn load_for(global: &Global, names: &[String]) -> Result<Config, Failure> {
         Vec::new()
     };
     load(global, databases)
+}
+
+/// `1 point`, `2 points`.
+fn counted(n: u64, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
 }
 
 /// The last line of a command that changed or checked something: printed only when it is true.

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::Failure;
 use super::files::Rest;
+use super::{Failure, counted};
 use crate::config::{Config, FilesConfig, PostgresConfig};
 use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, Database, is_of, open};
@@ -108,14 +108,14 @@ pub(super) async fn dump(config: &Config, split: &Split, as_json: bool) -> Resul
             continue;
         }
         println!(
-            "{}: dump {} of {}: {} bytes ({} before compression) in {:.1} s, durable in {} stores",
+            "{}: dump {} of {}: {} bytes ({} before compression) in {:.1} s, durable in {}",
             database.name,
             manifest.id,
             database.origin.display(),
             manifest.stored_bytes(),
             manifest.dump.raw_size,
             seconds(&manifest),
-            database.stores.len(),
+            counted(database.stores.len() as u64, "store"),
         );
         for anomaly in &manifest.anomalies {
             println!("{}: WARNING: {anomaly}", database.name);
@@ -168,10 +168,10 @@ pub(super) async fn list(config: &Config, split: &Split, as_json: bool) -> Resul
                 continue;
             }
             println!(
-                "{} in {}: {} dumps",
+                "{} in {}: {}",
                 database.name,
                 store.display(),
-                dumps.len()
+                counted(dumps.len() as u64, "dump")
             );
             for dump in &dumps {
                 println!("{}", line(dump, &labels));

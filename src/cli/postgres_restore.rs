@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::args::{Global, RestoreArgs};
 use super::postgres::split;
 use super::postgres_work::{Place, Step, aside_of, kept, say, told, undo, work};
-use super::restore_all::Planned;
+use super::restore_all::{Planned, leave};
 use super::{Failure, ok, restore_undo};
 use crate::config::{Config, OnDeploy, parse_time};
 use crate::daemon::fleet::system_now;
@@ -154,7 +154,7 @@ pub(super) async fn restore(
         true => None,
         false => match find(config, &database, args).await {
             Err(failure) if args.if_replica_exists && failure.code == 3 => {
-                println!("{}: {}; nothing to do", database.name, failure.message);
+                leave(global, &database.name, "absent", &failure.message);
                 ok(&format!(
                     "restore target={} nothing-to-restore",
                     database.name
@@ -189,7 +189,9 @@ pub(super) async fn plan_all(
 ) -> Result<Vec<Planned<Job>>, Failure> {
     let mut all = Vec::new();
     for database in split(config, &[]).databases(config, Ask::Stores).await? {
-        all.push(plan(config, database, args).await?);
+        let name = database.name.clone();
+        let planned = plan(config, database, args).await;
+        all.push(planned.map_err(|failure| failure.of(&name))?);
     }
     Ok(all)
 }
@@ -201,9 +203,10 @@ async fn plan(
 ) -> Result<Planned<Job>, Failure> {
     let (name, live) = (database.name.clone(), live_of(&database));
     if live.is_none() && args.output.is_none() {
-        return Ok(Planned::Absent(format!(
-            "{name}: left as it is: Redis is restored to a file, with `-o`"
-        )));
+        return Ok(Planned::Absent(
+            name,
+            "left as it is: Redis is restored to a file, with `-o`".into(),
+        ));
     }
     let place = match &args.output {
         Some(folder) => {
@@ -220,13 +223,14 @@ async fn plan(
     if let (true, Some(server)) = (args.undo, &live) {
         let replaced = match kept(&database, server).await {
             Ok(kept) if kept.is_by_undo() => {
-                return Ok(Planned::Absent(format!(
-                    "{name}: its last restore is undone already"
-                )));
+                return Ok(Planned::Absent(
+                    name,
+                    "its last restore is undone already".into(),
+                ));
             }
             Ok(kept) => Some(kept.at),
             Err(PostgresError::Nothing(why)) => {
-                return Ok(Planned::Absent(format!("{name}: {why}")));
+                return Ok(Planned::Absent(name, why));
             }
             Err(error) => return Err(error.into()),
         };
@@ -241,7 +245,7 @@ async fn plan(
     let (manifest, stores) = match find(config, &database, args).await {
         Ok(found) => found,
         Err(failure) if failure.code == 3 && args.if_replica_exists => {
-            return Ok(Planned::Absent(format!("{name}: {}", failure.message)));
+            return Ok(Planned::Absent(name, failure.message));
         }
         // A snapshot of all leaves it out on purpose.
         Err(failure)
@@ -249,10 +253,11 @@ async fn plan(
                 && args.label.is_some()
                 && database.server.on_deploy == OnDeploy::Skip =>
         {
-            return Ok(Planned::Absent(format!(
-                "{name}: left as it is: {}, and `on-deploy: skip` keeps it out of snapshots",
+            let why = format!(
+                "left as it is: {}, and `on-deploy: skip` keeps it out of snapshots",
                 failure.message
-            )));
+            );
+            return Ok(Planned::Absent(name, why));
         }
         Err(failure) => return Err(failure),
     };
@@ -268,7 +273,7 @@ async fn plan(
         },
     };
     if is_there && args.if_not_exists {
-        return Ok(Planned::Exists(format!("{name}: it exists")));
+        return Ok(Planned::Exists(name, "it exists".into()));
     }
     if is_there {
         return Err(Failure::new(

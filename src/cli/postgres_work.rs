@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::Failure;
 use super::args::{Global, QueueArg, RestoreArgs};
 use super::postgres_restore::nothing;
+use super::{Failure, counted};
 use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Database, blocking};
 use crate::labels::age;
@@ -260,8 +260,9 @@ fn step(
         Place::New(name) => {
             let checked = postgres::into_new(source, server, clients, name, options)?;
             let line = format!(
-                "{name}: {} tables, {} rows counted and right",
-                checked.tables, checked.rows
+                "{name}: {}, {} counted and right",
+                counted(checked.tables as u64, "table"),
+                counted(checked.rows, "row")
             );
             let done = json!({ "database": name, "checked": checked });
             Ok(Step::Done(Done(done, vec![line])))
@@ -269,10 +270,10 @@ fn step(
         Place::Url(url) => {
             let checked = postgres::into_url(source, url, clients, options)?;
             let line = format!(
-                "{}: {} tables, {} rows counted and right",
+                "{}: {}, {} counted and right",
                 url.display(),
-                checked.tables,
-                checked.rows
+                counted(checked.tables as u64, "table"),
+                counted(checked.rows, "row")
             );
             let done = json!({ "database": url.display(), "checked": checked });
             Ok(Step::Done(Done(done, vec![line])))
@@ -292,9 +293,16 @@ fn step(
 
 fn in_place(database: &str, done: &postgres::Swapped) -> Done {
     let mut lines = vec![format!(
-        "{database}: {} tables, {} rows counted and right, then swapped",
-        done.checked.tables, done.checked.rows
+        "{database}: {}, {} counted and right, then swapped",
+        counted(done.checked.tables as u64, "table"),
+        counted(done.checked.rows, "row")
     )];
+    if done.sessions > 0 {
+        let sessions = counted(done.sessions, "session");
+        lines.push(format!(
+            "the swap ended {sessions} of the database that was replaced: whoever had them connects again"
+        ));
+    }
     lines.extend(done.held.iter().map(held));
     if let Some(kept) = &done.kept {
         let quoted = kept.replace('"', "\"\"");
@@ -317,7 +325,7 @@ fn held(held: &postgres::Held) -> String {
             held.paused.join(", "),
             held.paused.join(" ")
         ),
-        (removed, _) => format!("{removed} jobs were removed"),
+        (removed, _) => format!("removed {}", counted(removed, "job")),
     }
 }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::absent::with_absent;
 use super::args::{Global, RestoreArgs};
-use super::restore_all::{Counts, Others};
-use super::restore_one::{Prepared, blocking, prepared};
+use super::restore_all::{Counts, Others, leave};
+use super::restore_one::{Pinned, Prepared, blocking, prepared};
 use super::restore_options as options;
 use super::restore_room::room_for_all;
 use super::restore_sources::{from_url, job, sources};
@@ -14,7 +14,7 @@ use crate::config::{Config, TargetConfig, parse_time};
 use crate::daemon::fleet::system_now;
 use crate::daemon::raise_file_limit;
 use crate::restore::plan::Goal;
-use crate::restore::swap::kept_for_undo;
+use crate::restore::swap::{hold, kept_for_undo};
 use crate::restore::{Output, Planned, RestoreError, Tried};
 use crate::store::Store;
 use crate::types::Txid;
@@ -41,18 +41,36 @@ pub(super) struct Source {
 /// it was.
 pub(super) async fn restore(global: &Global, args: RestoreArgs) -> Result<(), Failure> {
     let mut changed = Changed(false);
-    let result = run(global, args, &mut changed).await;
+    let mut pins = Pins::default();
+    let result = run(global, args, &mut changed, &mut pins).await;
     if result.is_err() {
+        if let (false, Some(config)) = (changed.0, &pins.config) {
+            for pin in pins.all {
+                pin.take_back(config).await;
+            }
+        }
         let word = if changed.0 { "maybe" } else { "no" };
         println!("lifeboat: failed restore changed={word}");
     }
     result
 }
 
+/// What was pinned before it is replaced, and where.
+#[derive(Default)]
+struct Pins {
+    config: Option<Config>,
+    all: Vec<Pinned>,
+}
+
 /// Whether something may be in place that was not there before.
 pub(super) struct Changed(pub(super) bool);
 
-async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> Result<(), Failure> {
+async fn run(
+    global: &Global,
+    mut args: RestoreArgs,
+    changed: &mut Changed,
+    pins: &mut Pins,
+) -> Result<(), Failure> {
     // All databases of `--all` are open at once.
     raise_file_limit();
     let is_url = args.source.as_deref().is_some_and(is_url);
@@ -91,7 +109,7 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
             for target in &config.targets {
                 jobs.push(job(target, &args, true).await?);
             }
-            others = Others::plan(config, &args).await?;
+            others = Others::plan(global, config, &args).await?;
             if others.count.targets > 0 && (args.last_good || args.after_sql.is_some()) {
                 options::refuse_of_sqlite(&args, true)?;
             }
@@ -111,17 +129,24 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
     let (mut existing, mut absent) = (0, 0);
     // All are planned before the first is written.
     let mut planned = Vec::new();
+    let mut alone = Vec::new();
     for mut job in jobs {
         if args.if_not_exists && job.output.path().exists() {
             let path = job.output.path().to_owned();
             if args.output.is_some() || !is_blank(&path) {
-                println!("{}: {} exists; nothing to do", job.name, path.display());
+                let why = format!("{} exists", path.display());
+                leave(global, &job.name, "exists", &why);
                 existing += 1;
                 continue;
             }
             // In its own place: an app that looked for its database left it, and would begin with it. Whoever has it open now is met as at any
             // database.
             job.output = Output::InPlace(path);
+        }
+        // From before anything is looked at: what another restore puts in place meanwhile would be replaced by this one, and be what --undo goes
+        // back to.
+        if let (Output::InPlace(path), false) = (&job.output, args.dry_run) {
+            alone.extend(hold(path).map_err(RestoreError::from)?);
         }
         if args.undo {
             planned.push((job, Vec::new()));
@@ -130,16 +155,18 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
         match sources(&mut job, &args, config.as_ref(), goal).await {
             Ok(sources) => planned.push((job, sources)),
             Err(failure) if args.if_replica_exists && failure.code == 3 => {
-                println!("{}: {}; nothing to do", job.name, failure.message);
+                leave(global, &job.name, "absent", &failure.message);
                 absent += 1;
             }
+            Err(failure) if args.all => return Err(failure.of(&job.name)),
             Err(failure) => return Err(failure),
         }
     }
+    pins.config.clone_from(&config);
     let config = config.as_ref();
     match config {
         Some(config) if args.undo && args.source.is_none() => {
-            planned = restore_undo::of_the_last_restore(config, planned, &mut others)?;
+            planned = restore_undo::of_the_last_restore(global, config, planned, &mut others)?;
         }
         _ if args.undo => {
             for (job, _) in &planned {
@@ -154,7 +181,12 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
     // All are read, proven and locked before the first is put in place: what stops one stops all while nothing has changed.
     let mut ready = Vec::new();
     for (job, sources) in planned {
-        match prepared(global, &args, config, job, sources, &edit).await? {
+        let name = job.name.clone();
+        let one = prepared(global, &args, config, job, sources, &edit, &mut pins.all).await;
+        match one.map_err(|failure| match args.all {
+            true => failure.of(&name),
+            false => failure,
+        })? {
             Some(one) => ready.push(one),
             None => absent += 1,
         }
@@ -290,6 +322,9 @@ fn one_moment(global: &Global, args: &mut RestoreArgs, tz: &jiff::tz::TimeZone) 
     let Some(at) = &args.at else {
         return;
     };
+    if parse_time(at, now, tz).is_ok_and(|moment| moment.0 > now.as_millisecond()) {
+        eprintln!("lifeboat: --at {at} is in the future; restoring the newest");
+    }
     let (Ok(moment), Ok(later)) = (
         parse_time(at, now, tz),
         later.map(|l| parse_time(at, l, tz)),

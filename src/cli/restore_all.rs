@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use super::Failure;
 use super::args::{Global, RestoreArgs};
 use super::restore::Changed;
@@ -31,26 +33,37 @@ pub(super) struct Counts {
     pub(super) absent: usize,
 }
 
-/// Why a target is left alone.
+/// What to do with a target, or its name and why it is left alone.
 pub(super) enum Planned<J> {
     Job(J),
     /// It is there, and `--if-not-exists` was given.
-    Exists(String),
-    /// Nothing to restore, with a word about it.
-    Absent(String),
+    Exists(String, String),
+    /// Nothing to restore.
+    Absent(String, String),
+}
+
+/// Says why a target is left alone: `word` is `exists`, `absent` or `older`.
+pub(super) fn leave(global: &Global, target: &str, word: &str, why: &str) {
+    if global.json {
+        println!("{}", json!({ "target": target, "left": word, "why": why }));
+    } else if word == "older" {
+        println!("{target}: {why}; it stays as it is");
+    } else {
+        println!("{target}: {why}; nothing to do");
+    }
 }
 
 impl Counts {
-    fn take<J>(&mut self, planned: Planned<J>) -> Option<J> {
+    fn take<J>(&mut self, global: &Global, planned: Planned<J>) -> Option<J> {
         self.targets += 1;
         match planned {
             Planned::Job(job) => return Some(job),
-            Planned::Exists(what) => {
-                println!("{what}; nothing to do");
+            Planned::Exists(target, why) => {
+                leave(global, &target, "exists", &why);
                 self.existing += 1;
             }
-            Planned::Absent(what) => {
-                println!("{what}; nothing to do");
+            Planned::Absent(target, why) => {
+                leave(global, &target, "absent", &why);
                 self.absent += 1;
             }
         }
@@ -70,13 +83,17 @@ impl Others {
     }
 
     /// Finds what is wanted of every target.
-    pub(super) async fn plan(config: &Config, args: &RestoreArgs) -> Result<Self, Failure> {
+    pub(super) async fn plan(
+        global: &Global,
+        config: &Config,
+        args: &RestoreArgs,
+    ) -> Result<Self, Failure> {
         let mut all = Self::none();
         for planned in postgres_restore::plan_all(config, args).await? {
-            all.dumps.extend(all.count.take(planned));
+            all.dumps.extend(all.count.take(global, planned));
         }
         for planned in files::plan_all(config, args).await? {
-            all.files.extend(all.count.take(planned));
+            all.files.extend(all.count.take(global, planned));
         }
         Ok(all)
     }
@@ -98,12 +115,17 @@ impl Others {
     }
 
     /// Leaves out what was replaced before `since`, and says so.
-    pub(super) fn leave_older(&mut self, since: &str) {
+    pub(super) fn leave_older(&mut self, global: &Global, since: &str) {
         let mut absent = 0;
         let mut is_newer = |name: &str, at: Option<String>| {
             let is_newer = at.as_deref().is_none_or(|at| at >= since);
             if !is_newer {
-                println!("{name}: what it replaced is of an earlier restore; it stays as it is");
+                leave(
+                    global,
+                    name,
+                    "older",
+                    "what it replaced is of an earlier restore",
+                );
                 absent += 1;
             }
             is_newer

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::Failure;
 use super::args::{Global, RestoreArgs};
 use super::restore::{Job, Source, is_blank};
+use super::restore_all::leave;
 use super::restore_options as options;
+use super::{Failure, counted};
 use crate::config::Config;
 use crate::daemon::control::{Client, Request};
-use crate::daemon::fleet::{socket_path, system_now};
+use crate::daemon::fleet::{open_replica, socket_path, system_now};
 use crate::daemon::snapshot::Wanted;
 use crate::labels;
 use crate::restore::edit::Edit;
@@ -54,16 +55,24 @@ pub(super) async fn prepared(
     job: Job,
     sources: Vec<Source>,
     edit: &Edit,
+    pins: &mut Vec<Pinned>,
 ) -> Result<Option<Prepared>, Failure> {
     let path = job.output.path().to_owned();
     if args.dry_run {
         if args.undo {
             let back = kept_for_undo(&path).map_err(RestoreError::from)?.path;
-            println!(
-                "{}: {} would be put back; nothing was changed",
-                job.name,
-                back.display()
-            );
+            if global.json {
+                println!(
+                    "{}",
+                    json!({ "target": job.name, "kind": "sqlite", "dry-run": true, "back": back })
+                );
+            } else {
+                println!(
+                    "{}: {} would be put back; nothing was changed",
+                    job.name,
+                    back.display()
+                );
+            }
         } else {
             dry_run(global, &job, &sources)?;
             if !global.json {
@@ -79,7 +88,7 @@ pub(super) async fn prepared(
     // The daemon lets go of the database until this ends.
     let released = match (config, &job.output) {
         (Some(config), Output::InPlace(_)) => {
-            pin_present(config, &job.name, &path).await;
+            pins.extend(pin_present(config, &job.name, &path).await);
             release(config, &job.name).await?
         }
         _ => None,
@@ -101,7 +110,7 @@ pub(super) async fn prepared(
     } else {
         match from_any(&job, sources, options::verify(args), edit).await {
             Err(RestoreError::Plan(e)) if args.if_replica_exists && e != PlanError::NoBase => {
-                println!("{}: {e}; nothing to do", job.name);
+                leave(global, &job.name, "absent", &e.to_string());
                 return Ok(None);
             }
             result => Step::Put(Box::new(result?)),
@@ -144,6 +153,13 @@ impl Prepared {
             Step::Told => Ok(()),
             Step::Undo(claim) => {
                 let (back, kept) = blocking(move || Ok(undo_claimed(&path, claim, now)?)).await?;
+                if global.json {
+                    println!(
+                        "{}",
+                        json!({ "target": job.name, "kind": "sqlite", "back": back, "kept": kept })
+                    );
+                    return Ok(());
+                }
                 match kept {
                     Some(kept) => println!(
                         "{}: {} is back; the database that it replaced is {}",
@@ -180,12 +196,12 @@ fn tell(global: &Global, args: &RestoreArgs, job: &Job, report: &Report) {
         return;
     }
     println!(
-        "{}: {} is the database at {} ({} bytes from {} files in {:.1} s; checksum {})",
+        "{}: {} is the database at {} ({} bytes from {} in {:.1} s; checksum {})",
         job.name,
         path.display(),
         report.plan.point(),
         report.bytes,
-        report.plan.objects().len(),
+        counted(report.plan.objects().len() as u64, "file"),
         report.took.as_secs_f64(),
         if report.checksum_known {
             "equals the recorded one"
@@ -221,9 +237,9 @@ fn tried(job: &Job) -> Vec<serde_json::Value> {
 
 /// What is there now stays restorable from the store, too. At 3 a.m. a store or database that does not allow it must not stop a restore: the
 /// old files are kept beside the database in any case.
-async fn pin_present(config: &Config, name: &str, path: &Path) {
+async fn pin_present(config: &Config, name: &str, path: &Path) -> Option<Pinned> {
     if !path.exists() || is_blank(path) {
-        return;
+        return None;
     }
     let wanted = Wanted {
         targets: vec![name.to_owned()],
@@ -236,7 +252,8 @@ async fn pin_present(config: &Config, name: &str, path: &Path) {
         Ok(done) => match (done.label, done.targets.into_iter().find_map(|t| t.error)) {
             (Some(label), None) => {
                 eprintln!("{name}: what is there now is pinned as {label}");
-                return;
+                let target = name.to_owned();
+                return Some(Pinned { target, label });
             }
             (_, Some(error)) => error,
             (None, None) => done.error.unwrap_or_else(|| "no answer".into()),
@@ -246,6 +263,40 @@ async fn pin_present(config: &Config, name: &str, path: &Path) {
     eprintln!(
         "{name}: what is there now could not be pinned in the store ({why}); the old files are kept beside the database"
     );
+    None
+}
+
+/// A label of what was there before a restore in place.
+pub(super) struct Pinned {
+    target: String,
+    label: String,
+}
+
+impl Pinned {
+    /// Nothing was changed, so what it pins needs no label: only so many of them are kept, and those of restores that did something would have to
+    /// give way.
+    pub(super) async fn take_back(self, config: &Config) {
+        let Self { target, label } = self;
+        let known = config.targets.iter().find(|t| t.name == target);
+        for store in known.iter().flat_map(|t| &t.options.stores) {
+            let deleted = async {
+                let store = open_replica(store, &target).await?;
+                labels::delete_named(&store, &label).await
+            };
+            let bound = Duration::from_millis(PIN_TIMEOUT_MS);
+            let why = match tokio::time::timeout(bound, deleted).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer in time".into(),
+            };
+            tracing::warn!(
+                target_name = target,
+                label,
+                why,
+                "the pin of a restore that changed nothing stays"
+            );
+        }
+    }
 }
 
 async fn release(config: &Config, name: &str) -> Result<Option<Client>, Failure> {

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use super::Failure;
 use super::args::{QueueArg, RestoreArgs, VerifyArg};
+use super::restore_sources::no_plan;
+use super::{Failure, counted};
 use crate::daemon::fleet::system_now;
 use crate::restore::edit::{Edit, Edited, Queue, Script};
 use crate::restore::plan::{Goal, PlanError};
-use crate::restore::{RestoreError, Tried, Verify, catalog, last_good};
+use crate::restore::{RestoreError, Tried, Verify, catalog, last_good, planned};
 use crate::store::Store;
 
 /// Flags that mean nothing elsewhere would be ignored in silence. Queues are in PostgreSQL, too.
@@ -44,7 +45,7 @@ pub(super) fn edit(args: &RestoreArgs, foreign: bool) -> Result<Edit, Failure> {
             Err(e) => Err(Failure::new(
                 2,
                 format!("--after-sql: {name}: {e}; nothing was changed"),
-                None,
+                Some("name a file of SQL in UTF-8 that this user may read".into()),
             )),
         }
     };
@@ -80,25 +81,29 @@ pub(super) fn announce(name: &str, edit: &Edit) {
 pub(super) fn tell(name: &str, edited: &Edited, args: &RestoreArgs) {
     match &edited.queue {
         Some(jobs) if jobs.removed > 0 || matches!(args.queue, Some(QueueArg::Empty)) => {
-            println!("{name}: {} jobs were removed", jobs.removed);
+            println!("{name}: removed {}", counted(jobs.removed, "job"));
         }
         Some(jobs) if jobs.paused.is_empty() => println!(
-            "{name}: every queue is paused already; {} jobs wait",
-            jobs.unfinished
+            "{name}: every queue is paused already; waiting: {}",
+            counted(jobs.unfinished, "job")
         ),
         Some(jobs) => println!(
-            "{name}: QUEUES PAUSED: {}; {} jobs wait. When they may run: `bin/rails runner 'SolidQueue::Pause.where(queue_name: %w[{}]).delete_all'`",
+            "{name}: QUEUES PAUSED: {}; waiting: {}. When they may run: `bin/rails runner 'SolidQueue::Pause.where(queue_name: %w[{}]).delete_all'`",
             jobs.paused.join(", "),
-            jobs.unfinished,
+            counted(jobs.unfinished, "job"),
             jobs.paused.join(" "),
         ),
-        None if args.queue.is_some() && !args.all => {
+        // With `keep` nobody looked.
+        None if matches!(args.queue, Some(QueueArg::Paused | QueueArg::Empty)) && !args.all => {
             println!("{name}: it has no Solid Queue; --queue changed nothing");
         }
         None => {}
     }
     if let Some(statements) = edited.statements {
-        println!("{name}: {statements} statements were run on it");
+        println!(
+            "{name}: {} of SQL ran on it",
+            counted(statements as u64, "statement")
+        );
     }
 }
 
@@ -109,16 +114,22 @@ pub(super) async fn newest_good(
     path: &Path,
     args: &RestoreArgs,
 ) -> Result<(Goal, Vec<Tried>), Failure> {
-    let mut first_failure: Option<RestoreError> = None;
+    let mut failed: Option<Failure> = None;
     let mut readable = Vec::new();
     for store in stores {
-        match catalog(store, Goal::Newest).await {
-            Ok(catalog) => {
-                readable.extend(catalog.points().last().map(|p| (p.txid, store)));
+        let newest = async {
+            let catalog = catalog(store, Goal::Newest).await?;
+            let newest = catalog.points().last().map(|p| p.txid);
+            if newest.is_none() {
+                planned(store, Goal::Newest).await?;
             }
+            Ok(newest)
+        };
+        match newest.await {
+            Ok(newest) => readable.extend(newest.map(|txid| (txid, store))),
             Err(error) => {
                 eprintln!("{name}: {}: {error}", store.display());
-                first_failure.get_or_insert(error);
+                failed = Some(Failure::of_stores(failed, no_plan(error)));
             }
         }
     }
@@ -135,9 +146,9 @@ pub(super) async fn newest_good(
             Ok(point) => return Ok((Goal::Txid(point.txid), tried)),
             Err(error) => {
                 eprintln!("{name}: {}: {error}", store.display());
-                first_failure.get_or_insert(error);
+                failed = Some(Failure::of_stores(failed, error.into()));
             }
         }
     }
-    Err(first_failure.unwrap_or(PlanError::Empty.into()).into())
+    Err(failed.unwrap_or_else(|| RestoreError::from(PlanError::Empty).into()))
 }

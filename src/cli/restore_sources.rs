@@ -5,9 +5,9 @@ use super::restore::{Job, Source};
 use super::{Failure, restore_options as options};
 use crate::config::{Config, TargetConfig};
 use crate::daemon::fleet::open_replica;
-use crate::restore::plan::{Goal, PlanError};
+use crate::restore::plan::{Goal, Plan, PlanError};
 use crate::restore::swap::SwapError;
-use crate::restore::{Output, RestoreError, planned};
+use crate::restore::{GONE, Output, Planned, RestoreError, planned};
 use crate::store::{Store, StoreSpec};
 use crate::types::Txid;
 
@@ -39,11 +39,16 @@ pub(super) async fn sources(
             Ok::<_, Failure>((goal, planned(store, goal).await))
         };
         let source = match source.await {
-            Ok((goal, Ok((plan, _)))) => Ok(Source {
-                store: store.clone(),
-                goal,
-                plan,
-            }),
+            Ok((goal, Ok((plan, catalog)))) => {
+                if let Planned::Ltx(plan) = &plan {
+                    fast_clock(&job.name, plan, catalog.passed_over(plan, goal));
+                }
+                Ok(Source {
+                    store: store.clone(),
+                    goal,
+                    plan,
+                })
+            }
             Ok((_, Err(error))) => {
                 if let RestoreError::Hole(hole) = &error
                     && torn
@@ -84,13 +89,27 @@ pub(super) async fn sources(
     }
 }
 
+/// The point before the first one that is dated later never holds a later change, but it may lack some.
+fn fast_clock(name: &str, plan: &Plan, passed_over: usize) {
+    if passed_over > 0 {
+        eprintln!(
+            "{name}: after TXID {} {} also dated at or before that time, behind one that is dated later: a clock was fast; `lifeboat list {name}` shows them, --txid restores one",
+            plan.reaches,
+            match passed_over {
+                1 => "1 point is".to_owned(),
+                n => format!("{n} points are"),
+            },
+        );
+    }
+}
+
 /// Files without a base are no new target: something was there, and an app that starts without it would hide that.
-fn no_plan(error: RestoreError) -> Failure {
+pub(super) fn no_plan(error: RestoreError) -> Failure {
     let is_torn = matches!(error, RestoreError::Plan(PlanError::NoBase));
     let mut failure = Failure::from(error);
     if is_torn {
         failure.code = 5;
-        failure.hint = Some("look for a lifecycle rule or another program that deletes there; a bucket with versioning or another store may still hold it. To begin anew, move the replica away".into());
+        failure.hint = Some(GONE.into());
     }
     failure
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use super::args::RestoreArgs;
+use super::args::{Global, RestoreArgs};
 use super::restore::{Job, Source};
 use super::restore_all::Others;
 use crate::config::Config;
@@ -43,6 +43,7 @@ pub(super) fn begin(config: &Config, args: &RestoreArgs) {
 /// Of everything that could be put back, what the last restore replaced and nothing that an earlier one did. All of it is looked at before
 /// anything is changed.
 pub(super) fn of_the_last_restore(
+    global: &Global,
     config: &Config,
     planned: Vec<(Job, Vec<Source>)>,
     others: &mut Others,
@@ -94,7 +95,7 @@ pub(super) fn of_the_last_restore(
         }
         !is_older
     });
-    others.leave_older(&since);
+    others.leave_older(global, &since);
     Ok(found
         .into_iter()
         .map(|(job, _)| (job, Vec::new()))

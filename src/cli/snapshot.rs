@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::args::SnapshotArgs;
 use super::files::{self, Rest};
-use super::{Failure, ok};
+use super::{Failure, counted, ok};
 use crate::config::{Config, Databases, OnDeploy, parse_duration};
 use crate::daemon::control::{Client, Request};
 use crate::daemon::fleet::{COMMAND_PATIENCE, Fleet, socket_path};
@@ -65,8 +65,9 @@ pub(super) async fn snapshot(
         0 => failure,
         n => Failure {
             message: format!(
-                "{}; {n} databases are durable and pinned as {label}, not every target of files is",
-                failure.message
+                "{}; durable and pinned as {label}: {}, but not every target of files",
+                failure.message,
+                counted(n as u64, "database")
             ),
             ..failure
         },

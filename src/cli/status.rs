@@ -19,7 +19,9 @@ use crate::types::Millis;
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 const SERVICES_HEAD: [&str; 5] = ["SERVICE", "STATE", "FOR", "KIND", "ADDRESS"];
-const HEAD: [&str; 6] = ["TARGET", "SAFE", "STATE", "LAG", "ALLOWED", "DURABLE"];
+const HEAD: [&str; 8] = [
+    "TARGET", "SAFE", "STATE", "LAG", "ALLOWED", "DURABLE", "OLDEST", "DRILL",
+];
 
 pub(super) async fn status(config: Config, args: StatusArgs, as_json: bool) -> Result<(), Failure> {
     let terminal = std::io::stdout().is_terminal();
@@ -35,7 +37,8 @@ pub(super) async fn status(config: Config, args: StatusArgs, as_json: bool) -> R
             ok("status safe");
             return Ok(());
         }
-        return Err(Failure::new(1, "not everything is safe", None));
+        let hint = "what to do stands below each target that is not; the daemon's log says more";
+        return Err(Failure::new(1, "not everything is safe", Some(hint.into())));
     }
     let every = parse_duration(&args.interval)
         .ok()
@@ -188,7 +191,7 @@ fn service_row(service: &Value, now: Millis) -> [String; 5] {
     ]
 }
 
-fn row(target: &Value, now: Millis) -> [String; 6] {
+fn row(target: &Value, now: Millis) -> [String; 8] {
     let text = |key: &str| plain(target[key].as_str().unwrap_or("-"));
     let seconds = |key: &str| {
         let seconds = target[key].as_f64().unwrap_or(0.0);
@@ -197,13 +200,26 @@ fn row(target: &Value, now: Millis) -> [String; 6] {
             s => age(Millis(now.0 - (s * 1000.0) as i64), now),
         }
     };
-    // The store that is furthest behind.
-    let stores = target["stores"].as_array().into_iter().flatten();
-    let durable = stores.map(|s| {
-        let at: Option<jiff::Timestamp> = s["durable_at"].as_str().and_then(|t| t.parse().ok());
+    let stores = || target["stores"].as_array().into_iter().flatten();
+    let time = |store: &Value, key: &str| {
+        let at: Option<jiff::Timestamp> = store[key].as_str().and_then(|t| t.parse().ok());
         at.map(|t| Millis(t.as_millisecond()))
-    });
-    let durable = durable.min().flatten();
+    };
+    let ago = |at: Option<Millis>, none: &str| {
+        at.map_or_else(|| none.to_owned(), |t| format!("{} ago", age(t, now)))
+    };
+    // The store that is furthest behind, and the one that goes back furthest.
+    let durable = stores().map(|s| time(s, "durable_at")).min().flatten();
+    let oldest = stores().filter_map(|s| time(s, "oldest_at")).min();
+    // One that failed hides behind no other.
+    let drill = stores().filter_map(|s| Some((s["drill_ok"] == false, time(s, "drill_at")?)));
+    let drill = match drill.max() {
+        Some((failed, at)) => {
+            let word = if failed { "FAILED" } else { "passed" };
+            format!("{word} {} ago", age(at, now))
+        }
+        None => "none".into(),
+    };
     let safe = if target["safe"] == true { "yes" } else { "NO" };
     [
         text("name"),
@@ -211,7 +227,9 @@ fn row(target: &Value, now: Millis) -> [String; 6] {
         text("state"),
         seconds("lag_seconds"),
         seconds("objective_seconds"),
-        durable.map_or_else(|| "never".to_owned(), |t| format!("{} ago", age(t, now))),
+        ago(durable, "never"),
+        ago(oldest, "-"),
+        drill,
     ]
 }
 
@@ -228,8 +246,10 @@ mod tests {
                 "name": name, "safe": safe, "state": "steady", "lag_seconds": 7201.0, "objective_seconds": 30.0,
                 "reasons": if safe { json!([]) } else { json!(["the store is away"]) }, "hints": ["look at it"],
                 "stores": [
-                    { "durable_at": Millis(now.0 - 5_000).to_string() },
-                    { "durable_at": Millis(now.0 - 90_000).to_string() },
+                    { "durable_at": Millis(now.0 - 5_000).to_string(), "oldest_at": Millis(now.0 - 7_200_000).to_string(),
+                      "drill_at": Millis(now.0 - 3_000).to_string(), "drill_ok": true },
+                    { "durable_at": Millis(now.0 - 90_000).to_string(), "oldest_at": Millis(now.0 - 60_000).to_string(),
+                      "drill_at": Millis(now.0 - 9_000).to_string(), "drill_ok": safe },
                 ],
             })
         };
@@ -248,11 +268,18 @@ mod tests {
         });
         let plain = table(&status, now, false);
         let lines: Vec<&str> = plain.lines().collect();
-        assert_eq!(lines[0], "TARGET       SAFE  STATE   LAG  ALLOWED  DURABLE");
-        assert_eq!(lines[1], "a-long-name  NO    steady  2h   30.0s    90s ago");
+        assert_eq!(
+            lines[0],
+            "TARGET       SAFE  STATE   LAG  ALLOWED  DURABLE  OLDEST  DRILL"
+        );
+        assert_eq!(
+            lines[1],
+            "a-long-name  NO    steady  2h   30.0s    90s ago  2h ago  FAILED 9s ago"
+        );
         assert_eq!(lines[2], "    the store is away");
         assert_eq!(lines[3], "    what to do: look at it");
         assert!(lines[4].starts_with("app          yes"), "{plain}");
+        assert!(lines[4].ends_with("2h ago  passed 3s ago"), "{plain}");
         let services: Vec<&str> = lines[6..].to_vec();
         assert_eq!(
             services[..4],

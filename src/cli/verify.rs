@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::inspect::chosen;
-use super::{Failure, ok};
+use super::{Failure, counted, ok};
 use crate::config::Config;
 use crate::daemon::fleet::open_replica;
 use crate::restore::RestoreError;
@@ -75,10 +75,10 @@ fn show(target: &str, store: &str, checked: &Checked, as_json: bool) {
     }
     if let (true, Some(newest)) = (checked.is_whole(), checked.newest) {
         println!(
-            "{target} in {store}: {} objects read and right ({} bytes); {} points, up to TXID {} of {}",
-            checked.objects,
+            "{target} in {store}: {} read and right ({} bytes); {}, up to TXID {} of {}",
+            counted(checked.objects as u64, "object"),
             checked.bytes,
-            checked.points.len(),
+            counted(checked.points.len() as u64, "point"),
             newest.txid,
             newest.at
         );

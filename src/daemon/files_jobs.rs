@@ -221,11 +221,11 @@ impl Job {
         let target = self.target.clone();
         let listed = tokio::task::spawn_blocking(move || files::list(&target)).await;
         let now = Timestamp::now();
-        let newest = match listed {
-            Ok(Ok(points)) => points.into_iter().rev().find(|p| !p.partial),
-            // Trying will say why.
-            _ => None,
-        };
+        // Where it failed, trying will say why.
+        let mut points = listed.ok().and_then(Result::ok).unwrap_or_default();
+        points.retain(|p| !p.partial);
+        let oldest = points.first().map(|p| millis(p.time));
+        let newest = points.pop();
         let Some(newest) = newest else {
             return now;
         };
@@ -234,6 +234,7 @@ impl Job {
             // What kept the store from being opened is over.
             (f.last_error, f.hint) = (None, None);
             f.succeeded_at = Some(millis(newest.time));
+            f.oldest = oldest;
             f.snapshot = Some(newest.id.clone());
             (f.files, f.bytes) = (newest.files, newest.bytes);
         });
@@ -324,6 +325,7 @@ impl Job {
             } else {
                 f.objective = self.schedule.allowed_age(point.time);
                 f.succeeded_at = Some(millis(point.time));
+                f.oldest.get_or_insert(millis(point.time));
                 f.snapshot = Some(point.id.clone());
                 (f.files, f.bytes) = (point.files, point.bytes);
                 (f.last_error, f.hint) = (None, None);
@@ -370,6 +372,9 @@ impl Job {
             Ok(Ok(pruned)) => {
                 let bytes = |i: usize| pruned.points[i].bytes;
                 let held = crate::retention::copies::held(&pruned.decisions, bytes);
+                let kept = pruned.decisions.iter().filter(|d| d.keeps());
+                let kept = kept.map(|d| &pruned.points[d.index]);
+                let oldest = kept.filter(|p| !p.partial).map(|p| millis(p.time)).min();
                 let forgotten = pruned.decisions.iter().filter(|d| !d.keeps()).count();
                 tracing::info!(
                     target_name = name,
@@ -380,6 +385,7 @@ impl Job {
                 self.update(|f| {
                     f.deleted_bytes += pruned.deleted_bytes;
                     f.held = held;
+                    f.oldest = oldest;
                     f.pruned_at = Some(millis(now));
                     f.retention_problem = None;
                 });

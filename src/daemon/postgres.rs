@@ -93,7 +93,7 @@ async fn turn(path: &std::path::Path) -> Result<File, PostgresError> {
     }
 }
 
-fn millis(at: Timestamp) -> Millis {
+pub(super) fn millis(at: Timestamp) -> Millis {
     Millis(at.as_millisecond())
 }
 
@@ -254,6 +254,7 @@ impl Database {
             f.pruned_at = Some(millis(Timestamp::now()));
             f.deleted += deleted as u64;
             f.dumps = left.len() as u64;
+            f.oldest = left.first().map(|m| millis(m.began));
             f.dump_bytes = left.iter().map(Manifest::stored_bytes).sum();
             f.held = held;
             f.size_ratio = ratio.or(f.size_ratio);
@@ -388,6 +389,7 @@ impl Database {
                     shown(f, &manifest);
                     (f.last_error, f.hint) = (None, None);
                     f.dumps += 1;
+                    f.oldest.get_or_insert(millis(manifest.began));
                     f.dump_bytes += manifest.stored_bytes();
                 }
                 Err(error) => {

@@ -180,6 +180,7 @@ impl Job {
             database.update(&self.board, store, |f| {
                 f.objective = objective(&self.server, last);
                 f.dumps = all.len() as u64;
+                f.oldest = all.first().map(|m| super::postgres::millis(m.began));
                 f.dump_bytes = all.iter().map(postgres::Manifest::stored_bytes).sum();
                 f.size_ratio = super::postgres::size_ratio(&all);
                 if let Some(newest) = all.last() {

@@ -380,6 +380,7 @@ impl Uploader {
             f.pending_bytes = local.iter().filter(pending).map(|e| e.size).sum();
             f.contact = Some((self.now)());
             f.base = replica.base();
+            f.oldest = replica.oldest();
             f.renewal_due = f.base.map(|(_, at)| {
                 let every = i64::try_from(self.base_every.as_millis()).unwrap_or(i64::MAX);
                 Millis(at.0.saturating_add(every))

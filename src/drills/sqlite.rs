@@ -7,7 +7,6 @@ use std::time::Instant;
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
-use super::proven::keys;
 use super::record::{Check, Drill, history};
 use super::under_way::UnderWay;
 use crate::restore::plan::{Goal, PlanError};
@@ -136,9 +135,8 @@ async fn drilled(
         Err(Misfit::Restore(error)) => Err(error),
     };
     match restored {
-        Err(RestoreError::Plan(e)) if is_new(store, &e).await? => {
-            return Err(DrillError::Nothing(e));
-        }
+        // A replica that lost its files or their base is no new one.
+        Err(RestoreError::Plan(e @ PlanError::Empty)) => return Err(DrillError::Nothing(e)),
         // The store does not answer: not a word about what is in it.
         Err(RestoreError::Store(e)) if e.class() != Class::NotFound => return Err(e.into()),
         // A full disk or a folder that is away here says nothing of the copy either.
@@ -185,11 +183,6 @@ fn not_written(options: &Options, source: std::io::Error) -> DrillError {
         path: options.scratch.clone(),
         source,
     }
-}
-
-/// Whether nothing was ever there: a replica that lost its files or their base is no new one.
-async fn is_new(store: &Store, error: &PlanError) -> Result<bool, StoreError> {
-    Ok(*error == PlanError::Empty && keys(store).await?.is_empty())
 }
 
 /// Restores the newest point, which is pinned from before the first read of it.

@@ -122,6 +122,8 @@ pub struct StoreFacts {
     pub oldest_pending: Option<Millis>,
     /// Local bytes that are not there yet.
     pub pending_bytes: u64,
+    /// The oldest restorable point there.
+    pub oldest: Option<Millis>,
     /// Newest base: TXID and time.
     pub base: Option<(Txid, Millis)>,
     /// When a newer one is due, if something was captured since.
@@ -282,6 +284,8 @@ pub struct FilesFacts {
     pub bytes: u64,
     /// Since when a run has been at work.
     pub running_since: Option<Millis>,
+    /// When the oldest snapshot there was made.
+    pub oldest: Option<Millis>,
     /// When the next one is due.
     pub next: Option<Millis>,
     /// Runs, all of them.
@@ -357,6 +361,8 @@ pub struct PostgresFacts {
     pub failures: u64,
     /// What looks wrong with the newest dump beside the one before it.
     pub anomalies: Vec<String>,
+    /// When the oldest dump there was begun.
+    pub oldest: Option<Millis>,
     /// Dumps there.
     pub dumps: u64,
     /// Their bytes.

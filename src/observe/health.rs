@@ -34,6 +34,12 @@ pub struct StoreVerdict {
     pub durable_txid: Option<String>,
     /// When it was acknowledged, RFC 3339.
     pub durable_at: Option<String>,
+    /// The oldest point that can be restored from there, RFC 3339.
+    pub oldest_at: Option<String>,
+    /// When the last drill of it began, RFC 3339.
+    pub drill_at: Option<String>,
+    /// Whether every check of that passed.
+    pub drill_ok: Option<bool>,
 }
 
 /// The verdict on one target.
@@ -151,6 +157,9 @@ pub fn verdict(f: &TargetFacts, wal: Option<WalStat>, now: Millis) -> Verdict {
             lag_seconds: lag as f64 / 1000.0,
             durable_txid: s.durable.map(|t| t.to_string()),
             durable_at: s.durable_at.map(|t| t.to_string()),
+            oldest_at: s.oldest.map(|t| t.to_string()),
+            drill_at: s.drill.as_ref().map(|d| d.at.to_string()),
+            drill_ok: s.drill.as_ref().map(|d| d.ok),
         });
     }
     if f.stores.is_empty() && reasons.is_empty() {
@@ -214,6 +223,9 @@ pub fn files_verdict(f: &FilesFacts, now: Millis) -> Verdict {
             lag_seconds: age.unwrap_or(0) as f64 / 1000.0,
             durable_txid: f.snapshot.clone(),
             durable_at: f.succeeded_at.map(|t| t.to_string()),
+            oldest_at: f.oldest.map(|t| t.to_string()),
+            drill_at: f.drill.as_ref().map(|d| d.at.to_string()),
+            drill_ok: f.drill.as_ref().map(|d| d.ok),
         }],
     }
 }
@@ -224,7 +236,7 @@ fn drill_failure(store: &str, drill: Option<&DrillFacts>) -> Option<(String, Str
     let why = drill.failure.as_deref().unwrap_or("no reason recorded");
     Some((
         format!("{store}: the drill of {} failed: {why}", drill.at),
-        "`lifeboat verify` names damaged objects; `lifeboat drill` tries again".into(),
+        "`lifeboat verify` names damaged objects; where the data itself is wrong, `lifeboat restore --last-good` finds the newest sound point; `lifeboat drill` tries again".into(),
     ))
 }
 
@@ -285,6 +297,9 @@ pub fn postgres_verdict(f: &PostgresFacts, now: Millis) -> Verdict {
             lag_seconds: age.unwrap_or(0) as f64 / 1000.0,
             durable_txid: f.dump.clone(),
             durable_at: f.succeeded_at.map(|t| t.to_string()),
+            oldest_at: f.oldest.map(|t| t.to_string()),
+            drill_at: f.drill.as_ref().map(|d| d.at.to_string()),
+            drill_ok: f.drill.as_ref().map(|d| d.ok),
         }],
     }
 }

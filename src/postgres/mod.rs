@@ -11,6 +11,7 @@
 //! Blocking work runs on threads that may block. SQL goes through `psql`, so that what preflight learns about TLS, sockets and passwords
 //! holds for `pg_dump` too: both are libpq.
 
+mod alone;
 mod anomaly;
 mod ask;
 mod budget;

@@ -4,13 +4,15 @@
 //! 1. The live database is only ever renamed, in the transaction that gives its name to the restored one. A kill, an error or a lost
 //!    connection leaves either everything as it was, or the swap done.
 //! 2. Connections are never forbidden: the rename holds the lock that a new session needs, while the sessions that are there are ended.
-//! 3. What was replaced is kept under a dated name, marked by a comment that says what it was. Nothing is dropped but what a restore made
+//! 3. One restore in place of a database is at work at a time (`alone`).
+//! 4. What was replaced is kept under a dated name, marked by a comment that says what it was. Nothing is dropped but what a restore made
 //!    and did not finish.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::alone::Alone;
 use super::catalog::about;
 use super::fresh::{Mark, aside, create, discard, exists, finish, marked, sweep};
 use super::manifest::Properties;
@@ -28,6 +30,8 @@ const END_SESSIONS_EVERY: Duration = Duration::from_millis(100);
 pub struct Swapped {
     /// Name of the database that was replaced; `None` if there was none.
     pub kept: Option<String>,
+    /// Sessions of the live database that were there right before the swap, which ends them.
+    pub sessions: u64,
     /// What was checked before.
     pub checked: Checked,
     /// What was done to jobs of Solid Queue after that, if it is there.
@@ -57,6 +61,7 @@ pub struct Prepared {
     checked: Checked,
     held: Option<Held>,
     stop: Stop,
+    _alone: Alone,
 }
 
 /// Restores into a fresh database, checks it, and gives it settings and privileges of the live one. Blocks.
@@ -72,6 +77,7 @@ pub fn prepare(
 ) -> Result<Prepared, PostgresError> {
     let name = live.database();
     let aside = aside(clients, live, name);
+    let alone = Alone::take(clients, &aside, name)?;
     sweep(clients, &aside, name)?;
     let is_there = exists(clients, &aside, name)?;
     let properties = match is_there {
@@ -100,6 +106,7 @@ pub fn prepare(
             checked,
             held,
             stop: options.stop.clone(),
+            _alone: alone,
         }),
         Err(error) => {
             discard(clients, &aside, &fresh);
@@ -114,11 +121,31 @@ impl Prepared {
         self.live.database()
     }
 
+    /// How many sessions of the live database the swap ends. Blocks.
+    fn sessions(&self) -> Result<u64, PostgresError> {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = :'live' AND backend_type = 'client backend';";
+        let count = self
+            .clients
+            .sql(&self.aside, sql, &[("live", self.database())])?;
+        Ok(count.trim().parse().unwrap_or(0))
+    }
+
     /// Gives the live database's name to the restored one. Blocks.
     ///
     /// # Errors
     /// The live database is as it was then, and the restored one is gone.
     pub fn swap(self, now: Timestamp) -> Result<Swapped, PostgresError> {
+        let sessions = match self.sessions() {
+            Ok(0) | Err(_) => 0,
+            Ok(sessions) => {
+                tracing::warn!(
+                    database = self.database(),
+                    sessions,
+                    "ending the sessions of the live database for the swap: the app loses its connections"
+                );
+                sessions
+            }
+        };
         let result = self.rename(now);
         if result.is_err() && exists(&self.clients, &self.aside, &self.fresh).unwrap_or(false) {
             discard(&self.clients, &self.aside, &self.fresh);
@@ -126,6 +153,7 @@ impl Prepared {
         let kept = result?;
         Ok(Swapped {
             kept,
+            sessions,
             checked: self.checked,
             held: self.held,
         })
@@ -172,6 +200,7 @@ pub fn undo(
 ) -> Result<(String, Option<String>), PostgresError> {
     let name = live.database();
     let aside = aside(clients, live, name);
+    let _alone = Alone::take(clients, &aside, name)?;
     let (Kept { name: back, .. }, comment) = newest_kept(clients, &aside, name)?;
     let there = exists(clients, &aside, name)?;
     may_swap(clients, &aside, name, there)?;

@@ -8,6 +8,7 @@ pub mod compact;
 pub mod join;
 pub mod layout;
 pub mod owner;
+pub mod past;
 mod same;
 pub mod spool;
 pub mod upload;

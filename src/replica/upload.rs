@@ -250,6 +250,12 @@ impl Replica {
         Some((base.span.max(), base.created))
     }
 
+    /// When the oldest restorable point was captured: every chain begins with a base.
+    pub fn oldest(&self) -> Option<Millis> {
+        let bases = self.catalog.values().filter(|e| e.span.is_base());
+        bases.min_by_key(|e| e.span.max()).map(|e| e.created)
+    }
+
     /// Forgets an object that retention deleted.
     pub fn forget(&mut self, span: Span) {
         self.catalog.remove(&span);

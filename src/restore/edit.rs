@@ -194,32 +194,31 @@ fn journal_mode(file: &File) -> io::Result<Option<[u8; 2]>> {
 }
 
 fn run(conn: &Connection, script: &Script) -> Result<usize, EditError> {
-    let failed = |error: rusqlite::Error, statement: Option<String>| {
-        let (message, at) = match error {
-            rusqlite::Error::SqlInputError {
-                msg, sql, offset, ..
-            } => {
-                let offset = usize::try_from(offset).unwrap_or(0);
-                (msg, Some(sql.get(offset..).unwrap_or(&sql).to_owned()))
-            }
-            other => (other.to_string(), None),
-        };
-        EditError::Script {
-            name: script.name.clone(),
-            message,
-            statement: beginning(&statement.or(at).unwrap_or_default()),
-        }
+    let failed = |message: String, statement: &str| EditError::Script {
+        name: script.name.clone(),
+        message,
+        statement: beginning(statement),
     };
     let mut batch = Batch::new(conn, &script.sql);
     let mut done = 0;
-    while let Some(mut statement) = batch.next().map_err(|e| failed(e, None))? {
-        let text = statement.expanded_sql();
+    loop {
+        let mut statement = match batch.next() {
+            Ok(Some(statement)) => statement,
+            Ok(None) => break,
+            // What was left to run: the statement stands first. Where in it SQLite gave up may be its end.
+            Err(rusqlite::Error::SqlInputError { msg, sql, .. }) => return Err(failed(msg, &sql)),
+            Err(error) => {
+                let which = format!("statement {}", done + 1);
+                return Err(failed(error.to_string(), &which));
+            }
+        };
+        let text = statement.expanded_sql().unwrap_or_default();
         let mut step = || -> rusqlite::Result<()> {
             let mut rows = statement.raw_query();
             while rows.next()?.is_some() {}
             Ok(())
         };
-        step().map_err(|e| failed(e, text))?;
+        step().map_err(|e| failed(e.to_string(), &text))?;
         done += 1;
     }
     if conn.is_autocommit() {

@@ -8,6 +8,9 @@ use super::swap::SwapError;
 use super::{apply, v03};
 use crate::store::StoreError;
 
+/// What to do where files are gone that were there.
+pub(crate) const GONE: &str = "look for a lifecycle rule or another program that deletes there; a bucket with versioning or another store may still hold them. To begin anew, move the replica away";
+
 /// Why a restore failed. Nothing was changed unless the message says so.
 #[derive(Debug, Error)]
 pub enum RestoreError {
@@ -17,6 +20,11 @@ pub enum RestoreError {
     /// No such point.
     #[error("{0}")]
     Plan(#[from] PlanError),
+    /// Files were there and are gone: this is no new replica.
+    #[error(
+        "the replica holds no files any more, but {0} tells of points that were there; nothing was changed"
+    )]
+    Lost(String),
     /// A damaged file.
     #[error("{file}: {source}; nothing was changed")]
     Corrupt {
@@ -81,6 +89,7 @@ impl RestoreError {
         match self {
             Self::Store(e) => e.hint(),
             Self::Plan(e) => Some(e.hint()),
+            Self::Lost(_) => Some(GONE.into()),
             Self::Corrupt {
                 instead: Some(point),
                 ..
@@ -115,7 +124,8 @@ impl RestoreError {
             Self::Plan(_) | Self::V03(v03::Error::NoSnapshot(_) | v03::Error::NoTxids) => 3,
             Self::V03(e) if e.is_corrupt() => 5,
             Self::Swap(e) if e.is_refusal() => 4,
-            Self::Corrupt { .. }
+            Self::Lost(_)
+            | Self::Corrupt { .. }
             | Self::Hole(_)
             | Self::Checksum { .. }
             | Self::Damaged { .. }

@@ -22,10 +22,12 @@ use std::time::{Duration, Instant};
 
 use crate::ltx;
 use crate::replica::layout::Layout;
+use crate::replica::past;
 use crate::replica::upload::Replica;
 use crate::store::{Class, Store};
 use crate::types::{DbChecksum, Entry, Millis, PageSize, Txid};
 use edit::{Edit, Edited, Queue};
+pub(crate) use error::GONE;
 pub use error::RestoreError;
 pub use last_good::{Tried, last_good};
 use plan::{Catalog, Goal, Plan, PlanError, Point};
@@ -395,7 +397,11 @@ pub async fn planned(store: &Store, goal: Goal) -> Result<(Planned, Catalog), Re
         PlanError::NoSuchPoint { .. } => Vec::new(),
     };
     if old.is_empty() {
-        return Err(error.into());
+        let is_empty = error == PlanError::Empty;
+        return Err(match past::witness(store).await?.filter(|_| is_empty) {
+            Some(key) => RestoreError::Lost(key),
+            None => error.into(),
+        });
     }
     let at = match goal {
         Goal::Newest => None,

@@ -174,6 +174,16 @@ impl Catalog {
         })
     }
 
+    /// Points later than the plan's that were captured at or before the moment that was asked for, too: one in between is dated after it, as by a
+    /// clock that was fast.
+    pub fn passed_over(&self, plan: &Plan, goal: Goal) -> usize {
+        let Goal::At(at) = goal else {
+            return 0;
+        };
+        let later = |p: &&Point| p.txid > plan.reaches && p.at <= at;
+        self.points().iter().filter(later).count()
+    }
+
     /// Every TXID that can be restored exactly, ascending.
     ///
     /// A point is restorable if a file ends there and begins at or before the TXID after a restorable point, or is a base.
@@ -375,6 +385,19 @@ mod tests {
         assert_eq!(broken.hole(&found, before), None, "before the hole");
         let exact = Goal::Txid(t(4));
         assert_eq!(broken.hole(&plan(&broken, exact).unwrap(), exact), None);
+    }
+
+    #[test]
+    fn what_a_fast_clock_hides_is_counted() {
+        let mut fast = entry(0, 3, 3);
+        fast.created = Millis(9_000);
+        let catalog = Catalog::new([entry(9, 1, 1), entry(0, 2, 2), fast, entry(0, 4, 4)]);
+        for (at, reaches, hidden) in [(4_500, 2, 1), (2_500, 2, 0), (9_500, 4, 0)] {
+            let goal = Goal::At(Millis(at));
+            let found = plan(&catalog, goal).unwrap();
+            assert_eq!(found.reaches.get(), reaches);
+            assert_eq!(catalog.passed_over(&found, goal), hidden, "{at}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode};
 use rustix::fs::{FlockOperation, fcntl_lock};
 
-use super::swap::SwapError;
+use super::swap::{OPEN_IN, SwapError};
 use crate::sqlite::guard::GuardError;
 
 /// A transaction that is just ending may take so long before the database counts as in use.
@@ -110,7 +110,7 @@ fn unheld(path: &Path) -> Result<(u64, u64), SwapError> {
         true => Ok(id),
         false => Err(SwapError::InUse {
             path: path.to_owned(),
-            reason: format!("open in {}", holders.join(", ")),
+            reason: format!("{OPEN_IN}{}", holders.join(", ")),
         }),
     }
 }

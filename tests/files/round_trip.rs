@@ -182,7 +182,7 @@ fn a_labelled_snapshot_of_files_is_given_up_after_its_time() {
     let said = site.refused(&["snapshot", "--label", "v1", "--timeout", "10s"], 1);
     assert!(
         said.contains("uploads could not be backed up within --timeout")
-            && said.contains("1 databases are durable and pinned as v1"),
+            && said.contains("durable and pinned as v1: 1 database,"),
         "{said}"
     );
     assert!(site.ok(&["list", "app"]).contains("label v1"));

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::args::Global;
-use super::{Failure, ok};
+use super::{Failure, counted, ok};
 use crate::config::Config;
 
 /// Version of the answer.
@@ -138,7 +138,11 @@ fn about_config(found: &mut Findings, config: &Config) {
     found.ok(
         "configuration",
         "",
-        format!("{targets} targets, instance {}", config.instance),
+        format!(
+            "{}, instance {}",
+            counted(targets as u64, "target"),
+            config.instance
+        ),
     );
     for notice in &config.notices {
         found.ok("configuration", "", notice);

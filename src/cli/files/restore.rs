@@ -74,7 +74,19 @@ impl Job {
         match self.work {
             Work::Undo(files, _) if args.dry_run => {
                 let path = args.path.clone();
-                for back in files::kept(&files, path.as_deref())? {
+                let found = files::kept(&files, path.as_deref())?;
+                if global.json {
+                    let back = found
+                        .iter()
+                        .map(|b| json!({ "path": b.path, "kept": b.kept }));
+                    let back: Vec<_> = back.collect();
+                    println!(
+                        "{}",
+                        json!({ "target": name, "kind": "files", "dry-run": true, "back": back })
+                    );
+                    return Ok(format!("target={name} dry-run"));
+                }
+                for back in found {
                     let path = back.path.display();
                     match &back.kept {
                         Some(kept) => println!("{name}: would swap {} back", kept.display()),
@@ -172,7 +184,7 @@ pub(in crate::cli) async fn plan_all(
             all.push(match files::kept(files, None) {
                 Ok(_) => Planned::Job(undo(config, files)),
                 Err(error @ (FilesError::NothingKept(_) | FilesError::UndoneAlready { .. })) => {
-                    Planned::Absent(format!("{name}: {error}"))
+                    Planned::Absent(name.clone(), error.to_string())
                 }
                 Err(error) => return Err(error.into()),
             });
@@ -195,7 +207,7 @@ pub(in crate::cli) async fn plan_all(
             Output::InPlace => !args.in_place && files.paths.iter().any(full),
         };
         if there && args.if_not_exists {
-            all.push(Planned::Exists(format!("{name}: there are files")));
+            all.push(Planned::Exists(name.clone(), "there are files".into()));
             continue;
         }
         if there {
@@ -213,16 +225,16 @@ pub(in crate::cli) async fn plan_all(
                     && matches!(output, Output::InPlace)
                     && sources.iter().all(is_nothing) =>
             {
-                Planned::Exists(format!("{name}: its snapshot holds no files"))
+                Planned::Exists(name.clone(), "its snapshot holds no files".into())
             }
             Ok(sources) => Planned::Job(Job {
                 name: name.clone(),
                 work: Work::Restore(sources, output),
             }),
             Err(failure) if failure.code == 3 && args.if_replica_exists => {
-                Planned::Absent(format!("{name}: {}", failure.message))
+                Planned::Absent(name.clone(), failure.message)
             }
-            Err(failure) => return Err(failure),
+            Err(failure) => return Err(failure.of(name)),
         });
     }
     Ok(all)

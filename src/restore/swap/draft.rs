@@ -38,13 +38,40 @@ pub fn left_over(path: &Path) -> u64 {
 }
 
 fn draft_of(path: &Path) -> PathBuf {
+    beside(path, "lifeboat-restore")
+}
+
+fn beside(path: &Path, what: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    folder(path).join(format!(".{name}.lifeboat-restore"))
+    folder(path).join(format!(".{name}.{what}"))
+}
+
+/// While it lives, no other restore in place or undo of the same database begins.
+#[derive(Debug)]
+pub struct Held {
+    _file: NamedTempFile,
+}
+
+/// Holds the place of a database. `None` in a folder that cannot be written to: what comes next says so.
+///
+/// # Errors
+/// [`SwapError::Running`], [`SwapError::Io`].
+pub fn hold(path: &Path) -> Result<Option<Held>, SwapError> {
+    match locked(path, beside(path, "lifeboat-restore-lock")) {
+        Ok(file) => Ok(Some(Held { _file: file })),
+        Err(SwapError::Folder { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The temporary file of a place, empty and locked.
 fn draft(path: &Path) -> Result<NamedTempFile, SwapError> {
-    let (folder, draft) = (folder(path), draft_of(path));
+    locked(path, draft_of(path))
+}
+
+/// A file for a place, empty and locked.
+fn locked(path: &Path, draft: PathBuf) -> Result<NamedTempFile, SwapError> {
+    let folder = folder(path);
     loop {
         let file = File::options()
             .read(true)

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+/// Begins the reason where processes are known that have a database open.
+pub(in crate::restore) const OPEN_IN: &str = "open in ";
+
 /// Why a file was not put in place.
 #[derive(Debug, Error)]
 pub enum SwapError {
@@ -55,7 +58,7 @@ pub enum SwapError {
         free: u64,
     },
     /// Another restore is at work on the same place.
-    #[error("another restore to {0} is running; nothing was changed by this one")]
+    #[error("another restore of {0} is running; nothing was changed by this one")]
     Running(PathBuf),
     /// Nothing to swap back.
     #[error("{0} has no kept copy from before a restore")]
@@ -82,10 +85,12 @@ impl SwapError {
     /// The next step for a person.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Exists(path) => format!(
-                "choose one: `-o OTHER-PATH` to restore beside it; `--in-place` to replace {} and keep the old one for --undo; `--if-not-exists` to leave it",
-                path.display()
-            ),
+            Self::Exists(_) => {
+                "choose one: `-o OTHER-PATH`, where nothing is; `--if-not-exists` to leave it; without -o, `--in-place` to replace the target's own database and keep the old one for --undo".into()
+            }
+            Self::InUse { reason, .. } if is_ours(reason) => {
+                "wait for that command to end; a daemon of another configuration must be stopped; then restore again".into()
+            }
             Self::InUse { .. } => {
                 "stop the app (with Kamal: `kamal app stop`), then restore again".into()
             }
@@ -127,4 +132,10 @@ impl SwapError {
             Self::Io { .. } | Self::Folder { .. } | Self::NoSpace { .. } | Self::WalStays { .. }
         )
     }
+}
+
+/// Nobody but Lifeboat has it open: no app is to be stopped.
+fn is_ours(reason: &str) -> bool {
+    let holders = reason.strip_prefix(OPEN_IN);
+    holders.is_some_and(|names| names.split(", ").all(|name| name.starts_with("lifeboat (")))
 }

@@ -9,6 +9,7 @@
 //! - In place: nobody else has the database open, proven by `proof` and held through the rename.
 //! - One restore at a time writes to one place: the temporary file has one name for each place and is locked. What a killed restore left there
 //!   is taken over by the next.
+//! - One restore in place or undo of a database at a time, from its first look at the store on: it holds a lock beside the database ([`hold`]).
 //! - Old files are kept as `<name>.before-restore-<UTC time>`, which discovery ignores. They are never deleted here.
 
 mod draft;
@@ -24,7 +25,8 @@ use std::time::SystemTime;
 use rustix::fs::{CWD, RenameFlags};
 use tempfile::NamedTempFile;
 
-pub use self::draft::{left_over, temporary};
+pub use self::draft::{Held, hold, left_over, temporary};
+pub(super) use self::error::OPEN_IN;
 pub use self::error::SwapError;
 pub use self::undo::{Kept, claim_undo, kept_for_undo, undo, undo_claimed};
 use super::proof::Proof;
