@@ -93,7 +93,7 @@ async fn run(global: &Global, mut args: RestoreArgs, changed: &mut Changed) -> R
             }
             others = Others::plan(config, &args).await?;
             if others.count.targets > 0 && (args.last_good || args.after_sql.is_some()) {
-                options::refuse_of_sqlite(&args, true)?;
+                options::refuse_of_sqlite(&args, false)?;
             }
         }
         (None, None) => {}

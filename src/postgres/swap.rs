@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::after;
 use super::catalog::about;
 use super::fresh::{Mark, aside, create, discard, exists, finish, marked, sweep};
 use super::manifest::Properties;
@@ -33,6 +34,9 @@ pub struct Swapped {
     /// What was done to jobs of Solid Queue after that, if it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
+    /// The file of SQL that was run on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_sql: Option<String>,
 }
 
 /// A name that says what it was and when, within the server's limit.
@@ -56,6 +60,7 @@ pub struct Prepared {
     is_there: bool,
     checked: Checked,
     held: Option<Held>,
+    after_sql: Option<String>,
     stop: Stop,
 }
 
@@ -87,6 +92,7 @@ pub fn prepare(
         fill(source, &target, clients, options, &[])?;
         let checked = finish(source, &target, clients)?;
         let held = hold(clients, &target, options.queue)?;
+        after::run(clients, &target, options)?;
         dress(clients, &aside, &fresh, &properties, options)?;
         Ok((checked, held))
     })();
@@ -99,6 +105,7 @@ pub fn prepare(
             is_there,
             checked,
             held,
+            after_sql: options.after.as_ref().map(|a| a.name.clone()),
             stop: options.stop.clone(),
         }),
         Err(error) => {
@@ -128,6 +135,7 @@ impl Prepared {
             kept,
             checked: self.checked,
             held: self.held,
+            after_sql: self.after_sql,
         })
     }
 
