@@ -346,6 +346,7 @@ fn what_is_not_drilled_is_said() {
     let text = site.refused(&["drill", "second"], 2);
     assert!(text.contains("hint: add `drill-url:`"), "{text}");
     let said = pg::site::words(&site.run(&["doctor"]));
+    assert!(said.contains("(dumps: "), "{said}");
     assert!(
         said.contains("WARNING drills        second: it has no `drill-url`"),
         "{said}"
@@ -360,10 +361,9 @@ fn what_is_not_drilled_is_said() {
 
 #[test]
 fn assertions_are_asked_in_the_drilled_database() {
-    let site = Site::new("    schedule: '0 3 1 1 *'\n");
+    let mut site = Site::new("    schedule: '0 3 1 1 *'\n");
     site.ok(&["snapshot", "app"]);
     let own = site.server.url(URL_PASSWORD);
-    let mut site = site;
     let before = site.extra.clone();
     let mut with = |asserts: &[&str]| {
         let list = serde_json::to_string(asserts).unwrap();
@@ -404,16 +404,19 @@ fn assertions_are_asked_in_the_drilled_database() {
         ("select nothing from nowhere", "does not exist"),
         ("create table t(a int)", "read-only transaction"),
     ];
-    for (sql, why) in wrong {
-        let out = with(&["select true", sql]);
-        let text = pg::site::words(&out);
-        assert_eq!(out.status.code(), Some(5), "{sql}: {text}");
-        assert!(
-            text.contains("the drill failed: app in") && text.contains(why),
-            "{sql}: {text}"
-        );
-        let line: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
-        assert_eq!(line["drill"]["checks"][2]["ok"], false, "{line}");
+    let asked: Vec<&str> = wrong.iter().map(|(sql, _)| *sql).collect();
+    let out = with(&[&["select true"], &asked[..]].concat());
+    let text = pg::site::words(&out);
+    assert_eq!(out.status.code(), Some(5), "{text}");
+    assert!(text.contains("the drill failed: app in"), "{text}");
+    let line: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let checks = line["drill"]["checks"].as_array().unwrap();
+    assert_eq!(checks.len(), 2 + wrong.len());
+    assert_eq!(checks[1]["ok"], true, "{line}");
+    for (check, (sql, why)) in checks[2..].iter().zip(wrong) {
+        let detail = check["detail"].as_str().unwrap();
+        assert_eq!(check["ok"], false, "{check}");
+        assert!(detail.contains(sql) && detail.contains(why), "{detail}");
     }
     assert!(!site.server.databases().contains("lifeboat_drill"));
     // People see each of them, and the failed drill is on record.
@@ -423,5 +426,6 @@ fn assertions_are_asked_in_the_drilled_database() {
             && text.contains("  FAILED assert: create table t(a int)"),
         "{text}"
     );
-    assert!(site.ok(&["evidence"]).contains(" FAILED (restored in "));
+    let said = pg::site::words(&site.run(&["evidence"]));
+    assert!(said.contains(" FAILED (restored in "), "{said}");
 }
