@@ -25,6 +25,7 @@ const NONE: RetentionConfig = RetentionConfig {
     weekly: 0,
     monthly: 0,
     yearly: 0,
+    ..RetentionConfig::plain(Duration::ZERO)
 };
 
 fn span(level: u8, min: u64, max: u64) -> Span {

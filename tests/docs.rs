@@ -230,8 +230,9 @@ fn links_lead_somewhere() {
 }
 
 /// What each `${...}` of an example stands for.
-const VALUES: [(&str, &str); 10] = [
+const VALUES: [(&str, &str); 11] = [
     ("DATABASE_URL", "postgres://app:secret@db/app"),
+    ("DRILL_URL", "postgres://drill:secret@scratch/postgres"),
     ("REDIS_URL", "redis://cache:6379"),
     ("SLACK_WEBHOOK_URL", "https://hooks.example.com/services/1"),
     ("SMTP_PASSWORD", "secret"),

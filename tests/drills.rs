@@ -93,6 +93,37 @@ fn a_drill_restores_checks_and_records() {
     site.fails(2, &["drill", "nobody"]);
 }
 
+/// A whole copy may lie there: it does not wait for a day.
+#[test]
+fn what_a_killed_drill_left_goes_and_what_one_at_work_has_stays() {
+    let mut site = Site::new();
+    site.sync();
+    let folder = |name: &str| {
+        let path = site.path("state-web1/drill").join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("restored.sqlite3"), "a copy").unwrap();
+        path
+    };
+    let (left, work) = (folder("lifeboat-drill-left"), folder("lifeboat-drill-work"));
+    let other = folder("mine");
+    let at_work = std::fs::File::open(&work).unwrap();
+    rustix::fs::flock(&at_work, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    site.ok(&["drill"]);
+    assert!(!left.exists());
+    assert!(work.join("restored.sqlite3").exists() && other.exists());
+    // So does the daemon at its start, without any drill.
+    let left = folder("lifeboat-drill-left");
+    site.extra = String::new();
+    let daemon = site.start();
+    wait_for(&daemon, "what was left goes", || !left.exists());
+    assert!(work.join("restored.sqlite3").exists());
+    drop(at_work);
+    drop(daemon);
+    let daemon = site.start();
+    wait_for(&daemon, "what nobody has any more goes", || !work.exists());
+    assert!(other.exists());
+}
+
 #[test]
 fn a_replica_that_was_emptied_or_lost_its_base_fails_its_drill() {
     let site = Site::new();
@@ -323,6 +354,7 @@ async fn pruned(store: &Store) -> Vec<u64> {
         weekly: 0,
         monthly: 0,
         yearly: 0,
+        ..RetentionConfig::plain(std::time::Duration::ZERO)
     };
     let now = Millis(jiff::Timestamp::now().as_millisecond());
     retention::run(&mut replica, &policy, &mut Pins::default(), now)

@@ -123,6 +123,22 @@ fn a_database_among_the_files_is_said_once() {
 }
 
 #[test]
+fn the_expected_bill_has_the_files_too() {
+    let site = site();
+    site.ok(&["snapshot"]);
+    let out = site.run(&["doctor", "--json"]).stdout;
+    let answer: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    let bills = answer["bill"].as_array().unwrap();
+    let of_files = bills.iter().find(|b| b["kind"] == "files");
+    let bill = of_files.unwrap_or_else(|| panic!("{answer:#}"));
+    assert_eq!(bill["target"], "uploads");
+    assert!(bill["bytes-now"].as_u64().unwrap() > 0, "{bill}");
+    let words = site.run(&["doctor"]).stdout;
+    let words = String::from_utf8(words).unwrap();
+    assert!(words.contains("(snapshots: "), "{words}");
+}
+
+#[test]
 fn files_that_are_not_safe_are_told_and_so_is_the_end() {
     let hook = Receiver::new(Manner::Good);
     let mut site = site();

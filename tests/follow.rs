@@ -358,6 +358,11 @@ fn what_is_not_ours_is_left_alone() {
     // A stale WAL would be played onto a new copy.
     let left = site.path("another.sqlite3-wal");
     std::fs::write(&left, "left").unwrap();
+    let too_often = ["follow", "app", "-o", "c.sqlite3", "--interval"];
+    for short in ["0s", "49ms"] {
+        let error = site.fails(2, &[&too_often[..], &[short]].concat());
+        assert!(error.contains("is below 50ms\nhint:"), "{error}");
+    }
     let error = site.fails(4, &["follow", "app", "-o", "another.sqlite3", "--once"]);
     assert!(error.contains("another.sqlite3-wal"), "{error}");
 

@@ -300,7 +300,7 @@ fn what_is_odd_about_a_project_is_said() {
     place.write(".kamal/hooks/pre-deploy", "#!/bin/sh\necho mine\n");
     place.write(
         "config/deploy.yml",
-        "service: shop\nservers: [192.0.2.7, 192.0.2.8]\nvolumes: [\"data:/data\"]\naccessories:\n    db:\n        image: postgres:17\n",
+        "service: shop\nservers:\n  web: [192.0.2.7, 192.0.2.8]\n  job: { hosts: [203.0.113.6, 192.0.2.7] }\nvolumes: [\"data:/data\"]\naccessories:\n    db:\n        image: postgres:17\n",
     );
     place.write(
         "config/database.yml",
@@ -313,10 +313,12 @@ fn what_is_odd_about_a_project_is_said() {
         "cache is on trilogy",
         "mounts no volume there",
         "the app has 2 servers",
+        "role job runs on 203.0.113.6: SQLite databases there are its own",
         "sh .kamal/hooks/lifeboat-pre-deploy",
     ] {
         assert!(warnings.contains(expected), "{expected} in {warnings}");
     }
+    assert!(!warnings.contains("job runs on 192.0.2.7"), "{warnings}");
     assert_eq!(
         place.read(".kamal/hooks/pre-deploy"),
         "#!/bin/sh\necho mine\n"
@@ -329,6 +331,15 @@ fn what_is_odd_about_a_project_is_said() {
     place.database("volume/production_queue.sqlite3");
     let all = targets(&place, &place.read("config/lifeboat.yml"));
     assert_eq!(all, ["production_queue", "app"]);
+    // Nothing restores the dumps before somebody says where.
+    let text = place.read("config/lifeboat.yml");
+    assert!(
+        text.contains("of PostgreSQL: where there is a `drill-url`"),
+        "{text}"
+    );
+    let text = text.replace("# drill-url: ${DRILL_URL}", "drill-url: postgres://u@h/d");
+    let text = text.replace("    # assert:", "    assert:");
+    assert_eq!(targets(&place, &text), all);
 }
 
 #[test]
@@ -387,6 +398,13 @@ fn a_folder_of_databases() {
         said.contains("readme.db is named like a database"),
         "{said}"
     );
+    for left in [
+        "data/production_cache.sqlite3: a cache can be built again",
+        "data/backup-2026-11-20.sqlite3: a backup copy by its name",
+    ] {
+        let line = said.lines().find(|l| l.contains(left));
+        assert!(line.is_some_and(|l| l.starts_with("left out /")), "{said}");
+    }
     place.ok(&["config", "check"]);
     assert!(said.contains("lifeboat doctor"), "{said}");
     let synced = place.ok(&["sync"]);

@@ -290,10 +290,16 @@ fn drills_restore_on_their_own_server() {
     site.ok(&["snapshot", "app"]);
     let text = site.refused(&["drill", "app"], 2);
     assert!(text.contains("drill-url"), "{text}");
+    let text = site.refused(&["drill"], 3);
+    assert!(
+        text.contains("app: not drilled: it has no `drill-url`"),
+        "{text}"
+    );
     let other = pg::Server::start();
     site.extra += &format!("    drill-url: \"{}\"\n", other.url(URL_PASSWORD));
     let text = site.ok(&["drill"]);
     assert!(text.contains("rows counted and right"), "{text}");
+    assert!(text.ends_with("lifeboat: ok drill targets=1\n"), "{text}");
     assert!(
         !other.databases().contains("drill"),
         "{}",
@@ -313,4 +319,113 @@ fn drills_restore_on_their_own_server() {
     std::fs::write(&path, bytes).unwrap();
     site.refused(&["drill", "app"], 5);
     assert!(!other.databases().contains("drill"));
+}
+
+/// The last line of a drill without a word on what it left out would say that everything is proven.
+#[test]
+fn what_is_not_drilled_is_said() {
+    let mut site = Site::new("");
+    // The target's own server will do, if somebody says so.
+    site.extra = format!(
+        "    drill-url: \"{own}\"\n  - name: second\n    url: \"{own}\"\n    schedule: '0 3 1 1 *'\ndrill: {{ schedule: '0 3 1 1 *' }}\n",
+        own = site.server.url(URL_PASSWORD)
+    );
+    site.ok(&["snapshot"]);
+    let text = site.ok(&["drill"]);
+    assert!(
+        text.contains("second: not drilled: it has no `drill-url`\n")
+            && text.contains("rows counted and right")
+            && text.ends_with("lifeboat: ok drill targets=1 skipped=1\n"),
+        "{text}"
+    );
+    assert!(!site.server.databases().contains("lifeboat_drill"));
+    let text = site.ok(&["drill", "--json"]);
+    let line: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(line["target"], "second");
+    assert_eq!(line["not_drilled"], "it has no `drill-url`");
+    let text = site.refused(&["drill", "second"], 2);
+    assert!(text.contains("hint: add `drill-url:`"), "{text}");
+    let said = pg::site::words(&site.run(&["doctor"]));
+    assert!(said.contains("(dumps: "), "{said}");
+    assert!(
+        said.contains("WARNING drills        second: it has no `drill-url`"),
+        "{said}"
+    );
+    assert!(!said.contains("app: it has no `drill-url`"), "{said}");
+    let daemon = site.start();
+    wait_for(|| {
+        let log = std::fs::read_to_string(&daemon.log).unwrap();
+        log.contains("it is not drilled") && log.contains("second")
+    });
+}
+
+#[test]
+fn assertions_are_asked_in_the_drilled_database() {
+    let mut site = Site::new("    schedule: '0 3 1 1 *'\n");
+    site.ok(&["snapshot", "app"]);
+    let own = site.server.url(URL_PASSWORD);
+    let before = site.extra.clone();
+    let mut with = |asserts: &[&str]| {
+        let list = serde_json::to_string(asserts).unwrap();
+        site.extra = format!("{before}    drill-url: \"{own}\"\n    assert: {list}\n");
+        site.run(&["drill", "app", "--json"])
+    };
+    let right = [
+        "select count(*) > 0 from orders",
+        "select 7, 'and more'",
+        "select 0.5 -- and a remark",
+        "select 1 from generate_series(1, 200000)",
+    ];
+    let out = with(&right);
+    let text = pg::site::words(&out);
+    assert!(out.status.success(), "{text}");
+    let line: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let drill = &line["drill"];
+    let names = |drill: &Value| -> Vec<String> {
+        let checks = drill["checks"].as_array().unwrap().iter();
+        checks
+            .map(|c| c["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(
+        names(drill),
+        ["restore", "assert", "assert", "assert", "assert"]
+    );
+    assert!(drill["restore_seconds"].as_f64().unwrap() > 0.0, "{drill}");
+    assert!(drill["data_age_seconds"].as_f64().unwrap() > 0.0, "{drill}");
+
+    let wrong = [
+        ("select count(*) < 0 from orders", "gives f"),
+        ("select count(*) - count(*) from orders", "gives 0"),
+        ("select null", "gives NULL"),
+        ("select 1 where false", "gives no row"),
+        ("select 'NaN'::float8", "gives NaN"),
+        ("select 'text'", "gives text"),
+        ("select nothing from nowhere", "does not exist"),
+        ("create table t(a int)", "read-only transaction"),
+    ];
+    let asked: Vec<&str> = wrong.iter().map(|(sql, _)| *sql).collect();
+    let out = with(&[&["select true"], &asked[..]].concat());
+    let text = pg::site::words(&out);
+    assert_eq!(out.status.code(), Some(5), "{text}");
+    assert!(text.contains("the drill failed: app in"), "{text}");
+    let line: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let checks = line["drill"]["checks"].as_array().unwrap();
+    assert_eq!(checks.len(), 2 + wrong.len());
+    assert_eq!(checks[1]["ok"], true, "{line}");
+    for (check, (sql, why)) in checks[2..].iter().zip(wrong) {
+        let detail = check["detail"].as_str().unwrap();
+        assert_eq!(check["ok"], false, "{check}");
+        assert!(detail.contains(sql) && detail.contains(why), "{detail}");
+    }
+    assert!(!site.server.databases().contains("lifeboat_drill"));
+    // People see each of them, and the failed drill is on record.
+    let text = site.refused(&["drill", "app"], 5);
+    assert!(
+        text.contains("  ok assert: select true\n")
+            && text.contains("  FAILED assert: create table t(a int)"),
+        "{text}"
+    );
+    let said = pg::site::words(&site.run(&["evidence"]));
+    assert!(said.contains(" FAILED (restored in "), "{said}");
 }

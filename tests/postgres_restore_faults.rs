@@ -82,6 +82,93 @@ fn a_full_disk_of_the_server_changes_nothing() {
     drop(mount);
 }
 
+/// Nobody ever sees what production holds: the SQL is done before the database has its name, or there is none.
+#[test]
+fn sql_of_the_user_runs_before_the_database_appears() {
+    let site = Site::new(YEARLY);
+    site.ok(&["snapshot", "app"]);
+    let script = site.dir.path().join("staging.sql");
+    let sql = |text: &str| std::fs::write(&script, text).unwrap();
+    let file = script.to_str().unwrap();
+    let before = (site.fingerprint(DATABASE), site.server.databases());
+    let url = site.server.url(URL_PASSWORD);
+    let into = url.replace("/postgres?", "/staging?");
+    let places = [
+        &["--in-place"][..],
+        &["--into-new", "fresh"],
+        &["--into", &into],
+    ];
+    sql(
+        "CREATE TABLE made(a int);\nSELECT repeat('x', 1000) FROM generate_series(1, 1000);\nUPDATE nobody SET a = 1;\n",
+    );
+    for place in places {
+        let args = [&["restore", "app", "--after-sql", file], place].concat();
+        let text = site.refused(&args, 1);
+        assert!(
+            text.contains(&format!("{file}:3: ERROR:"))
+                && text.contains("STATEMENT:  UPDATE nobody SET a = 1;")
+                && text.contains("nothing was changed")
+                && text.contains("hint: mend the statement")
+                && text.contains("changed=no"),
+            "{place:?}: {text}"
+        );
+        assert_eq!(
+            (site.fingerprint(DATABASE), site.server.databases()),
+            before
+        );
+    }
+    for place in [&["-o", "x.pgc"][..], &["--table", "orders"]] {
+        let args = [&["restore", "app", "--after-sql", file], place].concat();
+        let text = site.refused(&args, 2);
+        assert!(text.contains("hint: restore with --in-place"), "{text}");
+    }
+    let text = site.refused(
+        &["restore", "app", "--after-sql", "none.sql", "--in-place"],
+        2,
+    );
+    assert!(text.contains("none.sql"), "{text}");
+    site.server.sql("postgres", "CREATE DATABASE staging;");
+    let text = site.refused(&["restore", "app", "--after-sql", file, "--into", &into], 4);
+    assert!(text.contains("that can be dropped if it fails"), "{text}");
+    site.server.sql("postgres", "DROP DATABASE staging;");
+
+    sql("CREATE TABLE made AS SELECT 7 AS a;\n");
+    let args = ["restore", "app", "--after-sql", file, "--in-place"];
+    let dry = site.ok(&[&args[..], &["--dry-run"]].concat());
+    assert!(dry.contains("staging.sql would be run on it"), "{dry}");
+    for (place, database) in places.into_iter().zip([DATABASE, "fresh", "staging"]) {
+        let text = site.ok(&[&["restore", "app", "--after-sql", file], place].concat());
+        assert!(text.contains("staging.sql was run on it"), "{text}");
+        let made = site.server.sql(database, "SELECT a FROM made;");
+        assert_eq!(made.trim(), "7", "{place:?}");
+    }
+
+    // From production, whose store staging only reads.
+    let staging = Site::new(YEARLY);
+    staging
+        .server
+        .sql(DATABASE, "DROP TABLE IF EXISTS made; CREATE TABLE own();");
+    let store = site.dir.path().join("store");
+    let listing = || {
+        let mut find = Command::new("find");
+        let out = find.arg(&store).args(["-printf", "%p %s %T@\\n"]).output();
+        out.unwrap().stdout
+    };
+    let there = listing();
+    let from = format!("file://{}/app", store.display());
+    let args = ["restore", "app", "--from", &from, "--after-sql", file];
+    staging.ok(&[&args[..], &["--in-place", "--no-owner"]].concat());
+    assert_eq!(
+        staging.server.sql(DATABASE, "SELECT a FROM made;").trim(),
+        "7"
+    );
+    assert_eq!(listing(), there);
+    assert!(staging.dumps("app").is_empty());
+    let nowhere = format!("file://{}/nobody", store.display());
+    let text = staging.refused(&["restore", "app", "--from", &nowhere, "--in-place"], 3);
+    assert!(text.contains("there is no dump in"), "{text}");
+}
+
 #[test]
 fn a_full_disk_here_leaves_no_file() {
     let site = Site::new(YEARLY);

@@ -6,11 +6,11 @@ use serde_json::json;
 
 use super::files::{self, Rest};
 use super::{Failure, counted, ok};
-use crate::config::{Config, FilesConfig, TargetConfig};
+use crate::config::{Config, FilesConfig, PostgresConfig, TargetConfig};
 use crate::daemon::control::{Client, Request};
 use crate::daemon::drills::options;
 use crate::daemon::fleet::{FleetError, open_replica, socket_path, system_now};
-use crate::drills::{self, Drill, DrillError};
+use crate::drills::{self, Check, Drill, DrillError};
 
 /// The daemon reads a few small objects of each target.
 const TELL_WITHIN: Duration = Duration::from_secs(30);
@@ -27,8 +27,12 @@ pub(super) async fn drill(
     as_json: bool,
 ) -> Result<(), Failure> {
     let mut dumps = super::postgres::split(&config, &targets);
+    let mut skipped = Vec::new();
     if targets.is_empty() {
-        dumps.only_with_drill_url();
+        skipped = dumps.only_with_drill_url();
+    }
+    for (server, why) in &skipped {
+        tell_skipped(server, why, as_json);
     }
     let (mine, rest) = dumps.files(&config)?;
     let databases: Vec<&TargetConfig> = match rest {
@@ -46,15 +50,37 @@ pub(super) async fn drill(
         return Err(Failure::new(
             3,
             "there is no target to drill",
-            Some("`lifeboat config show` lists the targets".into()),
+            Some(match skipped.is_empty() {
+                true => "`lifeboat config show` lists the targets".into(),
+                false => format!("{ADD_DRILL_URL} (docs/drills.md)"),
+            }),
         ));
     }
     let result = all(&config, (&databases, &mine, &dumps), as_json).await;
     // A failure is recorded, too.
     tell_daemon(&config, targets).await;
     let drilled = result?;
-    ok(&format!("drill targets={drilled}"));
+    match skipped.len() {
+        0 => ok(&format!("drill targets={drilled}")),
+        n => ok(&format!("drill targets={drilled} skipped={n}")),
+    }
     Ok(())
+}
+
+/// What to do about a target of PostgreSQL that has none.
+pub(super) const ADD_DRILL_URL: &str = "add `drill-url:` with a role that may create databases there: another server, or the target's own if it can bear a restore";
+
+/// What is not drilled must not look as if it were.
+fn tell_skipped(server: &PostgresConfig, why: &str, as_json: bool) {
+    if as_json {
+        let kind = server.origin.kind();
+        println!(
+            "{}",
+            json!({ "target": server.name, "kind": kind, "not_drilled": why })
+        );
+    } else {
+        println!("{}: not drilled: {why}", server.name);
+    }
 }
 
 /// A daemon on this host shows what was found at once, instead of at its next start.
@@ -148,6 +174,11 @@ async fn one(
     Ok(failure.map(|f| format!("{} in {}: {f}", target.name, store.display())))
 }
 
+pub(super) fn show_check(check: &Check) {
+    let word = if check.ok { "ok" } else { "FAILED" };
+    println!("  {word} {}: {}", check.name, check.detail);
+}
+
 fn show(drill: &Drill) {
     let point = match (&drill.txid, &drill.as_of) {
         (Some(txid), Some(at)) => format!("TXID {txid} of {at}"),
@@ -162,14 +193,7 @@ fn show(drill: &Drill) {
         drill.restore_seconds,
         if drill.ok { "it is right" } else { "FAILED" }
     );
-    for check in &drill.checks {
-        println!(
-            "  {} {}: {}",
-            if check.ok { "ok" } else { "FAILED" },
-            check.name,
-            check.detail
-        );
-    }
+    drill.checks.iter().for_each(show_check);
     if !drill.rows.is_empty() {
         let total: u64 = drill.rows.values().sum();
         let tables = counted(drill.rows.len() as u64, "table");

@@ -51,7 +51,13 @@ pub(super) async fn run(config: Config, as_json: bool) -> Result<(), Failure> {
         }
     };
     let known = config.show();
-    let retention = |kind: &str, i: usize| known[kind][i]["retention"].clone();
+    let retention = |kind: &str, i: usize| {
+        let mut retention = known[kind][i]["retention"].clone();
+        for key in ["keep", "max-age"] {
+            retention[format!("labels.{key}")] = known["labels"][key].clone();
+        }
+        retention
+    };
     let mut copies = Vec::new();
     for (i, target) in config.targets.iter().enumerate() {
         for store in &target.options.stores {
@@ -65,7 +71,7 @@ pub(super) async fn run(config: Config, as_json: bool) -> Result<(), Failure> {
         }
     }
     for (i, target) in config.files.iter().enumerate() {
-        copies.extend(folders(&config, target, retention("files", i)).await);
+        copies.extend(folders(&config, target, known["files"][i]["retention"].clone()).await);
     }
     unread.extend(copies.iter().filter_map(Copy::unread));
     if as_json {

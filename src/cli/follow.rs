@@ -16,6 +16,8 @@ use crate::store::{Store, StoreSpec};
 
 /// Lines for people come at most this often.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Shorter waits cost a core and a request each, and a capture comes no sooner.
+const INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// Between tries while the store is away.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -30,6 +32,13 @@ pub(super) async fn run(global: &Global, args: FollowArgs) -> Result<(), Failure
         let hint = Some("such as 1s or 500ms".into());
         Failure::new(2, format!("--interval: {e}"), hint)
     })?;
+    if interval < INTERVAL_MIN {
+        return Err(Failure::new(
+            2,
+            format!("--interval: \"{}\" is below 50ms", args.interval),
+            Some("each look is a request to the store: 1s is the default, 500ms is quick".into()),
+        ));
+    }
     let store = store(global, &args).await?;
     let failed = |e: std::io::Error| Failure::new(1, format!("cannot wait for signals: {e}"), None);
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;

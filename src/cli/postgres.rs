@@ -48,9 +48,21 @@ pub(super) fn is_target(config: &Config, name: &str) -> bool {
 }
 
 impl Split {
-    /// Of those that were not named, only they can be drilled.
-    pub(super) fn only_with_drill_url(&mut self) {
-        self.mine.retain(|(server, _)| server.drill.is_some());
+    /// Of those that were not named, only they can be drilled. Returns the others, and why.
+    pub(super) fn only_with_drill_url(&mut self) -> Vec<(PostgresConfig, &'static str)> {
+        let all = std::mem::take(&mut self.mine).into_iter();
+        let (can, cannot) = all.partition(|(server, _)| server.drill.is_some());
+        self.mine = can;
+        let why = |server: &PostgresConfig| match server.origin.kind() {
+            Kind::Postgres => "it has no `drill-url`",
+            Kind::Redis => "there are no drills of Redis; `lifeboat verify` reads its newest dump",
+        };
+        let cannot: Vec<(PostgresConfig, _)> = cannot;
+        let with_why = |(server, _)| {
+            let why = why(&server);
+            (server, why)
+        };
+        cannot.into_iter().map(with_why).collect()
     }
 
     /// Files among the other names, and what is left of these.

@@ -194,7 +194,7 @@ async fn drill_one(
                 "{} has no `drill-url`: a drill never runs on the live server unless you say so",
                 database.name
             ),
-            Some("add `drill-url:` with a role that may create databases there".into()),
+            Some(super::drill::ADD_DRILL_URL.into()),
         ));
     };
     let clients = database.clients(&server).await?;
@@ -205,9 +205,10 @@ async fn drill_one(
         store,
         manifest.ok_or_else(|| no_dump(&database.name, store))?,
     );
+    let asserts = database.server.asserts.clone();
     let drill = blocking(move || {
-        let stop = Stop::default();
-        postgres::drill(&source, &server, &clients, Timestamp::now(), &stop)
+        let (now, stop) = (Timestamp::now(), Stop::default());
+        postgres::drill(&source, &server, &clients, &asserts, now, &stop)
     })
     .await?;
     let failure = drill.failure();
@@ -216,16 +217,21 @@ async fn drill_one(
             "{}",
             json!({ "target": database.name, "kind": "postgres", "store": store.display(), "drill": drill })
         );
-    } else if failure.is_none() {
-        println!(
-            "{} in {}: dump {} restored in {:.1} s; {} tables, {} rows counted and right",
-            database.name,
-            store.display(),
-            drill.dump,
-            drill.seconds,
-            drill.tables,
-            drill.rows
-        );
+    } else {
+        if failure.is_none() {
+            println!(
+                "{} in {}: dump {} restored in {:.1} s; {} tables, {} rows counted and right",
+                database.name,
+                store.display(),
+                drill.dump,
+                drill.restore_seconds,
+                drill.tables,
+                drill.rows
+            );
+        }
+        for check in drill.checks.iter().filter(|c| c.name == "assert") {
+            super::drill::show_check(check);
+        }
     }
     Ok(failure.map(|f| format!("{} in {}: {f}", database.name, store.display())))
 }

@@ -8,6 +8,7 @@ use super::args::{Global, RestoreArgs};
 use super::postgres::split;
 use super::postgres_work::{Place, Step, aside_of, kept, say, told, undo, work};
 use super::restore_all::{Planned, leave};
+use super::restore_options::script;
 use super::{Failure, ok, restore_undo};
 use crate::config::{Config, OnDeploy, parse_time};
 use crate::daemon::fleet::system_now;
@@ -16,7 +17,7 @@ use crate::labels::{self, Pin};
 use crate::postgres::PostgresError;
 use crate::postgres::{self, Connection, Dumps, Manifest};
 use crate::retention::copies::newest;
-use crate::store::Store;
+use crate::store::{Store, StoreSpec};
 
 /// A restore whose dump was found.
 pub(super) struct Job {
@@ -149,7 +150,11 @@ pub(super) async fn restore(
     name: &str,
     args: &RestoreArgs,
 ) -> Result<(), Failure> {
-    let database = one(config, name).await?;
+    let mut database = one(config, name).await?;
+    if let Some(url) = &args.from {
+        // Only read: another's dumps, as of production.
+        database.stores = vec![Store::open(&StoreSpec::from_text(url)?).await?];
+    }
     let dump = match args.undo {
         true => None,
         false => match find(config, &database, args).await {
@@ -163,7 +168,9 @@ pub(super) async fn restore(
             }
             found => {
                 let (manifest, stores) = found?;
-                Some((manifest, stores, place(&database, args)?))
+                let place = place(&database, args)?;
+                after_sql(&database.name, &place, args)?;
+                Some((manifest, stores, place))
             }
         },
     };
@@ -179,6 +186,24 @@ pub(super) async fn restore(
     let words = ready.finish(global, args).await?;
     let note = if args.dry_run { " dry-run" } else { "" };
     ok(&format!("restore {words}{note}"));
+    Ok(())
+}
+
+/// Whether there is a database that the SQL can run on.
+fn after_sql(name: &str, place: &Place, args: &RestoreArgs) -> Result<(), Failure> {
+    let Some(script) = script(args)? else {
+        return Ok(());
+    };
+    if matches!(place, Place::File(_) | Place::Tables(..)) {
+        return Err(Failure::new(
+            2,
+            "--after-sql changes a whole PostgreSQL database; nothing was changed",
+            Some("restore with --in-place, --into-new NAME or --into URL".into()),
+        ));
+    }
+    if args.dry_run {
+        println!("{name}: then {} would be run on it", script.name);
+    }
     Ok(())
 }
 

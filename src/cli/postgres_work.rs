@@ -7,13 +7,16 @@ use serde_json::{Value, json};
 
 use super::args::{Global, QueueArg, RestoreArgs};
 use super::postgres_restore::nothing;
+use super::restore_options::script;
 use super::{Failure, counted};
 use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Database, blocking};
 use crate::labels::age;
 use crate::postgres::{
-    self, Clients, Connection, Kind, Manifest, PostgresError, QueueJobs, RestoreOptions, Source,
+    self, AfterSql, Clients, Connection, Kind, Manifest, PostgresError, QueueJobs, RestoreOptions,
+    Source,
 };
+use crate::restore::edit::Script;
 use crate::store::Store;
 use crate::types::Millis;
 
@@ -81,6 +84,20 @@ pub(super) fn say(
 /// What was done: JSON for machines, lines for people.
 pub(super) struct Done(Value, Vec<String>);
 
+impl Done {
+    fn with_sql(mut self, options: &RestoreOptions) -> Self {
+        if let Some(after) = &options.after {
+            self.0["after_sql"] = json!(after.name);
+            self.1.push(was_run(&after.name));
+        }
+        self
+    }
+}
+
+fn was_run(script: &str) -> String {
+    format!("{script} was run on it")
+}
+
 /// What came of the work.
 pub(super) enum Step {
     /// All of it is done.
@@ -131,6 +148,7 @@ pub(super) async fn work(
         no_owner: args.no_owner,
         no_privileges: args.no_privileges,
         queue: queue(args, &place)?,
+        after: script(args)?.map(|Script { name, sql }| AfterSql { name, sql }),
         ..RestoreOptions::default()
     };
     let server = match &place {
@@ -191,13 +209,13 @@ pub(super) async fn work(
     Err(failure.map_or_else(|| nothing("no store holds the dump".into()), Failure::from))
 }
 
-/// Jobs wait by default when everything comes back: somebody may have done them since.
+/// Jobs wait by default when everything comes back, or comes from elsewhere: somebody else may have done them.
 fn queue(args: &RestoreArgs, place: &Place) -> Result<QueueJobs, Failure> {
     let wanted = match args.queue {
         Some(QueueArg::Keep) => QueueJobs::Keep,
         Some(QueueArg::Paused) => QueueJobs::Paused,
         Some(QueueArg::Empty) => QueueJobs::Empty,
-        None if args.all => QueueJobs::Paused,
+        None if args.all || args.from.is_some() => QueueJobs::Paused,
         None => QueueJobs::Keep,
     };
     match place {
@@ -265,7 +283,7 @@ fn step(
                 counted(checked.rows, "row")
             );
             let done = json!({ "database": name, "checked": checked });
-            Ok(Step::Done(Done(done, vec![line])))
+            Ok(Step::Done(Done(done, vec![line]).with_sql(options)))
         }
         Place::Url(url) => {
             let checked = postgres::into_url(source, url, clients, options)?;
@@ -276,7 +294,7 @@ fn step(
                 counted(checked.rows, "row")
             );
             let done = json!({ "database": url.display(), "checked": checked });
-            Ok(Step::Done(Done(done, vec![line])))
+            Ok(Step::Done(Done(done, vec![line]).with_sql(options)))
         }
         Place::Live => postgres::prepare(source, server, clients, options, Timestamp::now())
             .map(|prepared| Step::Ready(Box::new(prepared))),
@@ -304,6 +322,7 @@ fn in_place(database: &str, done: &postgres::Swapped) -> Done {
         ));
     }
     lines.extend(done.held.iter().map(held));
+    lines.extend(done.after_sql.as_deref().map(was_run));
     if let Some(kept) = &done.kept {
         let quoted = kept.replace('"', "\"\"");
         lines.push(format!(

@@ -111,7 +111,7 @@ async fn run(
             }
             others = Others::plan(global, config, &args).await?;
             if others.count.targets > 0 && (args.last_good || args.after_sql.is_some()) {
-                options::refuse_of_sqlite(&args, true)?;
+                options::refuse_of_sqlite(&args, false)?;
             }
         }
         (None, None) => {}

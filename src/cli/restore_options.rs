@@ -12,18 +12,19 @@ use crate::restore::{RestoreError, Tried, Verify, catalog, last_good, planned};
 use crate::store::Store;
 
 /// Flags that mean nothing elsewhere would be ignored in silence. Queues are in PostgreSQL, too.
-pub(super) fn refuse_of_sqlite(args: &RestoreArgs, has_queues: bool) -> Result<(), Failure> {
+pub(super) fn refuse_of_sqlite(args: &RestoreArgs, is_dump: bool) -> Result<(), Failure> {
+    let both = "SQLite and PostgreSQL";
     let flags = [
-        ("--last-good", args.last_good),
-        ("--queue", args.queue.is_some() && !has_queues),
-        ("--after-sql", args.after_sql.is_some()),
-        ("--from", args.from.is_some()),
+        ("--last-good", args.last_good, "SQLite"),
+        ("--queue", args.queue.is_some() && !is_dump, both),
+        ("--after-sql", args.after_sql.is_some() && !is_dump, both),
+        ("--from", args.from.is_some() && !is_dump, both),
     ];
-    match flags.into_iter().find(|(_, given)| *given) {
+    match flags.into_iter().find(|(_, given, _)| *given) {
         None => Ok(()),
-        Some((flag, _)) => Err(Failure::new(
+        Some((flag, _, of)) => Err(Failure::new(
             2,
-            format!("{flag} is for SQLite targets"),
+            format!("{flag} is for {of} targets"),
             Some("`lifeboat config show` lists the targets".into()),
         )),
     }
@@ -38,6 +39,14 @@ pub(super) fn edit(args: &RestoreArgs, foreign: bool) -> Result<Edit, Failure> {
         None if args.all || foreign => Queue::Paused,
         None => Queue::Keep,
     };
+    Ok(Edit {
+        queue,
+        script: script(args)?,
+    })
+}
+
+/// The SQL of `--after-sql`.
+pub(super) fn script(args: &RestoreArgs) -> Result<Option<Script>, Failure> {
     let read = |path: &std::path::PathBuf| {
         let name = path.display().to_string();
         match std::fs::read_to_string(path) {
@@ -49,10 +58,7 @@ pub(super) fn edit(args: &RestoreArgs, foreign: bool) -> Result<Edit, Failure> {
             )),
         }
     };
-    Ok(Edit {
-        queue,
-        script: args.after_sql.as_ref().map(read).transpose()?,
-    })
+    args.after_sql.as_ref().map(read).transpose()
 }
 
 /// SQLite's checks of the copy that appears.

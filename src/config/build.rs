@@ -26,7 +26,10 @@ use super::postgres::{self, PostgresConfig};
 use super::probe::ProbeConfig;
 use super::raw::{RawConfig, RawHttp, RawRetention, ScalarOr};
 use super::store::{Secret, StoreConfig, StoreParts, file_url_of};
-use super::values::{Defaults, listen, min_free, plain_retention, retention_of, time_zone};
+use super::values::{
+    Defaults, labels_of, listen, min_free, plain_retention, retention_of, time_zone,
+};
+use crate::labels::Rules;
 
 /// Where to listen and the token; `None` where the file does not say it.
 type HttpSettings = (Option<Option<SocketAddr>>, Option<Secret>);
@@ -48,6 +51,7 @@ pub(super) struct Builder<'r, 'a> {
     pub(super) notify: Vec<NotifyConfig>,
     pub(super) probes: Vec<ProbeConfig>,
     http_token: Option<Secret>,
+    labels: Rules,
     drill: DrillConfig,
     insight: InsightConfig,
     state_dir: Option<PathBuf>,
@@ -77,6 +81,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             notify: Vec::new(),
             probes: Vec::new(),
             http_token: None,
+            labels: Rules::DEFAULT,
             drill: DrillConfig::default(),
             insight: InsightConfig::default(),
             state_dir: None,
@@ -146,6 +151,9 @@ impl<'r, 'a> Builder<'r, 'a> {
         self.min_free = raw.min_free.map(|t| min_free(v, &t)).transpose()?;
         self.time_zone = raw.time_zone.map(|t| time_zone(v, &t)).transpose()?;
         self.instance = raw.instance.map(|t| v.text("instance", &t)).transpose()?;
+        if let Some(raw) = raw.labels {
+            self.labels = labels_of(v, raw)?;
+        }
         if let Some(raw) = raw.drill {
             self.drill = self.drill_of(raw)?;
         }
@@ -266,6 +274,12 @@ impl<'r, 'a> Builder<'r, 'a> {
     /// Looks into the folders, checks what concerns several targets, and fills in the rest.
     pub(super) fn finish(mut self, source: ConfigSource) -> Result<Config, ConfigError> {
         check_unique(&self.targets)?;
+        let listed = self.targets.iter_mut().map(|t| &mut t.options.retention);
+        let found = self.dirs.iter_mut().map(|d| &mut d.options.retention);
+        let dumped = self.postgres.iter_mut().map(|s| &mut s.retention);
+        for retention in listed.chain(found).chain(dumped) {
+            retention.labels = self.labels;
+        }
         for dir in &self.dirs {
             let found = discover(dir, &self.targets).map_err(|source| ConfigError::Read {
                 what: "the database folder",
@@ -273,8 +287,11 @@ impl<'r, 'a> Builder<'r, 'a> {
                 source,
             })?;
             if found.taken.is_empty() {
-                self.notices
-                    .push(format!("no database in {} yet", dir.dir.display()));
+                let here = |t: &TargetConfig| t.path.parent() == Some(&dir.dir);
+                self.notices.push(match self.targets.iter().any(here) {
+                    true => format!("no database in {} beside those listed", dir.dir.display()),
+                    false => format!("no database in {} yet", dir.dir.display()),
+                });
             }
             for target in &found.taken {
                 self.notices.push(format!(
@@ -332,6 +349,7 @@ impl<'r, 'a> Builder<'r, 'a> {
             postgres: self.postgres,
             notify: self.notify,
             probes: self.probes,
+            labels: self.labels,
             drill: self.drill,
             insight: self.insight,
             state_dir: self.state_dir.map(|dir| paths::resolved(&dir, host)),

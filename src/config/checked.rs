@@ -15,6 +15,7 @@ use super::postgres::{PostgresConfig, show_dumped};
 use super::probe::{ProbeConfig, show_probe};
 use super::store::{Secret, StoreConfig};
 use super::units::format_duration;
+use crate::labels::Rules;
 use crate::postgres::Kind;
 
 /// One day.
@@ -65,6 +66,8 @@ pub struct Config {
     pub notify: Vec<NotifyConfig>,
     /// HTTP checks of the app itself.
     pub probes: Vec<ProbeConfig>,
+    /// When labels end, as the retention of each target has it.
+    pub labels: Rules,
     /// Restores that prove the copies.
     pub drill: DrillConfig,
     /// What is read of the app beside its backup.
@@ -155,6 +158,8 @@ pub struct RetentionConfig {
     pub monthly: u32,
     /// Number of yearly points.
     pub yearly: u32,
+    /// When labels end; the same for all targets.
+    pub labels: Rules,
 }
 
 impl Default for RetentionConfig {
@@ -170,7 +175,7 @@ impl Default for RetentionConfig {
 
 impl RetentionConfig {
     /// Any moment of this long, and nothing older.
-    pub fn plain(point_in_time: Duration) -> Self {
+    pub const fn plain(point_in_time: Duration) -> Self {
         Self {
             point_in_time,
             hourly: 0,
@@ -178,6 +183,7 @@ impl RetentionConfig {
             weekly: 0,
             monthly: 0,
             yearly: 0,
+            labels: Rules::DEFAULT,
         }
     }
 }
@@ -231,6 +237,7 @@ impl Config {
             "redis": self.shown_dumps(Kind::Redis),
             "notify": self.notify.iter().map(show_notify).collect::<Vec<_>>(),
             "probes": self.probes.iter().map(show_probe).collect::<Vec<_>>(),
+            "labels": show_labels(&self.labels),
             "drill": show_drill(&self.drill),
             "insight": show_insight(&self.insight),
             "state-dir": self.state_dir.as_deref().map(show_path),
@@ -280,6 +287,10 @@ fn show_options(options: &SqliteOptions) -> Value {
         "ensure-wal": options.ensure_wal,
         "assert": options.asserts,
     })
+}
+
+fn show_labels(rules: &Rules) -> Value {
+    json!({ "keep": rules.keep, "max-age": format_duration(rules.max_age) })
 }
 
 pub(super) fn show_retention(retention: RetentionConfig) -> Value {

@@ -94,10 +94,12 @@ pub fn absent(dir: &DirConfig, path: &Path) -> Option<TargetConfig> {
     })
 }
 
-/// Whether a file is a copy of a database, by its name.
-pub fn is_copy(file_name: &str) -> bool {
-    copy_reason(file_name).is_some()
+/// Why a database is not taken unless it is listed, by its name.
+pub fn why_left(file_name: &str) -> Option<&'static str> {
+    copy_reason(file_name).or_else(|| stem(file_name).ends_with("_cache").then_some(CACHE))
 }
+
+const CACHE: &str = "a cache can be built again: list it by `path` to protect it";
 
 enum Verdict<'a> {
     /// A database; its target is named so.
@@ -140,7 +142,7 @@ fn judge(file_name: &str, kind: FileType) -> Verdict<'_> {
         );
     }
     if stem.ends_with("_cache") {
-        return leave("a cache can be built again: list it by `path` to protect it");
+        return leave(CACHE);
     }
     Verdict::Take(stem)
 }
@@ -188,11 +190,15 @@ fn options_for(dir: &DirConfig, stem: &str, file_name: &str) -> SqliteOptions {
     options.ensure_wal = false;
     let (queue, cable) = (stem.ends_with("_queue"), stem.ends_with("_cable"));
     if !dir.retention_chosen && (queue || cable) {
-        options.retention = RetentionConfig::plain(if queue {
+        let lasts = if queue {
             QUEUE_RETENTION
         } else {
             CABLE_RETENTION
-        });
+        };
+        options.retention = RetentionConfig {
+            labels: options.retention.labels,
+            ..RetentionConfig::plain(lasts)
+        };
     }
     if !dir.sync_interval_chosen && cable {
         options.sync_interval = CABLE_SYNC_INTERVAL;

@@ -38,7 +38,7 @@ mod tests;
 pub use checked::{
     Config, ConfigSource, DirConfig, MinFree, RetentionConfig, SqliteOptions, TargetConfig,
 };
-pub use discover::{Discovery, absent, discover, is_copy};
+pub use discover::{Discovery, absent, discover, why_left};
 pub use drill::DrillConfig;
 pub use error::{ConfigError, Place};
 pub use expand::Environment;

@@ -111,6 +111,8 @@ pub struct PostgresConfig {
     pub restore: Option<Connection>,
     /// A server that drills may fill and empty.
     pub drill: Option<Connection>,
+    /// SQL that must be true of a drilled dump.
+    pub asserts: Vec<String>,
     /// Which databases.
     pub databases: Databases,
     /// When, as a cron expression in `time_zone`.
@@ -133,6 +135,13 @@ pub struct PostgresConfig {
     pub read_budget: u64,
     /// At least one.
     pub stores: Vec<StoreConfig>,
+}
+
+impl PostgresConfig {
+    /// It could be drilled, and there is no server for it.
+    pub fn lacks_drills(&self) -> bool {
+        self.origin.kind() == Kind::Postgres && self.drill.is_none()
+    }
 }
 
 impl Builder<'_, '_> {
@@ -258,11 +267,14 @@ impl Builder<'_, '_> {
             .read_budget
             .as_ref()
             .map(|t| v.parsed("read-budget", t, parse_size));
+        let asserts = raw.assert.unwrap_or_default();
+        let asserts = asserts.iter().map(|t| v.text("assert", t));
         let one = PostgresConfig {
             name,
             origin,
             restore,
             drill,
+            asserts: asserts.collect::<Result<_, _>>()?,
             databases: self.databases(raw.databases)?,
             schedule,
             time_zone: zone,
@@ -565,6 +577,7 @@ pub(super) fn show_dumped(one: &PostgresConfig) -> Value {
         };
         shown["restore-url"] = json!(one.restore.as_ref().map(Connection::display));
         shown["drill-url"] = json!(one.drill.as_ref().map(Connection::display));
+        shown["assert"] = json!(one.asserts);
         shown["pg-dump-args"] = json!(one.dump.extra);
         let wait = Duration::from_millis(one.dump.lock_wait_ms.into());
         shown["statistics"] = json!(one.dump.statistics);

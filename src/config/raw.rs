@@ -91,6 +91,7 @@ raw!(
         snapshot_interval: Text,
         max_lag: Text,
         retention: Spanned<ScalarOr<RawRetention>>,
+        labels: RawLabels,
         state_dir: Text,
         http: Spanned<ScalarOr<RawHttp>>,
         shutdown_timeout: Text,
@@ -106,6 +107,11 @@ raw!(
         redis: Vec<Spanned<RawRedis>>,
         probes: Vec<Spanned<RawProbe>>,
     }
+);
+
+raw!(
+    /// `labels`.
+    RawLabels { keep: Text, max_age: Text }
 );
 
 raw!(
@@ -173,6 +179,7 @@ raw!(
         restore_url_file: Text,
         drill_url: Text,
         drill_url_file: Text,
+        assert: Vec<Text>,
         on_deploy: Text,
         max_age: Text,
         read_budget: Text,

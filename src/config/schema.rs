@@ -67,6 +67,19 @@ pub fn schema() -> Value {
             ),
             ("retention", reference("retention")),
             (
+                "labels",
+                object(
+                    "When labels end.",
+                    &[
+                        (
+                            "keep",
+                            value("So many of a target's labels, the newest. Default 20."),
+                        ),
+                        ("max-age", value("And none older. Default 90d.")),
+                    ],
+                ),
+            ),
+            (
                 "state-dir",
                 value("Folder for local state. Default: beside each database."),
             ),
@@ -320,6 +333,10 @@ fn postgres() -> Value {
             value("A server that drills may create databases on."),
         ),
         ("drill-url-file", value("File that holds it.")),
+        (
+            "assert",
+            list("SQL that must be true of the database that a drill restored."),
+        ),
         (
             "statistics",
             value(

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::load::{Host, load_on};
 use super::*;
+use crate::labels::Rules;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -131,6 +132,43 @@ min-free: 1GiB
 time-zone: Europe/Berlin
 instance: web-1
 "#;
+
+#[test]
+fn labels_end_when_the_file_says_so() {
+    let text = "store: s3://b\nlabels: { keep: 3, max-age: 400d }\nsqlite:\n  - { path: a.db, retention: 5d }\n  - { dir: data, watch: true }\npostgres: [{ name: p, url: 'postgres://h/d' }]\n";
+    let config = Machine::with_file(text).file("data/x_queue.db", "").load();
+    let rules = Rules {
+        keep: 3,
+        max_age: 400 * DAY,
+    };
+    assert_eq!(config.labels, rules);
+    assert_eq!(config.postgres[0].retention.labels, rules);
+    assert_eq!(config.dirs[0].options.retention.labels, rules);
+    for target in &config.targets {
+        assert_eq!(target.options.retention.labels, rules, "{}", target.name);
+    }
+    assert_eq!(config.targets.len(), 2);
+    let shown = config.show();
+    assert_eq!(
+        shown["labels"],
+        serde_json::json!({ "keep": 3, "max-age": "400d" })
+    );
+    let (error, _) = Machine::with_file(&text.replace("keep: 3", "keep: 0")).error();
+    assert!(
+        error.contains("`keep`") && error.contains("1 or more"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_folder_whose_databases_are_all_listed_is_not_empty() {
+    let text = "store: s3://b\nsqlite:\n  - path: data/a.sqlite3\n  - { dir: data, watch: true }\n";
+    let setup = Machine::with_file(text).file("data/a.sqlite3", "");
+    let config = setup.load();
+    assert!(has_notice(&config, "data beside those listed"));
+    let empty = Machine::with_file(&text.replace("data/a", "other/a")).file("data/x", "");
+    assert!(has_notice(&empty.load(), "data yet"));
+}
 
 #[test]
 fn a_full_file() {
@@ -626,6 +664,7 @@ fn the_schema_has_exactly_the_keys_that_are_read() {
         "store: {zzzz: 1}",
         "sqlite: [{zzzz: 1}]",
         "retention: {zzzz: 1}",
+        "labels: {zzzz: 1}",
         "http: {zzzz: 1}",
         "drill: {zzzz: 1}",
         "insight: {zzzz: 1}",
@@ -648,7 +687,7 @@ fn the_schema_has_exactly_the_keys_that_are_read() {
         });
         assert!(found, "no object of the schema has exactly {known:?}");
     }
-    assert_eq!(objects.len(), 13);
+    assert_eq!(objects.len(), 14);
 }
 
 #[test]

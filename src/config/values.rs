@@ -12,9 +12,10 @@ use super::checked::{
 use super::discover::is_target_name;
 use super::error::ConfigError;
 use super::expand::{Resolver, Text};
-use super::raw::{RawRetention, ScalarOr};
+use super::raw::{RawLabels, RawRetention, ScalarOr};
 use super::store::StoreConfig;
 use super::units::{UnitError, parse_duration, parse_size};
+use crate::labels::Rules;
 
 /// Values that targets share unless they say otherwise.
 #[derive(Clone, Default)]
@@ -81,6 +82,7 @@ pub(super) fn retention_of(
         weekly: count("weekly", raw.weekly)?,
         monthly: count("monthly", raw.monthly)?,
         yearly: count("yearly", raw.yearly)?,
+        ..RetentionConfig::plain(point_in_time)
     };
     if retention == RetentionConfig::plain(Duration::ZERO) {
         return Err(values.invalid("retention", &at, "keeps nothing"));
@@ -95,6 +97,27 @@ pub(super) fn plain_retention(
     text: &Text,
 ) -> Result<RetentionConfig, ConfigError> {
     values.interval(key, text).map(RetentionConfig::plain)
+}
+
+/// When labels end.
+pub(super) fn labels_of(values: &Resolver<'_>, raw: RawLabels) -> Result<Rules, ConfigError> {
+    let mut rules = Rules::DEFAULT;
+    if let Some(text) = raw.keep {
+        rules.keep = match values.count("keep", &text)? {
+            0 => {
+                return Err(values.invalid(
+                    "keep",
+                    &text,
+                    "must be 1 or more: a label that ends at once protects nothing",
+                ));
+            }
+            n => n as usize,
+        };
+    }
+    if let Some(text) = raw.max_age {
+        rules.max_age = values.interval("max-age", &text)?;
+    }
+    Ok(rules)
 }
 
 /// `10%` or bytes.

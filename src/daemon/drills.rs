@@ -1,5 +1,6 @@
 //! Scheduled drills: one at a time, every target in each of its stores.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,7 @@ fn reserve(config: &Config, scratch: &std::path::Path) -> u64 {
 
 /// Runs until it is aborted. Without a schedule it only reads what the last drills found.
 pub async fn run(config: Arc<Config>, fleet: Arc<Fleet>, board: Arc<Board>) {
+    clear_left(&config, &fleet).await;
     let remembered = remembered(&config, &fleet, &board, |_| true).await;
     let rest = async {
         let mut is_whole = remembered.is_whole;
@@ -67,6 +69,19 @@ pub async fn run(config: Arc<Config>, fleet: Arc<Fleet>, board: Arc<Board>) {
     tokio::join!(rest, scheduled(&config, &fleet, &board, remembered.oldest));
 }
 
+/// A whole copy may lie in the scratch space of a drill that was killed.
+async fn clear_left(config: &Config, fleet: &Fleet) {
+    let targets = fleet.targets().await;
+    let folders = targets.iter().map(|t| options(config, t).scratch);
+    let folders: BTreeSet<PathBuf> = folders.collect();
+    let clear = tokio::task::spawn_blocking(move || {
+        folders.iter().for_each(|f| drills::clear_left(f));
+    });
+    if let Err(error) = clear.await {
+        tracing::warn!(%error, "removing what killed drills left");
+    }
+}
+
 async fn scheduled(config: &Config, fleet: &Fleet, board: &Board, oldest: Option<Timestamp>) {
     let expr = config.drill.schedule.as_deref();
     let schedule = expr.map(|expr| Schedule::parse(expr, &config.time_zone));
@@ -74,6 +89,14 @@ async fn scheduled(config: &Config, fleet: &Fleet, board: &Board, oldest: Option
     let Some(Ok(schedule)) = schedule else {
         return;
     };
+    for server in config.postgres.iter().filter(|s| s.lacks_drills()) {
+        let hint = "give it a `drill-url` (docs/drills.md)";
+        tracing::warn!(
+            target_name = server.name,
+            hint,
+            "it is not drilled: it has no `drill-url`"
+        );
+    }
     let mut last = oldest;
     loop {
         let planned = Timestamp::now();
@@ -165,15 +188,17 @@ async fn one_dump(
     // Whoever is aborted here ends the programs on the other thread.
     let stop = StopOnDrop(Stop::default());
     let (server, stopped) = (scratch.clone(), stop.0.clone());
+    let asserts = database.server.asserts.clone();
+    let now = Timestamp::now();
     let work =
-        blocking(move || postgres::drill(&source, &server, &clients, Timestamp::now(), &stopped));
+        blocking(move || postgres::drill(&source, &server, &clients, &asserts, now, &stopped));
     let drill = work.await?;
     match drill.failure() {
         None => tracing::info!(
             target_name = database.name,
             store = store.display(),
             dump = drill.dump,
-            restore_seconds = drill.seconds,
+            restore_seconds = drill.restore_seconds,
             rows = drill.rows,
             "drill: restored and right"
         ),
@@ -195,7 +220,7 @@ fn note_dump(database: &Database, store: &Store, board: &Board, drill: &postgres
         at: Millis(drill.time.as_millisecond()),
         ok: drill.findings.is_empty(),
         failure: drill.failure(),
-        restore_seconds: drill.seconds,
+        restore_seconds: drill.restore_seconds,
         data_age_seconds: drill.data_age().as_secs_f64(),
     };
     database.update(board, store, |f| {

@@ -23,6 +23,18 @@ pub struct Check {
     pub detail: String,
 }
 
+impl Check {
+    /// What a check found, right or wrong.
+    pub(crate) fn of(name: &str, result: Result<String, String>) -> Self {
+        let ok = result.is_ok();
+        Self {
+            name: name.into(),
+            ok,
+            detail: result.unwrap_or_else(|e| e),
+        }
+    }
+}
+
 /// One drill of a SQLite target in one store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Drill {

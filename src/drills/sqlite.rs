@@ -1,10 +1,12 @@
 //! A drill of one SQLite replica in one store.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
 use super::record::{Check, Drill, history};
@@ -109,8 +111,8 @@ async fn drilled(
     pin: &mut Option<UnderWay>,
 ) -> Result<Drill, DrillError> {
     let begun = Instant::now();
-    let folder = scratch(options)?;
-    let copy = folder.path().join("restored.sqlite3");
+    let scratch = scratch(options)?;
+    let copy = scratch.folder.path().join("restored.sqlite3");
     let mut drill = Drill {
         format: 1,
         target: options.target.clone(),
@@ -147,7 +149,9 @@ async fn drilled(
         Err(RestoreError::Swap(error)) => {
             return Err(not_written(options, std::io::Error::other(error)));
         }
-        Err(error) => drill.checks.push(check("restore", Err(error.to_string()))),
+        Err(error) => drill
+            .checks
+            .push(Check::of("restore", Err(error.to_string()))),
         Ok(report) => {
             drill.txid = report.plan.txid().map(|t| t.to_string());
             drill.as_of = Some(report.plan.as_of().to_string());
@@ -158,8 +162,8 @@ async fn drilled(
                 true => "equals the recorded one",
                 false => "not recorded by the replica",
             };
-            drill.checks.push(check("restore", Ok(String::new())));
-            drill.checks.push(check("checksum", Ok(detail.into())));
+            drill.checks.push(Check::of("restore", Ok(String::new())));
+            drill.checks.push(Check::of("checksum", Ok(detail.into())));
             let asserts = options.asserts.clone();
             let seen = tokio::task::spawn_blocking(move || examine(&copy, &asserts)).await;
             let seen = seen.unwrap_or_else(|e| Seen::failed(e.to_string()));
@@ -219,17 +223,14 @@ async fn restored(
     }
 }
 
-fn check(name: &str, result: Result<String, String>) -> Check {
-    let ok = result.is_ok();
-    Check {
-        name: name.into(),
-        ok,
-        detail: result.unwrap_or_else(|e| e),
-    }
+/// A folder of its own, removed when dropped, and locked until then.
+struct Scratch {
+    folder: tempfile::TempDir,
+    /// Dropped after the folder was removed.
+    _lock: File,
 }
 
-/// A folder of its own, removed when dropped.
-fn scratch(options: &Options) -> Result<tempfile::TempDir, DrillError> {
+fn scratch(options: &Options) -> Result<Scratch, DrillError> {
     let failed = |what| {
         move |source| DrillError::Scratch {
             what,
@@ -238,31 +239,60 @@ fn scratch(options: &Options) -> Result<tempfile::TempDir, DrillError> {
         }
     };
     std::fs::create_dir_all(&options.scratch).map_err(failed("making"))?;
-    sweep(&options.scratch);
-    tempfile::Builder::new()
-        .prefix(PREFIX)
-        .tempdir_in(&options.scratch)
-        .map_err(failed("making a folder in"))
+    clear_left(&options.scratch);
+    loop {
+        let folder = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .tempdir_in(&options.scratch)
+            .map_err(failed("making a folder in"))?;
+        let lock = File::open(folder.path()).map_err(failed("opening a folder in"));
+        // A file system without locks: what is left there goes by its age.
+        let _ = lock
+            .as_ref()
+            .map(|l| flock(l, FlockOperation::LockExclusive));
+        // Another drill may have taken it for one that was left, before it was locked.
+        match lock {
+            Ok(lock) if folder.path().exists() => {
+                return Ok(Scratch {
+                    folder,
+                    _lock: lock,
+                });
+            }
+            Err(error) if folder.path().exists() => return Err(error),
+            _ => {}
+        }
+    }
 }
 
 const PREFIX: &str = "lifeboat-drill-";
-/// A drill does not take so long: what is older was left by one that was killed.
+/// A drill does not take so long: where there are no locks, what is older was left by one that was killed.
 const STALE_AFTER: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 
-/// Removes what killed drills left.
-fn sweep(folder: &Path) {
+/// Removes what killed drills left in a scratch folder: whatever no process has locked. Blocks.
+pub fn clear_left(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return;
     };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let age = entry.metadata().and_then(|m| m.modified());
-        let is_stale = age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE_AFTER));
-        if name.to_string_lossy().starts_with(PREFIX)
-            && is_stale
-            && let Err(error) = std::fs::remove_dir_all(entry.path())
-        {
-            tracing::warn!(path = %entry.path().display(), %error, "removing what an old drill left");
+        let path = entry.path();
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        if !is_ours {
+            continue;
+        }
+        // Held while it is removed: a drill that has just made it then sees that it is gone.
+        let Ok(lock) = File::open(&path) else {
+            continue;
+        };
+        let is_left = match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => true,
+            Err(rustix::io::Errno::WOULDBLOCK) => false,
+            Err(_) => {
+                let age = entry.metadata().and_then(|m| m.modified());
+                age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE_AFTER))
+            }
+        };
+        if is_left && let Err(error) = std::fs::remove_dir_all(&path) {
+            tracing::warn!(path = %path.display(), %error, "removing what a killed drill left");
         }
     }
 }
@@ -309,7 +339,7 @@ struct Seen {
 impl Seen {
     fn failed(why: String) -> Self {
         Self {
-            checks: vec![check("integrity", Err(why))],
+            checks: vec![Check::of("integrity", Err(why))],
             ..Self::default()
         }
     }
@@ -326,7 +356,7 @@ fn examine(copy: &Path, asserts: &[String]) -> Seen {
     };
     let mut seen = Seen::default();
     let integrity = conn.query_row("PRAGMA integrity_check(1)", [], |r| r.get::<_, String>(0));
-    seen.checks.push(check(
+    seen.checks.push(Check::of(
         "integrity",
         match integrity {
             Ok(answer) if answer == "ok" => Ok("ok".into()),
@@ -343,7 +373,7 @@ fn examine(copy: &Path, asserts: &[String]) -> Seen {
         Err(e) => seen.warnings.push(format!("counting rows: {e}")),
     }
     for sql in asserts {
-        seen.checks.push(check("assert", assertion(&conn, sql)));
+        seen.checks.push(Check::of("assert", assertion(&conn, sql)));
     }
     seen
 }

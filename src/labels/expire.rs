@@ -21,12 +21,17 @@ pub struct Rules {
     pub max_age: Duration,
 }
 
+impl Rules {
+    /// Weeks of daily deploys; a release of a quarter ago is nobody's way back.
+    pub const DEFAULT: Self = Self {
+        keep: 20,
+        max_age: Duration::from_secs(90 * 86_400),
+    };
+}
+
 impl Default for Rules {
     fn default() -> Self {
-        Self {
-            keep: 20,
-            max_age: Duration::from_secs(90 * 86_400),
-        }
+        Self::DEFAULT
     }
 }
 

@@ -58,14 +58,15 @@ pub(super) fn about(clients: &Clients, connection: &Connection) -> Result<About,
     serde_json::from_str(&text).map_err(|e| PostgresError::Io("reading the catalogue", e.into()))
 }
 
-/// Names of the databases that can be connected to, templates left out. Blocks.
+/// Names of the databases that can be connected to, without templates and what a drill or a restore is filling. Blocks.
 ///
 /// # Errors
 /// [`PostgresError::Failed`].
 pub fn databases(clients: &Clients, connection: &Connection) -> Result<Vec<String>, PostgresError> {
     let text = clients.sql(
         connection,
-        "SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database WHERE datallowconn AND NOT datistemplate;",
+        "SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database WHERE datallowconn AND NOT datistemplate
+           AND coalesce(shobj_description(oid, 'pg_database'), '') NOT LIKE '{\"lifeboat\":\"unfinished\"%';",
         &[],
     )?;
     serde_json::from_str(&text).map_err(|e| PostgresError::Io("reading the catalogue", e.into()))

@@ -1,6 +1,7 @@
 //! Drills: a dump is really restored on a server that is there for it, checked, dropped, and the result recorded.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
@@ -9,12 +10,19 @@ use serde::{Deserialize, Serialize};
 use super::fresh::{Mark, aside, discard, into_new, marked};
 use super::manifest::ids;
 use super::{Clients, Connection, PostgresError, RestoreOptions, Source, Stop};
-use crate::drills;
+use crate::drills::{self, Check};
 use crate::replica::layout::DRILLS_PREFIX;
 use crate::store::{PutMode, Store, StoreError};
 
 /// Begins the name of every database that a drill fills.
 const NAME: &str = "lifeboat_drill_";
+/// Name of the check that a dump can be restored, and holds what its manifest says.
+const RESTORE: &str = "restore";
+/// An assertion that takes longer holds up every other drill.
+const ASSERT_TIMEOUT_MS: u32 = 5 * 60 * 1000;
+/// Rows that psql holds at once, and bytes that are read of an answer: its first line decides.
+const ASSERT_ROWS: &str = "FETCH_COUNT=16";
+const ANSWER_MAX_BYTES: u64 = 64 * 1024;
 /// A database of a drill without sessions that is older than this was left behind by one that was killed.
 const LEFT_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
@@ -31,8 +39,15 @@ pub struct Drill {
     pub tables: usize,
     /// Their rows.
     pub rows: u64,
-    /// How long the restore took: what a restore in place takes.
-    pub seconds: f64,
+    /// How long the restore took: what a restore in place takes. Older records call it `seconds`.
+    #[serde(alias = "seconds")]
+    pub restore_seconds: f64,
+    /// Age of the dump when the drill began; 0 in older records.
+    #[serde(default)]
+    pub data_age_seconds: f64,
+    /// Each check; none in older records.
+    #[serde(default)]
+    pub checks: Vec<Check>,
     /// What was wrong; empty if nothing.
     pub findings: Vec<String>,
 }
@@ -47,13 +62,24 @@ impl Drill {
     pub fn data_age(&self) -> SignedDuration {
         self.time.duration_since(self.dump_time)
     }
+
+    fn note(&mut self, name: &str, result: Result<String, String>) {
+        let check = Check::of(name, result);
+        if !check.ok {
+            self.findings.push(match name {
+                RESTORE => check.detail.clone(),
+                _ => format!("{name}: {}", check.detail),
+            });
+        }
+        self.checks.push(check);
+    }
 }
 
 fn name_at(time: Timestamp) -> String {
     format!("{NAME}{}", time.strftime("%Y%m%dt%H%M%Sz"))
 }
 
-/// Restores into a database of its own on `server`, checks it, drops it and records the result, also a bad one. Blocks.
+/// Restores into a database of its own on `server`, checks it and what `asserts` say, drops it and records the result, also a bad one. Blocks.
 ///
 /// # Errors
 /// A store or a server that is away, or `stop`: that says nothing about the dump, and nothing is recorded.
@@ -61,6 +87,7 @@ pub fn drill(
     source: &Source,
     server: &Connection,
     clients: &Clients,
+    asserts: &[String],
     now: Timestamp,
     stop: &Stop,
 ) -> Result<Drill, PostgresError> {
@@ -82,21 +109,101 @@ pub fn drill(
         dump_time: source.manifest.began,
         tables: 0,
         rows: 0,
-        seconds: begun.elapsed().as_secs_f64(),
+        restore_seconds: begun.elapsed().as_secs_f64(),
+        data_age_seconds: 0.0,
+        checks: Vec::new(),
         findings: Vec::new(),
     };
+    drill.data_age_seconds = drill.data_age().as_secs_f64();
     match &result {
         Ok(checked) => {
             (drill.tables, drill.rows) = (checked.tables, checked.rows);
+            let counted = format!("{} tables, {} rows counted", checked.tables, checked.rows);
+            drill.note(RESTORE, Ok(counted));
+            let restored = server.with_database(&name);
+            let stoppable = clients.stopped_by(stop);
+            let asked = asserts.iter().try_for_each(|sql| {
+                let said = assertion(&stoppable, &restored, sql);
+                said.map(|said| drill.note("assert", said))
+            });
             discard(clients, &beside, &name);
+            asked?;
         }
         Err(error) if !stop.is_stopped() && is_verdict(error, clients, &beside) => {
-            drill.findings.push(error.to_string());
+            drill.note(RESTORE, Err(error.to_string()));
         }
         Err(_) => return result.map(|_| drill),
     }
     source.runtime.block_on(record(&source.store, &drill))?;
     Ok(drill)
+}
+
+/// What one assertion says; an error if it cannot be asked.
+fn assertion(
+    clients: &Clients,
+    restored: &Connection,
+    sql: &str,
+) -> Result<Result<String, String>, PostgresError> {
+    let answer = match first_line(clients, restored, sql) {
+        Ok(answer) => answer,
+        // A server that still answers has refused this SQL.
+        Err(PostgresError::Failed { why, .. })
+            if clients.sql(restored, "SELECT 1;", &[]).is_ok() =>
+        {
+            return Ok(Err(format!("{sql}: {why}")));
+        }
+        Err(error) => return Err(error),
+    };
+    let Some(line) = answer else {
+        return Ok(Err(format!("{sql} gives no row")));
+    };
+    let value = line.split(SEPARATOR).next().unwrap_or_default();
+    let is_number = |text: &str| text.parse::<f64>().is_ok_and(|n| n != 0.0 && !n.is_nan());
+    Ok(match value {
+        "t" => Ok(sql.into()),
+        number if is_number(number) => Ok(sql.into()),
+        "" => Err(format!("{sql} gives NULL")),
+        other => Err(format!("{sql} gives {other}")),
+    })
+}
+
+/// Columns are parted by what is in no number.
+const SEPARATOR: char = '|';
+
+/// The first line of an answer, which may be large. Nothing that the SQL does lasts, even in scratch space: other assertions see what was restored.
+fn first_line(
+    clients: &Clients,
+    restored: &Connection,
+    sql: &str,
+) -> Result<Option<String>, PostgresError> {
+    let asked = format!(
+        "SET statement_timeout = {ASSERT_TIMEOUT_MS};\nSET default_transaction_read_only = on;\nBEGIN READ ONLY;\n{sql}\n;\n"
+    );
+    let arguments = [
+        "-XAtqw",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-v",
+        ASSERT_ROWS,
+        "-f",
+        "-",
+    ];
+    let mut psql = clients.start("psql", &arguments, Some(restored))?;
+    if let Some(mut stdin) = psql.child.stdin.take() {
+        // A psql that cannot connect reads nothing: its exit status says why.
+        let _ = std::io::Write::write_all(&mut stdin, asked.as_bytes());
+    }
+    let mut out = Vec::new();
+    if let Some(stdout) = psql.child.stdout.take() {
+        let read = stdout.take(ANSWER_MAX_BYTES).read_to_end(&mut out);
+        read.map_err(|e| PostgresError::Io("reading from psql", e))?;
+    }
+    // A longer answer has its first line: whoever goes on writing it is ended.
+    if (out.len() as u64) < ANSWER_MAX_BYTES {
+        psql.finish()?;
+    }
+    let text = String::from_utf8_lossy(&out);
+    Ok(text.lines().next().map(str::to_owned))
 }
 
 /// Whether an error is one of the dump: a server that still answers is not away.
@@ -180,7 +287,9 @@ mod tests {
             dump_time: Timestamp::UNIX_EPOCH,
             tables: 1,
             rows: 1,
-            seconds: 1.0,
+            restore_seconds: 1.0,
+            data_age_seconds: 0.0,
+            checks: Vec::new(),
             findings: finding.into_iter().map(str::to_owned).collect(),
         };
         record(store, &drill).await.unwrap();

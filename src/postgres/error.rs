@@ -19,6 +19,14 @@ pub enum PostgresError {
         /// What it said last.
         why: String,
     },
+    /// SQL of the user that was to run on a restored database.
+    #[error("{name} failed: {why}; nothing was changed")]
+    Script {
+        /// Its file.
+        name: String,
+        /// What `psql` said, with the statement.
+        why: String,
+    },
     /// A dump would fail, or would not be complete.
     #[error("{what}; nothing was dumped")]
     Cannot {
@@ -67,6 +75,7 @@ impl PostgresError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Refused { hint, .. } | Self::Cannot { hint, .. } => Some(hint.clone()),
+            Self::Script { .. } => Some("mend the statement and restore again: all of it runs in one transaction on a fresh database".into()),
             Self::Nothing(_) => Some("`lifeboat list` shows what there is".into()),
             Self::Url(_) => Some("as postgres://user:password@host:5432/database".into()),
             Self::Client(what) if what.contains("redis-cli") => Some("install redis-tools, or give `bin-dir`".into()),
@@ -119,6 +128,7 @@ impl PostgresError {
             Self::Refused { .. } => 4,
             Self::Nothing(_) => 3,
             Self::Failed { .. }
+            | Self::Script { .. }
             | Self::Cannot { .. }
             | Self::Partly { .. }
             | Self::Store(_)

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::after;
 use super::manifest::Properties;
 use super::restore::fill;
 use super::{Checked, Clients, Connection, PostgresError, RestoreOptions, Source, check};
@@ -180,6 +181,7 @@ pub fn into_new(
     let result = fill(source, &target, clients, options, &[])
         .and_then(|()| finish(source, &target, clients))
         .and_then(|checked| {
+            after::run(clients, &target, options)?;
             let sql = "COMMENT ON DATABASE :\"name\" IS NULL;";
             clients.sql(&aside, sql, &[("name", name)])?;
             Ok(checked)
@@ -248,6 +250,16 @@ pub fn into_url(
                 target.display()
             ),
             hint: "name a database that does not exist or is empty, or use --in-place".into(),
+        });
+    }
+    // What a script that fails has changed could not be taken back.
+    if options.after.is_some() {
+        return Err(PostgresError::Refused {
+            what: format!(
+                "{} exists, and --after-sql needs a database that can be dropped if it fails; nothing was changed",
+                target.display()
+            ),
+            hint: "name a database that does not exist, or use --in-place".into(),
         });
     }
     if options.jobs > 1 {

@@ -11,6 +11,7 @@
 //! Blocking work runs on threads that may block. SQL goes through `psql`, so that what preflight learns about TLS, sockets and passwords
 //! holds for `pg_dump` too: both are libpq.
 
+mod after;
 mod alone;
 mod anomaly;
 mod ask;
@@ -35,6 +36,7 @@ mod stats;
 mod stream;
 mod swap;
 
+pub use after::AfterSql;
 pub use anomaly::compare;
 pub use ask::{Answers, Asked, look};
 pub use budget::ReadBacks;

@@ -69,7 +69,7 @@ pub async fn prune(
     let Dumps { dumps, damaged } = read_all(store, &objects).await?;
     let known = labels::list(store).await.map_err(label_error)?;
     let at = Millis(now.as_millisecond());
-    let ending: Vec<(Label, Expiry)> = labels::expired(&known, &labels::Rules::default(), at)
+    let ending: Vec<(Label, Expiry)> = labels::expired(&known, &policy.labels, at)
         .into_iter()
         .map(|(label, why)| (label.clone(), why))
         .collect();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{Clients, Connection, Manifest, Part, PostgresError, QueueJobs, Stop};
+use super::{AfterSql, Clients, Connection, Manifest, Part, PostgresError, QueueJobs, Stop};
 use crate::store::{Store, StoreError, reader};
 
 /// Bytes decompressed at once. As many are kept back until the whole dump was found to be right: `pg_restore` cannot end without them.
@@ -34,6 +34,8 @@ pub struct RestoreOptions {
     pub no_privileges: bool,
     /// What happens to jobs of Solid Queue, where the database takes the live one's name.
     pub queue: QueueJobs,
+    /// Runs on the restored database before it appears.
+    pub after: Option<AfterSql>,
     /// Ends the work.
     pub stop: Stop,
 }

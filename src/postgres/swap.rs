@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::after;
 use super::alone::Alone;
 use super::catalog::about;
 use super::fresh::{Mark, aside, create, discard, exists, finish, marked, sweep};
@@ -37,6 +38,9 @@ pub struct Swapped {
     /// What was done to jobs of Solid Queue after that, if it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
+    /// The file of SQL that was run on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_sql: Option<String>,
 }
 
 /// A name that says what it was and when, within the server's limit.
@@ -60,6 +64,7 @@ pub struct Prepared {
     is_there: bool,
     checked: Checked,
     held: Option<Held>,
+    after_sql: Option<String>,
     stop: Stop,
     _alone: Alone,
 }
@@ -93,6 +98,7 @@ pub fn prepare(
         fill(source, &target, clients, options, &[])?;
         let checked = finish(source, &target, clients)?;
         let held = hold(clients, &target, options.queue)?;
+        after::run(clients, &target, options)?;
         dress(clients, &aside, &fresh, &properties, options)?;
         Ok((checked, held))
     })();
@@ -105,6 +111,7 @@ pub fn prepare(
             is_there,
             checked,
             held,
+            after_sql: options.after.as_ref().map(|a| a.name.clone()),
             stop: options.stop.clone(),
             _alone: alone,
         }),
@@ -156,6 +163,7 @@ impl Prepared {
             sessions,
             checked: self.checked,
             held: self.held,
+            after_sql: self.after_sql,
         })
     }
 

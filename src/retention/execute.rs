@@ -30,8 +30,6 @@ pub struct Pruned {
 pub struct Pins {
     /// Labels that were read before.
     pub cache: labels::Cache,
-    /// When labels end.
-    pub rules: labels::Rules,
     /// Points whose label may still be on its way.
     pub pending: Vec<(Txid, String)>,
     /// The newest point that a drill proved.
@@ -91,7 +89,7 @@ fn plan_at(
     now: Millis,
     store_now: Option<Millis>,
 ) -> Result<Planned, Refused> {
-    let ending: Vec<Ending> = labels::expired(labels, &pins.rules, now)
+    let ending: Vec<Ending> = labels::expired(labels, &policy.labels, now)
         .into_iter()
         .map(|(l, why)| (l.clone(), why))
         .collect();

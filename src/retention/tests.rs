@@ -9,6 +9,7 @@ const POLICY: RetentionConfig = RetentionConfig {
     weekly: 8,
     monthly: 12,
     yearly: 0,
+    ..RetentionConfig::plain(Duration::ZERO)
 };
 
 fn entry(level: u8, min: u64, max: u64, at: i64) -> Entry {
@@ -176,6 +177,7 @@ fn labels_and_tiers_are_reasons() {
         weekly: 0,
         monthly: 0,
         yearly: 0,
+        ..POLICY
     };
     let labels = [(Txid::new(6).unwrap(), "before-v42".to_owned())];
     let kept = |policy, labels: &[(Txid, String)]| {
@@ -246,6 +248,7 @@ fn a_file_from_the_future_holds_nothing_up() {
         weekly: 0,
         monthly: 0,
         yearly: 0,
+        ..POLICY
     };
     let result = plan(&catalog, &[], &daily, Millis(300 * day), None).unwrap();
     let kept: Vec<u64> = result.kept.iter().map(|t| t.get()).collect();
@@ -292,6 +295,7 @@ fn a_slow_clock_does_not_cost_the_begin_of_the_window() {
         weekly: 0,
         monthly: 0,
         yearly: 0,
+        ..POLICY
     };
     let result = plan(&catalog, &[], &window, Millis(100 * day), None).unwrap();
     let kept: Vec<u64> = result.kept.iter().map(|t| t.get()).collect();
@@ -311,6 +315,7 @@ fn deletes_from_the_highest_txid_down() {
         weekly: 0,
         monthly: 0,
         yearly: 0,
+        ..POLICY
     };
     let result = plan(&Catalog::new(entries), &[], &none, Millis(5), None).unwrap();
     let gone: Vec<u64> = result.deletions().map(|e| e.span.max().get()).collect();

@@ -3,7 +3,7 @@ db=$LAB/root/rails/storage/production.sqlite3
 sql "$db" "pragma journal_mode=wal; create table users(id); insert into users values(1); create table orders(created_at); insert into orders values(datetime('now'))" >/dev/null
 {
   printf '%s\n' "store: file://$LAB/root/backups/myapp" 'state-dir: state' 'http: off' 'min-free: 1MiB'
-  awk '/^```yaml/ { on = 1; next } /^```/ { on = 0 } on' "$PAGE" | sed "s#/rails#$LAB/root/rails#"
+  awk '/^```yaml/ { on = 1; next } /^```/ && on { exit } on' "$PAGE" | sed "s#/rails#$LAB/root/rails#"
 } >lifeboat.yml
 "$LIFEBOAT" sync -q
 doc 'lifeboat drill'

@@ -30,7 +30,7 @@ pub(super) async fn run(keep: bool, as_json: bool) -> Result<(), Failure> {
         interrupted.await;
         told_to_stop.store(true, Ordering::Relaxed);
     });
-    let played = tokio::task::spawn_blocking(move || play(as_json, stop)).await;
+    let played = tokio::task::spawn_blocking(move || play(as_json, keep, stop)).await;
     let (stage, app, told) = played.map_err(|e| failed(format!("the demo broke off: {e}")))??;
     if as_json {
         println!("{told}");
@@ -77,7 +77,11 @@ pub(super) fn failed(what: impl ToString) -> Failure {
     )
 }
 
-fn play(quiet: bool, stop: Arc<AtomicBool>) -> Result<(Stage, App, serde_json::Value), Failure> {
+fn play(
+    quiet: bool,
+    keep: bool,
+    stop: Arc<AtomicBool>,
+) -> Result<(Stage, App, serde_json::Value), Failure> {
     let begun = Instant::now();
     let stage = Stage::open(quiet, stop)?;
     stage.title("An app with four databases, as Rails 8 makes them");
@@ -91,7 +95,8 @@ fn play(quiet: bool, stop: Arc<AtomicBool>) -> Result<(Stage, App, serde_json::V
     stage.title("Lifeboat beside it. The app does not know");
     let mut app = App::start(&storage);
     let stage = stage.start_sidecar()?;
-    stage.say(&format!("status page: {}", stage.page()));
+    let while_it_runs = if keep { "" } else { " (while this runs)" };
+    stage.say(&format!("status page{while_it_runs}: {}", stage.page()));
     stage.pause(ACT)?;
     let commits = app.commits();
     stage.command(&["sync"])?;
@@ -165,9 +170,14 @@ fn play(quiet: bool, stop: Arc<AtomicBool>) -> Result<(Stage, App, serde_json::V
     ));
     let seconds = begun.elapsed().as_secs_f64();
     stage.title(&format!(
-        "That was it: {seconds:.0} s in all, {:.1} s of them for the restore. Status page: {}",
+        "That was it: {seconds:.0} s in all, {:.1} s of them for the restore.{}",
         took.as_secs_f64(),
-        stage.page()
+        match keep {
+            true => format!(" Status page: {}", stage.page()),
+            // It ends with this program.
+            false =>
+                " `lifeboat demo --keep` leaves all of it running, with its status page".into(),
+        }
     ));
     let told = json!({
         "seconds": seconds,
@@ -176,7 +186,7 @@ fn play(quiet: bool, stop: Arc<AtomicBool>) -> Result<(Stage, App, serde_json::V
         "moment": at,
         "disaster": { "at": disaster.to_string(), "statements": app::TERRIBLE, "checksum": after, "errors_in_the_app": errors },
         "restored": { "checksum": restored, "expected": before, "equal": true, "seconds": took.as_secs_f64(), "orders": orders },
-        "status_page": stage.page(),
+        "status_page": keep.then(|| stage.page()),
         "folder": stage.dir(),
     });
     Ok((stage, app, told))

@@ -1,5 +1,7 @@
 //! What a replica will cost: requests and bytes of a month. Pure.
 
+mod copies;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -8,6 +10,8 @@ use serde::Serialize;
 use crate::config::{RetentionConfig, SqliteOptions};
 use crate::restore::plan::Catalog;
 use crate::types::Millis;
+
+pub(super) use copies::Copies;
 
 const DAY: f64 = 86_400.0;
 const MONTH_DAYS: f64 = 30.44;
@@ -45,6 +49,7 @@ pub(super) fn explanation() -> String {
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Bill {
     target: String,
+    kind: &'static str,
     store: String,
     /// Requests that write; `None` before there is a history.
     writes: Option<u64>,
@@ -54,6 +59,7 @@ pub(super) struct Bill {
     bytes_now: u64,
     /// When every point that retention keeps is there.
     bytes_in_the_long_run: u64,
+    /// Dumps or snapshots, where a target has those.
     full_copies: u64,
     /// In the long run, with the writes of the history; `None` for a folder, which nobody bills.
     cost: Option<f64>,
@@ -99,6 +105,7 @@ impl Bill {
         };
         Self {
             target: facts.target.to_owned(),
+            kind: "sqlite",
             store: facts.store.to_owned(),
             writes: captures.map(|c| writes(c) as u64),
             writes_at_most: writes(most) as u64,
@@ -117,6 +124,14 @@ impl Bill {
 
     pub(super) fn words(&self) -> String {
         let requests = match self.writes {
+            // By a schedule.
+            Some(writes) if writes == self.writes_at_most => {
+                format!(
+                    "about {} writes, {} reads",
+                    count(writes),
+                    count(self.reads)
+                )
+            }
             Some(writes) => format!(
                 "{} writes (at most {}), {} reads",
                 count(writes),
@@ -130,17 +145,22 @@ impl Bill {
             ),
         };
         let cost = match (self.cost, self.cost_at_most) {
+            (Some(cost), Some(most)) if cost == most => format!("; about {cost:.2}"),
             (Some(cost), Some(most)) => format!("; about {cost:.2}, at most {most:.2}"),
             (None, Some(most)) => format!("; at most {most:.2}"),
             _ => String::new(),
         };
+        let copies = match self.kind {
+            "sqlite" => format!("full copies: {}, and changes", self.full_copies),
+            "files" => format!("snapshots: {}", self.full_copies),
+            _ => format!("dumps: {}", self.full_copies),
+        };
         format!(
-            "{} in {}: {requests}; {} now, about {} in the long run (full copies: {}, and changes){cost}",
+            "{} in {}: {requests}; {} now, about {} in the long run ({copies}){cost}",
             self.target,
             self.store,
             size(self.bytes_now),
             size(self.bytes_in_the_long_run),
-            self.full_copies
         )
     }
 }

@@ -155,6 +155,14 @@ fn about_config(found: &mut Findings, config: &Config) {
             "drill: { schedule: \"0 4 * * *\" }",
         );
     }
+    for server in config.postgres.iter().filter(|s| s.lacks_drills()) {
+        found.warn(
+            "drills",
+            &server.name,
+            "it has no `drill-url`: nobody restores its dumps until they are needed",
+            crate::cli::drill::ADD_DRILL_URL,
+        );
+    }
 }
 
 fn about_people(found: &mut Findings, config: &Config) {
@@ -180,8 +188,8 @@ async fn everything(found: &mut Findings, config: &Config) -> Vec<bill::Bill> {
         }
     }
     host::state(found, config);
-    others::dumps(found, config, &mut probed).await;
-    others::folders(found, config, &mut probed).await;
+    bills.extend(others::dumps(found, config, &mut probed).await);
+    bills.extend(others::folders(found, config, &mut probed).await);
     bills
 }
 

@@ -2,13 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::bill::{Bill, Copies};
 use super::{Findings, stores};
-use crate::config::Config;
+use crate::config::{Config, FilesConfig};
 use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, Database, open};
 use crate::files;
 use crate::labels::age;
 use crate::postgres::{self, PostgresError};
+use crate::store::Store;
 use crate::types::Millis;
 
 fn postgres_fix(error: &PostgresError) -> String {
@@ -18,7 +23,12 @@ fn postgres_fix(error: &PostgresError) -> String {
     })
 }
 
-pub(super) async fn dumps(found: &mut Findings, config: &Config, probed: &mut BTreeSet<String>) {
+pub(super) async fn dumps(
+    found: &mut Findings,
+    config: &Config,
+    probed: &mut BTreeSet<String>,
+) -> Vec<Bill> {
+    let mut bills = Vec::new();
     for server in &config.postgres {
         for store in &server.stores {
             stores::open(found, &server.name, store, probed).await;
@@ -37,9 +47,10 @@ pub(super) async fn dumps(found: &mut Findings, config: &Config, probed: &mut BT
                     found.fail("server", &database.name, &error, postgres_fix(&error));
                 }
             }
-            newest_dump(found, database).await;
+            bills.extend(newest_dump(found, database).await);
         }
     }
+    bills
 }
 
 /// Everything that a dump needs.
@@ -51,7 +62,8 @@ async fn look(database: &Database) -> Result<String, PostgresError> {
     ))
 }
 
-async fn newest_dump(found: &mut Findings, database: &Database) {
+async fn newest_dump(found: &mut Findings, database: &Database) -> Vec<Bill> {
+    let mut bills = Vec::new();
     for store in &database.stores {
         let subject = format!("{} in {}", database.name, store.display());
         match postgres::list(store).await {
@@ -63,6 +75,18 @@ async fn newest_dump(found: &mut Findings, database: &Database) {
                         &subject,
                         format!("the newest is {}, {ago} ago", m.id),
                     );
+                    let copies = Copies {
+                        target: &database.name,
+                        store: &store.display(),
+                        kind: database.origin.kind().word(),
+                        schedule: &database.server.schedule,
+                        time_zone: &database.server.time_zone,
+                        retention: database.server.retention,
+                        points: dumps.len(),
+                        bytes_now: dumps.iter().map(postgres::Manifest::stored_bytes).sum(),
+                        each: m.stored_bytes(),
+                    };
+                    bills.extend(copies.bill(Timestamp::now()));
                 }
                 None => found.warn(
                     "dumps",
@@ -77,9 +101,15 @@ async fn newest_dump(found: &mut Findings, database: &Database) {
             Err(error) => found.fail("dumps", &subject, &error, postgres_fix(&error)),
         }
     }
+    bills
 }
 
-pub(super) async fn folders(found: &mut Findings, config: &Config, probed: &mut BTreeSet<String>) {
+pub(super) async fn folders(
+    found: &mut Findings,
+    config: &Config,
+    probed: &mut BTreeSet<String>,
+) -> Vec<Bill> {
+    let mut bills = Vec::new();
     for target in &config.files {
         for path in target.paths.iter().filter(|p| !p.is_dir()) {
             found.fail(
@@ -93,15 +123,18 @@ pub(super) async fn folders(found: &mut Findings, config: &Config, probed: &mut 
             stores::open(found, &target.name, store, probed).await;
             // One that cannot be opened was told just now.
             if let Ok(opened) = crate::daemon::files::open_in(config, target, store).await {
-                repository(found, opened).await;
+                bills.extend(repository(found, opened, &config.time_zone).await);
             }
         }
     }
+    bills
 }
 
-async fn repository(found: &mut Findings, target: files::Target) {
+async fn repository(found: &mut Findings, target: files::Target, zone: &TimeZone) -> Option<Bill> {
     let subject = format!("{} in {}", target.config.name, target.store.display());
     let (name, create) = (target.config.name.clone(), target.config.create);
+    let (config, store) = (target.config.clone(), target.store.clone());
+    let mut bill = None;
     let listed = tokio::task::spawn_blocking(move || files::list(&target)).await;
     let now = format!("`lifeboat run` makes them by schedule, `lifeboat snapshot {name}` now");
     match listed {
@@ -113,6 +146,7 @@ async fn repository(found: &mut Findings, target: files::Target) {
                     &subject,
                     format!("the newest whole snapshot is {ago} old"),
                 );
+                bill = repository_bill((&config, zone), &store, &points).await;
             }
             None => found.warn("files", &subject, "no whole snapshot yet", now),
         },
@@ -126,4 +160,29 @@ async fn repository(found: &mut Findings, target: files::Target) {
         }
         Err(error) => found.fail("files", &subject, error, "report this, please"),
     }
+    bill
+}
+
+async fn repository_bill(
+    (config, zone): (&FilesConfig, &TimeZone),
+    store: &Store,
+    points: &[files::Point],
+) -> Option<Bill> {
+    // That it can be listed was said above; the bill is no check.
+    let objects = store.list("").await.ok()?;
+    // The first snapshot holds everything, the others what changed.
+    let changes = points.iter().skip(1).map(|p| p.added).sum::<u64>();
+    let others = (points.len() as u64).saturating_sub(1);
+    let copies = Copies {
+        target: &config.name,
+        store: &store.display(),
+        kind: "files",
+        schedule: &config.schedule,
+        time_zone: zone,
+        retention: config.retention,
+        points: points.len(),
+        bytes_now: objects.iter().map(|o| o.size).sum(),
+        each: changes.checked_div(others).unwrap_or(0),
+    };
+    copies.bill(Timestamp::now())
 }

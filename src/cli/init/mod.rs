@@ -24,6 +24,8 @@ use crate::config::Environment;
 struct Told {
     written: Vec<PathBuf>,
     kept: Vec<String>,
+    /// Databases that were found and are not protected, and why.
+    left: Vec<String>,
     warnings: Vec<String>,
     next: Vec<String>,
 }
@@ -134,6 +136,13 @@ fn of_project(project: &Project, told: &mut Told) -> Result<Plan, Failure> {
             project.hosts[0]
         ));
     }
+    let of_this_server = !plan.dirs.is_empty() || !plan.databases.is_empty();
+    for (role, host) in project.elsewhere.iter().filter(|_| of_this_server) {
+        told.warnings.push(format!(
+            "role {role} runs on {host}: SQLite databases there are its own, and nothing protects them: this is for {}",
+            project.hosts.first().map_or("the web server", String::as_str)
+        ));
+    }
     Ok(plan)
 }
 
@@ -182,7 +191,9 @@ fn of_folders(args: &InitArgs, told: &mut Told) -> Result<Plan, Failure> {
         state_dir: state.or_else(|| usual.is_dir().then(|| usual.to_owned())),
         ..Plan::default()
     };
-    plan.take(&found);
+    for (path, why) in plan.take(&found) {
+        told.left.push(format!("{}: {why}", path.display()));
+    }
     for path in &found.impostors {
         told.warnings.push(format!(
             "{} is named like a database and is none (or encrypted): databases of its folder are listed one by one, new ones are not found",
@@ -352,12 +363,13 @@ fn tell(global: &Global, args: &InitArgs, plan: &Plan, told: &Told) {
         println!(
             "{}",
             json!({
-                "written": told.written, "kept": told.kept, "warnings": told.warnings, "next": told.next,
+                "written": told.written, "kept": told.kept, "left_out": told.left, "warnings": told.warnings, "next": told.next,
                 "databases": databases, "folders": plan.dirs, "postgres": plan.postgres,
             })
         );
     } else {
         told.warnings.iter().for_each(|w| println!("WARNING: {w}"));
+        told.left.iter().for_each(|l| println!("left out {l}"));
         told.kept.iter().for_each(|k| println!("kept: {k}"));
         told.written
             .iter()

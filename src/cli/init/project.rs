@@ -10,6 +10,8 @@ pub(super) struct Project {
     pub(super) service: String,
     /// Of the web role, or of all.
     pub(super) hosts: Vec<String>,
+    /// Other roles, each on a server that is none of these.
+    pub(super) elsewhere: Vec<(String, String)>,
     /// Named volumes or folders of the server, and where the app mounts them.
     pub(super) volumes: Vec<(String, PathBuf)>,
     /// Names of accessories, and whether one is of PostgreSQL.
@@ -146,21 +148,35 @@ fn words(value: &Value) -> Vec<String> {
     .collect()
 }
 
+/// A list, or `hosts` or `host` of a map.
+fn hosts_of(role: &Value) -> Vec<String> {
+    let mut hosts = words(role);
+    if hosts.is_empty() {
+        hosts = words(&role["hosts"]);
+    }
+    if hosts.is_empty()
+        && let Some(host) = role["host"].as_str()
+    {
+        hosts.push(host.to_owned());
+    }
+    hosts
+}
+
 fn of_deploy(deploy: &Value) -> Project {
     let servers = &deploy["servers"];
     let web = match &servers["web"] {
         Value::Null => servers,
         web => web,
     };
-    let mut hosts = words(web);
-    if hosts.is_empty() {
-        hosts = words(&web["hosts"]);
-    }
-    if hosts.is_empty()
-        && let Some(host) = web["host"].as_str()
-    {
-        hosts.push(host.to_owned());
-    }
+    let hosts = hosts_of(web);
+    let roles = servers.as_object().into_iter().flatten();
+    let elsewhere = roles
+        .filter(|(role, _)| *role != "web")
+        .flat_map(|(role, of)| {
+            let others = hosts_of(of).into_iter().filter(|h| !hosts.contains(h));
+            others.map(|host| (role.clone(), host)).collect::<Vec<_>>()
+        });
+    let elsewhere = elsewhere.collect();
     let volumes = words(&deploy["volumes"]);
     let volumes = volumes.iter().filter_map(|v| {
         let mut parts = v.splitn(3, ':');
@@ -181,6 +197,7 @@ fn of_deploy(deploy: &Value) -> Project {
     Project {
         service: deploy["service"].as_str().unwrap_or("myapp").to_owned(),
         hosts,
+        elsewhere,
         volumes: volumes.collect(),
         hooks: path("hooks_path", ".kamal/hooks"),
         secrets: path("secrets_path", ".kamal/secrets"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::project::{Database, Kind, Project};
 use super::scan::{Found, Scan, matches_pattern};
-use crate::config::is_copy;
+use crate::config::why_left;
 
 /// More databases in a folder than these are not listed one by one.
 const LISTED_MAX: usize = 4;
@@ -72,14 +72,18 @@ fn as_name(text: &str) -> String {
 }
 
 impl Plan {
-    /// Lists databases, and takes folders whole where that says more.
-    pub(super) fn take(&mut self, scan: &Scan) {
+    /// Lists databases, and takes folders whole where that says more. Returns what is left out, and why.
+    pub(super) fn take<'a>(&mut self, scan: &'a Scan) -> Vec<(&'a Path, &'static str)> {
         let mut folders: BTreeMap<&Path, Vec<&Found>> = BTreeMap::new();
-        for one in scan
-            .databases
-            .iter()
-            .filter(|f| !is_copy(&file_name(&f.path)))
-        {
+        let mut left = Vec::new();
+        for one in &scan.databases {
+            if let Some(why) = why_left(&file_name(&one.path)) {
+                left.push((one.path.as_path(), why));
+                // The folder of a cache is one of databases.
+                if !stem(&one.path).ends_with("_cache") {
+                    continue;
+                }
+            }
             folders
                 .entry(one.path.parent().unwrap_or(Path::new("/")))
                 .or_default()
@@ -106,6 +110,7 @@ impl Plan {
                 self.dirs.push(folder.to_owned());
             }
         }
+        left
     }
 
     fn list(&mut self, path: PathBuf, note: String, names: &mut BTreeSet<String>) {
@@ -174,7 +179,7 @@ impl Plan {
             out += &self.sqlite_yaml();
         }
         if self.postgres {
-            out += "\npostgres:\n  - name: app\n    url: ${DATABASE_URL}\n    schedule: \"15 * * * *\"            # cron, in the time zone below\n";
+            out += "\npostgres:\n  - name: app\n    url: ${DATABASE_URL}\n    schedule: \"15 * * * *\"            # cron, in the time zone below\n    # A server that drills may create databases on: without it no dump is restored and checked.\n    # drill-url: ${DRILL_URL}\n    # assert: [\"select count(*) > 0 from users\"]\n";
         }
         if let Some(dir) = &self.state_dir {
             out += &format!(
@@ -182,7 +187,17 @@ impl Plan {
                 quoted(dir)
             );
         }
-        out += "time-zone: UTC\n\n# Every night each copy is restored into scratch space and checked.\ndrill: { schedule: \"0 4 * * *\" }\n";
+        let what = match (
+            self.postgres,
+            self.databases.is_empty() && self.dirs.is_empty(),
+        ) {
+            (false, _) => "each copy is",
+            (true, false) => "each copy is (of PostgreSQL: where there is a `drill-url`)",
+            (true, true) => "each dump is (where there is a `drill-url`)",
+        };
+        out += &format!(
+            "time-zone: UTC\n\n# Every night {what} restored into scratch space and checked.\ndrill: {{ schedule: \"0 4 * * *\" }}\n"
+        );
         if let Some(folder) = &self.uploads {
             out += &format!(
                 "\n# Uploads of Active Storage are on the disk. To keep them too: a password of your own in the environment, and then\n# files:\n#   - name: uploads\n#     paths: [{}]\n#     password: ${{LIFEBOAT_FILES_PASSWORD}}\n#     schedule: \"30 * * * *\"\n#     create: true\n",
