@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::args::{ConfigAction, Global};
 use super::{Failure, load, ok};
 use crate::config::{Config, StoreConfig, TargetConfig};
+use crate::daemon::control::once;
 use crate::daemon::fleet::{open_replica, socket_path, system_now};
 use crate::labels::{self, Label, Pin};
 use crate::replica::owner::{self, Owner};
@@ -42,10 +43,10 @@ fn find<'a>(config: &'a Config, name: &str) -> Option<&'a TargetConfig> {
     config.targets.iter().find(is)
 }
 
-/// Paths of databases become the names of their targets; what is unknown stays as it is.
+/// Paths of databases become the names of their targets, each once; what is unknown stays as it is.
 pub(super) fn by_name(config: &Config, names: Vec<String>) -> Vec<String> {
     let name = |n: String| find(config, &n).map_or(n, |t| t.name.clone());
-    names.into_iter().map(name).collect()
+    once(names.into_iter().map(name))
 }
 
 pub(super) async fn health(config: Config) -> Result<(), Failure> {
@@ -267,9 +268,10 @@ pub(super) async fn prune(
 }
 
 /// `claim` makes this instance the owner; `release` lets any instance with page proof become it. No names: every target.
-pub(super) async fn claim(config: Config, names: &[String], take: bool) -> Result<(), Failure> {
+pub(super) async fn claim(config: Config, names: Vec<String>, take: bool) -> Result<(), Failure> {
     let word = if take { "claim" } else { "release" };
-    let targets = chosen(&config, names)?;
+    let names = by_name(&config, names);
+    let targets = chosen(&config, &names)?;
     if targets.is_empty() {
         return Err(Failure::new(
             3,
@@ -315,7 +317,7 @@ pub(super) async fn claim(config: Config, names: &[String], take: bool) -> Resul
             ..failure
         });
     }
-    ok(&match names {
+    ok(&match names.as_slice() {
         [name] => format!("{word} target={name}"),
         _ => format!("{word} targets={}", done.len()),
     });

@@ -337,7 +337,7 @@ async fn items(fleet: &Fleet, wanted: &Wanted, deadline: tokio::time::Instant) -
         fleet.names().await
     } else {
         let is_postgres = |n: &String| config.postgres.iter().any(|s| super::postgres::is_of(s, n));
-        names.iter().filter(|n| !is_postgres(n)).cloned().collect()
+        super::control::once(names.iter().filter(|n| !is_postgres(n)).cloned())
     };
     let known = fleet.targets().await;
     let stem = |name: &str| {

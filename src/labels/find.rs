@@ -56,7 +56,7 @@ impl FindError {
 pub struct Named<'a> {
     /// With what was appended.
     pub label: &'a str,
-    /// When its point was taken.
+    /// When its point was taken, see [`Label::taken`].
     pub at: Millis,
     /// The app's version, if it belongs to a deploy.
     pub version: Option<&'a str>,
@@ -68,7 +68,7 @@ pub fn find<'a>(labels: &'a [Label], wanted: &str, now: Millis) -> Result<&'a La
         .iter()
         .map(|l| Named {
             label: &l.label,
-            at: l.at(),
+            at: l.taken(),
             version: l.version.as_deref(),
         })
         .collect();
@@ -160,6 +160,14 @@ mod tests {
             "{ambiguous}"
         );
         assert_eq!(ambiguous.exit_code(), 2);
+        // What a fast clock dated is not the newest.
+        let mut fast = labels.clone();
+        fast[1].at = Millis(86_400_000).to_string();
+        fast[1].written = Some(Millis(2));
+        fast[2].written = Some(Millis(3));
+        assert!(
+            matches!(find(&fast, "before-v42", now), Err(FindError::Ambiguous { newest, .. }) if newest == "before-v42#2")
+        );
         let unknown = get("befor-v41").unwrap_err();
         assert!(unknown.hint().contains("--label before-v41"), "{unknown}");
         assert_eq!(get("before-v42#9").unwrap_err().exit_code(), 3);
