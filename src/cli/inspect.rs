@@ -153,13 +153,14 @@ pub(super) async fn list(
             };
             let points = catalog.points();
             let known = labels::list(&replica).await?;
+            let unfinished = super::labels::unfinished(&known, &config).await;
             let bytes: u64 = catalog.entries().iter().map(|e| e.size).sum();
             if as_json {
                 let points: Vec<_> = points
                     .iter()
                     .map(|p| json!({ "txid": p.txid.to_string(), "at": p.at.to_string() }))
                     .collect();
-                values.push(json!({ "target": target.name, "store": replica.display(), "objects": catalog.entries().len(), "bytes": bytes, "points": points, "labels": super::labels::json_of(&known, &catalog) }));
+                values.push(json!({ "target": target.name, "store": replica.display(), "objects": catalog.entries().len(), "bytes": bytes, "points": points, "labels": super::labels::json_of(&known, &catalog, &unfinished) }));
                 continue;
             }
             println!(
@@ -172,7 +173,7 @@ pub(super) async fn list(
             for point in points.iter().rev().take(20).rev() {
                 println!("  TXID {}  {}", point.txid, point.at);
             }
-            super::labels::show(&known, &catalog, system_now());
+            super::labels::show(&known, &catalog, &unfinished, system_now());
         }
     }
     if as_json {

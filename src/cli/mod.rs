@@ -41,7 +41,7 @@ use crate::config::{Config, ConfigError, Environment, LoadArgs};
 pub use args::{Cli, Command, Global};
 
 /// What a command that failed says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     /// What failed, why, and what happened to the data.
     pub message: String,

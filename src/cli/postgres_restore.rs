@@ -10,7 +10,6 @@ use super::postgres_work::{Place, Step, aside_of, kept, say, told, undo, work};
 use super::restore_all::Planned;
 use super::{Failure, ok, restore_undo};
 use crate::config::{Config, OnDeploy, parse_time};
-use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, Database, blocking};
 use crate::labels::{self, Pin};
 use crate::postgres::PostgresError;
@@ -381,10 +380,7 @@ async fn choose(
     let pinned = match &args.label {
         Some(label) => {
             let known = labels::list(store).await?;
-            let label = labels::find(&known, label, system_now())?;
-            if args.all {
-                super::labels::complete(label, config).await?;
-            }
+            let label = super::labels::find(&known, label, args.all.then_some(config)).await?;
             match &label.pin {
                 Pin::Postgres { dump } => Some(dump.clone()),
                 other => {

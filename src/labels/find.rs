@@ -24,6 +24,16 @@ pub enum FindError {
         /// The newest of them.
         newest: String,
     },
+    /// Several, of which one will do where a whole set is wanted.
+    #[error(
+        "the label \"{wanted}\" is ambiguous, and only the snapshot {whole} finished; nothing was changed"
+    )]
+    OneWhole {
+        /// What was asked for.
+        wanted: String,
+        /// That one.
+        whole: String,
+    },
 }
 
 impl FindError {
@@ -36,7 +46,7 @@ impl FindError {
             Self::Unknown { nearest: None, .. } => {
                 "there are no labels yet; `lifeboat snapshot --label L` sets one".into()
             }
-            Self::Ambiguous { newest, .. } => {
+            Self::Ambiguous { newest, .. } | Self::OneWhole { whole: newest, .. } => {
                 format!("name one of them, for example --label '{newest}'")
             }
         }
@@ -46,7 +56,7 @@ impl FindError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Unknown { .. } => 3,
-            Self::Ambiguous { .. } => 2,
+            Self::Ambiguous { .. } | Self::OneWhole { .. } => 2,
         }
     }
 }

@@ -4,8 +4,8 @@
 //! 1. A label is an object `lifeboat/labels/<label>.json` under its target's root, created conditionally and never changed: a name that is
 //!    taken gets `#2`, `#3`, … appended. Only retention deletes labels.
 //! 2. It is written after its point is durable and has been planned from a listing of that very store.
-//! 3. A snapshot of several targets writes its set manifest last, under the root of the target that was captured last. Without a
-//!    manifest the snapshot did not finish, and not every target is pinned.
+//! 3. A snapshot of several targets writes its set manifest last, after its files, under the root of the database that was captured last. Without
+//!    a manifest the snapshot did not finish, and not every target is pinned. Files of a set alone have no manifest: their labels are tags.
 //! 4. A label whose point is gone stays, and is reported as lost: it is never dropped silently.
 //!
 //! What a label does **not** guarantee: that two targets of a set stand at one instant. Queues come first, so that a restored queue never
