@@ -331,7 +331,7 @@ fn labels_that_the_store_does_not_take_are_given_up_in_time() {
     let no_set = "the manifest of the set was not written: not durable within";
     given_up(&site, label, "alone", no_label);
     given_up(&site, manifest, "alone-set", no_set);
-    let _daemon = site.start();
+    let _daemon = site.start_sync();
     given_up(&site, label, "by-daemon", no_label);
     given_up(&site, manifest, "by-daemon-set", no_set);
     site.ok(&["snapshot", "--label", "good"]);
