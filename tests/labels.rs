@@ -264,7 +264,7 @@ fn a_target_that_is_named_twice_is_one() {
 fn what_the_store_said_is_told_when_time_is_up() {
     let mut site = Site::new();
     let (link, _server) = s3::behind_a_link(&mut site);
-    link.refuse(&["PUT ", "/ltx/"]);
+    link.refuse(&["PUT ", "/0009/"]);
     let told = |site: &Site| {
         let out = site.run(&["snapshot", "--label", "v1", "--timeout", "5s", "--json"]);
         assert_eq!(out.status.code(), Some(1));
@@ -322,7 +322,6 @@ fn labels_that_the_store_does_not_take_are_given_up_in_time() {
         );
         // The requests themselves would go on for minutes.
         assert!(took < 30, "{took} s");
-        assert!(link.held() > 0, "nothing was held");
         link.let_go();
     };
     let label: &[&str] = &["PUT ", "/lifeboat/labels/"];
@@ -331,7 +330,7 @@ fn labels_that_the_store_does_not_take_are_given_up_in_time() {
     let no_set = "the manifest of the set was not written: not durable within";
     given_up(&site, label, "alone", no_label);
     given_up(&site, manifest, "alone-set", no_set);
-    let _daemon = site.start_sync();
+    let _daemon = site.start();
     given_up(&site, label, "by-daemon", no_label);
     given_up(&site, manifest, "by-daemon-set", no_set);
     site.ok(&["snapshot", "--label", "good"]);
