@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat::config::RetentionConfig;
+use lifeboat::labels::{self, Label, Pin};
 use lifeboat::ltx;
 use lifeboat::replica::owner::{self, Owner};
 use lifeboat::replica::spool::Spool;
@@ -161,6 +162,52 @@ async fn a_clock_that_is_a_year_ahead_deletes_nothing() {
             .objects
             > 20
     );
+}
+
+/// A database that never changes gets a label with each deploy. They end although no object goes, and that is looked for once a day.
+#[tokio::test]
+async fn labels_of_a_quiet_replica_end() {
+    let day = 86_400_000;
+    let now = Millis(jiff::Timestamp::now().as_millisecond());
+    let (store, faults) = faulty().await;
+    put(&store, 9, 1, 1, now).await;
+    let mut replica = open(&store).await;
+    let mut pins = retention::Pins::default();
+    let label = async |n: i64| {
+        let label = Label {
+            format: 1,
+            label: String::new(),
+            at: Millis(now.0 - day + n).to_string(),
+            pin: Pin::sqlite(Txid::FIRST),
+            version: None,
+            instance: "web1".into(),
+            set: None,
+            written: None,
+        };
+        labels::create(&format!("l{n:02}"), &[(&store, label)])
+            .await
+            .unwrap();
+    };
+    for n in 0..20 {
+        label(n).await;
+    }
+    let run = async |replica: &mut Replica, pins: &mut retention::Pins, now| {
+        retention::run(replica, &NONE, pins, now).await.unwrap()
+    };
+    let done = run(&mut replica, &mut pins, now).await;
+    assert_eq!((done.objects, done.labels), (0, 0));
+    for n in 20..23 {
+        label(n).await;
+    }
+    let before = faults.calls().len();
+    run(&mut replica, &mut pins, Millis(now.0 + 1000)).await;
+    assert_eq!(faults.calls().len(), before, "a quiet hour");
+    // The next look, as by hand.
+    let done = run(&mut replica, &mut retention::Pins::default(), now).await;
+    assert_eq!((done.objects, done.labels), (0, 3));
+    let left = labels::list(&store).await.unwrap();
+    assert_eq!((left.len(), left[0].label.as_str()), (20, "l03"));
+    assert_eq!(Replica::list(&store).await.unwrap().len(), 1);
 }
 
 /// The answer to a large upload is lost: what is there is compared piece by piece and accepted; other content is not.

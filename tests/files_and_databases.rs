@@ -6,8 +6,8 @@ mod common;
 use std::process::{Child, Command, Stdio};
 
 use common::daemon::{Site, wait_for};
-use common::python;
 use common::receiver::{Manner, Receiver};
+use common::{python, s3};
 
 /// A database and a folder of uploads.
 fn site() -> Site {
@@ -100,6 +100,144 @@ fn no_row_of_a_label_points_at_a_file_that_is_missing() {
     }
 }
 
+/// Runs a labelled snapshot that must fail, and returns its only answer and what it says.
+fn fails_as_json(site: &Site, label: &str) -> (serde_json::Value, String) {
+    let out = site.run(&["snapshot", "--label", label, "--json", "--timeout", "10m"]);
+    let (stdout, stderr) = (
+        String::from_utf8(out.stdout).unwrap(),
+        String::from_utf8(out.stderr).unwrap(),
+    );
+    assert_eq!(out.status.code(), Some(1), "{stdout}\n{stderr}");
+    let answer = serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout}"));
+    (answer, stderr)
+}
+
+/// Databases that are pinned while files are not are no snapshot to go back to, and every command says so.
+fn without_its_files_a_set_did_not_finish(site: &Site) {
+    let said = site.ok(&["snapshot", "--label", "one", "--json", "--timeout", "10m"]);
+    let answer: serde_json::Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+    assert_eq!(answer["ok"], true, "{answer}");
+    let kinds = answer["targets"].as_array().unwrap().iter();
+    let kinds: Vec<_> = kinds
+        .map(|t| {
+            (
+                t["target"].as_str().unwrap(),
+                t["pin"]["kind"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(kinds, [("app", "sqlite"), ("uploads", "files")]);
+    assert_eq!(
+        said.lines().count(),
+        2,
+        "one answer and the last line: {said}"
+    );
+    assert!(
+        said.contains("ok snapshot label=one targets=2 durable"),
+        "{said}"
+    );
+
+    std::fs::rename(site.path("uploads"), site.path("away")).unwrap();
+    let (answer, error) = fails_as_json(site, "two");
+    std::fs::rename(site.path("away"), site.path("uploads")).unwrap();
+    assert_eq!(answer["ok"], false, "{answer}");
+    assert_eq!(answer["targets"][0]["pin"]["kind"], "sqlite", "{answer}");
+    assert_eq!(answer["targets"][1]["target"], "uploads", "{answer}");
+    assert!(answer["targets"][1]["error"].is_string(), "{answer}");
+    assert!(
+        error.contains("not pinned: uploads; durable and pinned as two: app"),
+        "{error}"
+    );
+
+    let out = site.path("out");
+    let restore = |code, label| {
+        let out = out.to_str().unwrap();
+        site.fails(code, &["restore", "--all", "--label", label, "-o", out])
+    };
+    let error = restore(3, "two");
+    assert!(
+        error.contains("\"two\" of app, uploads did not finish: not pinned: uploads"),
+        "{error}"
+    );
+    let error = restore(3, "twoo");
+    assert!(error.contains("did you mean --label one"), "{error}");
+    let list = site.ok(&["list", "app"]);
+    assert_eq!(list.matches("INCOMPLETE").count(), 1, "{list}");
+    let labels = site.ok(&["list", "app", "--json"]);
+    let labels: serde_json::Value = serde_json::from_str(&labels).unwrap();
+    let labels = labels[0]["labels"].as_array().unwrap().iter();
+    let labels: Vec<_> = labels
+        .map(|l| {
+            (
+                l["label"].as_str().unwrap(),
+                l["incomplete"].as_bool().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(labels, [("one", false), ("two", true)]);
+
+    site.ok(&["snapshot", "--label", "two", "--timeout", "10m"]);
+    let error = restore(2, "two");
+    assert!(
+        error.contains("only the snapshot two#2 finished") && error.contains("--label 'two#2'"),
+        "{error}"
+    );
+    assert!(!out.exists());
+    for label in ["one", "two#2"] {
+        let to = site.path(&format!("out-{label}"));
+        site.ok(&[
+            "restore",
+            "--all",
+            "--label",
+            label,
+            "-o",
+            to.to_str().unwrap(),
+        ]);
+        assert!(to.join("uploads/0").exists());
+    }
+}
+
+#[test]
+fn without_its_files_a_set_did_not_finish_alone() {
+    without_its_files_a_set_did_not_finish(&site());
+}
+
+#[test]
+fn without_its_files_a_set_did_not_finish_by_the_daemon() {
+    let site = site();
+    let daemon = site.start();
+    without_its_files_a_set_did_not_finish(&site);
+    assert_eq!(daemon.stop(), 0);
+}
+
+/// A store that takes connections and never answers: a labelled snapshot ends when it was told to, whatever it is of.
+#[test]
+fn a_silent_store_is_given_up_in_time() {
+    let mut site = site();
+    let (link, _server) = s3::behind_a_link(&mut site);
+    link.hold(&[]);
+    for targets in [&["uploads"][..], &["app"], &[]] {
+        let begun = std::time::Instant::now();
+        let args = [&["snapshot", "--label", "v1", "--timeout", "3s"], targets].concat();
+        site.fails(1, &args);
+        let took = begun.elapsed().as_secs();
+        // The requests themselves would go on for minutes.
+        assert!(took < 25, "{targets:?}: {took} s");
+    }
+    link.let_go();
+    site.ok(&["snapshot", "--label", "v1", "--timeout", "10m"]);
+    // Databases are pinned, and the store falls silent in the middle of the files.
+    link.hold(&["/uploads/"]);
+    let begun = std::time::Instant::now();
+    let error = site.fails(1, &["snapshot", "--label", "v2", "--timeout", "10s"]);
+    assert!(
+        error.contains("not pinned: uploads; durable and pinned as v2: app"),
+        "{error}"
+    );
+    let took = begun.elapsed().as_secs();
+    assert!(took < 40, "{took} s");
+}
+
 /// A database below a path is no file, and that is said once, not every night.
 #[test]
 fn a_database_among_the_files_is_said_once() {
@@ -115,7 +253,7 @@ fn a_database_among_the_files_is_said_once() {
     };
     for n in 0..3 {
         std::fs::write(site.path("uploads/more"), n.to_string()).unwrap();
-        site.ok(&["snapshot", "--label", &format!("v{n}")]);
+        site.ok(&["snapshot", "--label", &format!("v{n}"), "--timeout", "10m"]);
     }
     wait_for(&daemon, "the name of the database", || said() > 0);
     assert_eq!(said(), 1, "{}", daemon.log());

@@ -213,6 +213,93 @@ fn a_part_that_fails_is_named() {
     site.restore("out.db", &["--label", "v1"]);
 }
 
+/// A target that is named twice is one, also if the second name is its path, and whoever asks the daemon.
+#[test]
+fn a_target_that_is_named_twice_is_one() {
+    use std::io::{BufRead, BufReader, Write};
+    let site = Site::new();
+    let path = site.db.to_str().unwrap().to_owned();
+    let daemon = site.start();
+    let answer = json(&site.ok(&["snapshot", "app", "app", &path, "--label", "zz", "--json"]));
+    assert_eq!(
+        (
+            answer["label"].as_str(),
+            answer["targets"].as_array().map(Vec::len)
+        ),
+        (Some("zz"), Some(1)),
+        "{answer}"
+    );
+    let mut socket =
+        std::os::unix::net::UnixStream::connect(site.path("state-web1/lifeboat.sock")).unwrap();
+    for ask in [
+        r#"{"command":"snapshot","targets":["app","app"],"label":"raw","timeout_ms":20000}"#,
+        r#"{"command":"sync","targets":["app","app"],"timeout_ms":20000}"#,
+    ] {
+        writeln!(socket, "{ask}").unwrap();
+        let mut line = String::new();
+        BufReader::new(&socket).read_line(&mut line).unwrap();
+        assert_eq!(
+            json(&line)["targets"].as_array().unwrap().len(),
+            1,
+            "{line}"
+        );
+    }
+    assert_eq!(objects(&site, "app", "labels"), ["raw.json", "zz.json"]);
+    assert_eq!(daemon.stop(), 0);
+    for command in ["sync", "verify", "drill", "prune"] {
+        let said = site.ok(&[command, "app", &path, "app"]);
+        assert!(said.contains(" targets=1"), "{said}");
+    }
+    for command in ["release", "claim"] {
+        let said = site.ok(&[command, "app", &path]);
+        assert!(
+            said.ends_with(&format!("ok {command} target=app\n")),
+            "{said}"
+        );
+    }
+}
+
+/// Why nothing became durable in time is what a person needs, not only that it did not.
+#[test]
+fn what_the_store_said_is_told_when_time_is_up() {
+    let mut site = Site::new();
+    let (link, _server) = s3::behind_a_link(&mut site);
+    link.refuse(&["PUT ", "/0009/"]);
+    let told = |site: &Site| {
+        let out = site.run(&["snapshot", "--label", "v1", "--timeout", "5s", "--json"]);
+        assert_eq!(out.status.code(), Some(1));
+        let answer = json(&String::from_utf8_lossy(&out.stdout));
+        let error = answer["targets"][0]["error"].as_str().unwrap().to_owned();
+        assert!(
+            error.starts_with("not durable within ") && error.contains("not now"),
+            "{error}"
+        );
+    };
+    told(&site);
+    let _daemon = site.start();
+    told(&site);
+}
+
+/// A daemon that stands still holds up a deploy for little longer than it was given.
+#[test]
+fn a_daemon_that_stands_still_is_given_up() {
+    let site = Site::new();
+    let daemon = site.start();
+    let signal = |name: &str| {
+        let kill = std::process::Command::new("kill")
+            .args([name, &daemon.pid().to_string()])
+            .status();
+        assert!(kill.unwrap().success());
+    };
+    signal("-STOP");
+    let begun = std::time::Instant::now();
+    let error = site.fails(1, &["snapshot", "--label", "v1", "--timeout", "1s"]);
+    let took = begun.elapsed().as_secs();
+    signal("-CONT");
+    assert!(error.contains("it is silent"), "{error}");
+    assert!(took < 25, "{took} s");
+}
+
 /// A store that takes every file and then no label: the time that was given bounds that, too.
 #[test]
 fn labels_that_the_store_does_not_take_are_given_up_in_time() {
@@ -243,7 +330,7 @@ fn labels_that_the_store_does_not_take_are_given_up_in_time() {
     let no_set = "the manifest of the set was not written: not durable within";
     given_up(&site, label, "alone", no_label);
     given_up(&site, manifest, "alone-set", no_set);
-    let _daemon = site.start_sync();
+    let _daemon = site.start();
     given_up(&site, label, "by-daemon", no_label);
     given_up(&site, manifest, "by-daemon-set", no_set);
     site.ok(&["snapshot", "--label", "good"]);

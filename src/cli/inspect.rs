@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::args::{ConfigAction, Global};
 use super::{Failure, counted, load, ok};
 use crate::config::{Config, StoreConfig, TargetConfig};
+use crate::daemon::control::once;
 use crate::daemon::fleet::{open_replica, socket_path, system_now};
 use crate::labels::{self, Label, Pin};
 use crate::replica::owner::{self, Owner};
@@ -42,10 +43,10 @@ fn find<'a>(config: &'a Config, name: &str) -> Option<&'a TargetConfig> {
     config.targets.iter().find(is)
 }
 
-/// Paths of databases become the names of their targets; what is unknown stays as it is.
+/// Paths of databases become the names of their targets, each once; what is unknown stays as it is.
 pub(super) fn by_name(config: &Config, names: Vec<String>) -> Vec<String> {
     let name = |n: String| find(config, &n).map_or(n, |t| t.name.clone());
-    names.into_iter().map(name).collect()
+    once(names.into_iter().map(name))
 }
 
 pub(super) async fn health(config: Config) -> Result<(), Failure> {
@@ -152,13 +153,14 @@ pub(super) async fn list(
             };
             let points = catalog.points();
             let known = labels::list(&replica).await?;
+            let unfinished = super::labels::unfinished(&known, &config).await;
             let bytes: u64 = catalog.entries().iter().map(|e| e.size).sum();
             if as_json {
                 let points: Vec<_> = points
                     .iter()
                     .map(|p| json!({ "txid": p.txid.to_string(), "at": p.at.to_string() }))
                     .collect();
-                values.push(json!({ "target": target.name, "store": replica.display(), "objects": catalog.entries().len(), "bytes": bytes, "points": points, "labels": super::labels::json_of(&known, &catalog) }));
+                values.push(json!({ "target": target.name, "store": replica.display(), "objects": catalog.entries().len(), "bytes": bytes, "points": points, "labels": super::labels::json_of(&known, &catalog, &unfinished) }));
                 continue;
             }
             println!(
@@ -171,7 +173,7 @@ pub(super) async fn list(
             for point in points.iter().rev().take(20).rev() {
                 println!("  TXID {}  {}", point.txid, point.at);
             }
-            super::labels::show(&known, &catalog, system_now());
+            super::labels::show(&known, &catalog, &unfinished, system_now());
         }
     }
     if as_json {
@@ -267,9 +269,10 @@ pub(super) async fn prune(
 }
 
 /// `claim` makes this instance the owner; `release` lets any instance with page proof become it. No names: every target.
-pub(super) async fn claim(config: Config, names: &[String], take: bool) -> Result<(), Failure> {
+pub(super) async fn claim(config: Config, names: Vec<String>, take: bool) -> Result<(), Failure> {
     let word = if take { "claim" } else { "release" };
-    let targets = chosen(&config, names)?;
+    let names = by_name(&config, names);
+    let targets = chosen(&config, &names)?;
     if targets.is_empty() {
         return Err(Failure::new(
             3,
@@ -315,7 +318,7 @@ pub(super) async fn claim(config: Config, names: &[String], take: bool) -> Resul
             ..failure
         });
     }
-    ok(&match names {
+    ok(&match names.as_slice() {
         [name] => format!("{word} target={name}"),
         _ => format!("{word} targets={}", done.len()),
     });

@@ -1,16 +1,22 @@
 //! Labels, shown and looked up.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::Failure;
 use crate::config::Config;
 use crate::daemon::fleet::{open_replica, system_now};
 use crate::daemon::postgres::Ask;
-use crate::labels::{self, Label, age};
+use crate::labels::{self, FindError, Label, SetRef, age};
 use crate::restore::plan::{Catalog, Goal};
 use crate::retention::Planned;
 use crate::store::Store;
 use crate::types::Millis;
+
+/// Manifests read at once.
+const READS_AT_ONCE: usize = 16;
 
 /// The point of a label. With `all`, the set that it belongs to must be complete.
 pub(super) async fn goal(
@@ -20,10 +26,7 @@ pub(super) async fn goal(
     all: bool,
 ) -> Result<Goal, Failure> {
     let known = labels::list(store).await?;
-    let label = labels::find(&known, wanted, system_now())?;
-    if let (true, Some(config)) = (all, config) {
-        complete(label, config).await?;
-    }
+    let label = find(&known, wanted, config.filter(|_| all)).await?;
     let txid = label.pin.txid().ok_or_else(|| {
         Failure::new(
             3,
@@ -34,58 +37,185 @@ pub(super) async fn goal(
     Ok(Goal::Txid(txid))
 }
 
+/// The label that is meant. With a configuration its whole set is wanted: it must be complete, and no other is offered.
+pub(super) async fn find<'a>(
+    known: &'a [Label],
+    wanted: &str,
+    all: Option<&Config>,
+) -> Result<&'a Label, Failure> {
+    let now = system_now();
+    let found = labels::find(known, wanted, now);
+    let Some(config) = all else {
+        return Ok(found?);
+    };
+    let error = match found {
+        Ok(label) => {
+            complete(label, config).await?;
+            return Ok(label);
+        }
+        Err(error) => error,
+    };
+    let unfinished = unfinished(known, config).await;
+    let is_whole = |l: &&Label| !unfinished.contains(&l.label);
+    let whole: Vec<Label> = known.iter().filter(is_whole).cloned().collect();
+    let left = labels::find(&whole, wanted, now);
+    match (error, left) {
+        (FindError::Ambiguous { .. }, Ok(one)) => {
+            let (base, number) = one.base();
+            Err(FindError::OneWhole {
+                wanted: wanted.to_owned(),
+                whole: format!("{base}#{number}"),
+            }
+            .into())
+        }
+        (FindError::Ambiguous { newest, .. }, Err(FindError::Unknown { .. })) => {
+            let newest = labels::find(known, &newest, now)?;
+            complete(newest, config).await?;
+            Ok(newest)
+        }
+        (error, left) => Err(left.err().unwrap_or(error).into()),
+    }
+}
+
+/// Before anything of `--all` is planned: the snapshot that is meant must have finished, so that this is what is said, and not what lacks the label.
+pub(super) async fn whole(
+    stores: impl Iterator<Item = &Store>,
+    wanted: &str,
+    config: &Config,
+) -> Result<(), Failure> {
+    for store in stores {
+        // A store that is away is met when it is read.
+        let Ok(known) = labels::list(store).await else {
+            continue;
+        };
+        match labels::find(&known, wanted, system_now()) {
+            // A target that came later lacks it.
+            Err(FindError::Unknown { .. }) => {}
+            _ => return find(&known, wanted, Some(config)).await.map(|_| ()),
+        }
+    }
+    Ok(())
+}
+
 /// Without its manifest a snapshot did not finish: some targets of it are not pinned.
-pub(super) async fn complete(label: &Label, config: &Config) -> Result<(), Failure> {
+async fn complete(label: &Label, config: &Config) -> Result<(), Failure> {
     let Some(set) = &label.set else {
         return Ok(());
     };
-    let mut failed = None;
-    let mut roots = Vec::new();
-    if let Some(home) = config.targets.iter().find(|t| t.name == set.home) {
-        for store in &home.options.stores {
-            match open_replica(store, &home.name).await {
-                Ok(root) => roots.push(root),
-                Err(e) => failed = Some(Failure::from(e)),
-            }
-        }
-    } else if super::postgres::is_target(config, &set.home) {
-        let split = super::postgres::split(config, std::slice::from_ref(&set.home));
-        for database in split.databases(config, Ask::Stores).await? {
-            roots.extend(database.stores);
-        }
-    } else {
-        return Err(Failure::new(
-            3,
-            format!(
-                "whether the snapshot \"{}\" finished is written with {}, which is not in the configuration; nothing was changed",
-                label.label, set.home
-            ),
-            Some(format!(
-                "restore the targets one by one, or add {} for this restore",
-                set.home
-            )),
-        ));
+    let homes = homes(config, &set.home).await?;
+    if is_finished(label, set, &homes).await? {
+        return Ok(());
     }
-    for root in &roots {
-        match labels::read_set(root, &label.label).await {
-            Ok(Some(manifest)) if is_of(&manifest, label, &set.targets) => return Ok(()),
-            // Of another snapshot of that name, of other targets.
-            Ok(_) => {}
-            Err(e) => failed = Some(e.into()),
-        }
-    }
-    if let Some(error) = failed {
-        return Err(error);
-    }
+    let lacking = lacking(label, set, config).await;
+    let what = match lacking.is_empty() {
+        true => "not every target is pinned".to_owned(),
+        false => format!("not pinned: {}", lacking.join(", ")),
+    };
     Err(Failure::new(
         3,
         format!(
-            "the snapshot \"{}\" of {} did not finish: not every target is pinned; nothing was changed",
+            "the snapshot \"{}\" of {} did not finish: {what}; nothing was changed",
             label.label,
             set.targets.join(", ")
         ),
         Some("restore the targets one by one, or choose another label from `lifeboat list`".into()),
     ))
+}
+
+/// The home of a set: what could be opened of it, and why the rest could not.
+type Homes = (Vec<Store>, Option<Failure>);
+
+/// Where the manifests of sets lie whose home a target is.
+pub(super) async fn homes(config: &Config, home: &str) -> Result<Homes, Failure> {
+    if let Some(target) = config.targets.iter().find(|t| t.name == home) {
+        let (mut roots, mut failed) = (Vec::new(), None);
+        for store in &target.options.stores {
+            match open_replica(store, home).await {
+                Ok(root) => roots.push(root),
+                Err(e) => failed = Some(Failure::from(e)),
+            }
+        }
+        return Ok((roots, failed));
+    }
+    if super::postgres::is_target(config, home) {
+        let split = super::postgres::split(config, &[home.to_owned()]);
+        let databases = split.databases(config, Ask::Stores).await?;
+        return Ok((databases.into_iter().flat_map(|d| d.stores).collect(), None));
+    }
+    Err(Failure::new(
+        3,
+        format!(
+            "whether the snapshot finished is written with {home}, which is not in the configuration; nothing was changed"
+        ),
+        Some(format!(
+            "restore the targets one by one, or add {home} for this restore"
+        )),
+    ))
+}
+
+async fn is_finished(label: &Label, set: &SetRef, homes: &Homes) -> Result<bool, Failure> {
+    let (roots, unopened) = homes;
+    let mut failed = unopened.clone();
+    for root in roots {
+        match labels::read_set(root, &label.label).await {
+            Ok(Some(manifest)) if is_of(&manifest, label, &set.targets) => return Ok(true),
+            // Of another snapshot of that name, of other targets.
+            Ok(_) => {}
+            Err(e) => failed = Some(e.into()),
+        }
+    }
+    failed.map_or(Ok(false), Err)
+}
+
+/// Labels whose snapshot did not finish. One of which that cannot be known now is not among them.
+pub(super) async fn unfinished(known: &[Label], config: &Config) -> BTreeSet<String> {
+    let sets = known.iter().filter_map(|l| Some((l, l.set.as_ref()?)));
+    let mut all: BTreeMap<&str, Homes> = BTreeMap::new();
+    for (_, set) in sets.clone() {
+        if !all.contains_key(set.home.as_str())
+            && let Ok(homes) = homes(config, &set.home).await
+        {
+            all.insert(&set.home, homes);
+        }
+    }
+    let looks = sets.filter_map(|(label, set)| {
+        let homes = all.get(set.home.as_str())?;
+        Some(async move {
+            let is_finished = is_finished(label, set, homes).await;
+            matches!(is_finished, Ok(false)).then(|| label.label.clone())
+        })
+    });
+    let found = futures::stream::iter(looks).buffer_unordered(READS_AT_ONCE);
+    found.filter_map(std::future::ready).collect().await
+}
+
+/// Targets of a set that lack its label, as far as their stores answer.
+async fn lacking(label: &Label, set: &SetRef, config: &Config) -> Vec<String> {
+    let mut lacking = Vec::new();
+    for name in &set.targets {
+        let is_there = match config.files.iter().find(|f| f.name == *name) {
+            Some(files) => super::files::has_label(config, files, &label.label).await,
+            None => has_label(config, name, &label.label).await,
+        };
+        if is_there == Some(false) {
+            lacking.push(name.clone());
+        }
+    }
+    lacking
+}
+
+/// `None`: nobody knows.
+async fn has_label(config: &Config, name: &str, label: &str) -> Option<bool> {
+    let (roots, failed) = homes(config, name).await.ok()?;
+    let mut is_known = failed.is_none();
+    for root in &roots {
+        match labels::list(root).await {
+            Ok(known) if known.iter().any(|l| l.label == label) => return Some(true),
+            Ok(_) => {}
+            Err(_) => is_known = false,
+        }
+    }
+    is_known.then_some(false)
 }
 
 /// The manifest of the very snapshot that a label belongs to: a name may be free again for some of the targets.
@@ -107,17 +237,26 @@ fn restorable(label: &Label, catalog: &Catalog) -> bool {
         .is_none_or(|txid| catalog.points().iter().any(|p| p.txid == txid))
 }
 
-pub(super) fn json_of(labels: &[Label], catalog: &Catalog) -> Vec<Value> {
+pub(super) fn json_of(
+    labels: &[Label],
+    catalog: &Catalog,
+    unfinished: &BTreeSet<String>,
+) -> Vec<Value> {
     let one = |l: &Label| {
         json!({
             "label": l.label, "at": l.at, "pin": l.pin, "version": l.version,
-            "set": l.set.as_ref().map(|s| &s.targets), "restorable": restorable(l, catalog),
+            "set": l.set.as_ref().map(|s| &s.targets), "restorable": restorable(l, catalog), "incomplete": unfinished.contains(&l.label),
         })
     };
     labels.iter().map(one).collect()
 }
 
-pub(super) fn show(labels: &[Label], catalog: &Catalog, now: Millis) {
+pub(super) fn show(
+    labels: &[Label],
+    catalog: &Catalog,
+    unfinished: &BTreeSet<String>,
+    now: Millis,
+) {
     for label in labels {
         let version = label.version.as_deref().unwrap_or("-");
         let lost = if restorable(label, catalog) {
@@ -125,8 +264,12 @@ pub(super) fn show(labels: &[Label], catalog: &Catalog, now: Millis) {
         } else {
             "  NOT RESTORABLE: its objects are gone"
         };
+        let partly = match unfinished.contains(&label.label) {
+            true => "  INCOMPLETE: its snapshot did not finish",
+            false => "",
+        };
         println!(
-            "  label {:<28} version {version:<12} {:>5} ago  {}  {}{lost}",
+            "  label {:<28} version {version:<12} {:>5} ago  {}  {}{lost}{partly}",
             label.label,
             age(label.at(), now),
             label.pin.describe(),

@@ -41,7 +41,7 @@ use crate::config::{Config, ConfigError, Environment, LoadArgs};
 pub use args::{Cli, Command, Global};
 
 /// What a command that failed says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     /// What failed, why, and what happened to the data.
     pub message: String,
@@ -262,6 +262,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Verify { targets } => {
             let config = load_for(global, &targets)?;
+            let targets = inspect::by_name(&config, targets);
             let dumps = postgres::split(&config, &targets);
             let (mine, rest) = dumps.files(&config)?;
             let count = postgres_care::verify(&config, &dumps, global.json).await?;
@@ -273,7 +274,9 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Drill { targets } => {
-            drill::drill(load_for(global, &targets)?, targets, global.json).await
+            let config = load_for(global, &targets)?;
+            let targets = inspect::by_name(&config, targets);
+            drill::drill(config, targets, global.json).await
         }
         Command::Prune {
             targets,
@@ -281,6 +284,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             accept,
         } => {
             let config = load_for(global, &targets)?;
+            let targets = inspect::by_name(&config, targets);
             let dumps = postgres::split(&config, &targets);
             let (mine, rest) = dumps.files(&config)?;
             let (count, deleted) =
@@ -298,10 +302,10 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Restore(args) => restore::restore(global, *args).await,
         Command::Claim(args) => {
-            inspect::claim(load_for(global, &args.targets)?, &args.targets, true).await
+            inspect::claim(load_for(global, &args.targets)?, args.targets, true).await
         }
         Command::Release(args) => {
-            inspect::claim(load_for(global, &args.targets)?, &args.targets, false).await
+            inspect::claim(load_for(global, &args.targets)?, args.targets, false).await
         }
         Command::Demo { keep } => demo::run(keep, global.json).await,
         Command::Follow(args) => follow::run(global, args).await,

@@ -1,5 +1,7 @@
 //! Commands on targets that are dumped: PostgreSQL and Redis.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::files::Rest;
@@ -165,12 +167,15 @@ pub(super) async fn list(config: &Config, split: &Split, as_json: bool) -> Resul
         for store in &database.stores {
             let dumps = postgres::listed(store).await?;
             let labels = labels::list(store).await?;
+            let unfinished = super::labels::unfinished(&labels, config).await;
             if as_json {
                 let all: Vec<_> = dumps
                     .iter()
                     .map(|d| {
                         let labels = labels_of(&labels, &d.manifest.id);
-                        json!({ "labels": labels, "dump": d.manifest, "damage": d.damage })
+                        let incomplete = labels.iter().filter(|l| unfinished.contains(**l));
+                        let incomplete: Vec<_> = incomplete.collect();
+                        json!({ "labels": labels, "incomplete": incomplete, "dump": d.manifest, "damage": d.damage })
                     })
                     .collect();
                 println!(
@@ -186,7 +191,7 @@ pub(super) async fn list(config: &Config, split: &Split, as_json: bool) -> Resul
                 counted(dumps.len() as u64, "dump")
             );
             for dump in &dumps {
-                println!("{}", line(dump, &labels));
+                println!("{}", line(dump, &labels, &unfinished));
             }
             for label in &labels {
                 if let Pin::Postgres { dump } = &label.pin
@@ -203,11 +208,14 @@ pub(super) async fn list(config: &Config, split: &Split, as_json: bool) -> Resul
     Ok(())
 }
 
-fn line(dump: &Listed, labels: &[Label]) -> String {
+fn line(dump: &Listed, labels: &[Label], unfinished: &BTreeSet<String>) -> String {
     let m = &dump.manifest;
     let mut notes: String = labels_of(labels, &m.id)
         .iter()
-        .map(|l| format!("  {l}"))
+        .map(|l| match unfinished.contains(*l) {
+            true => format!("  {l} (INCOMPLETE)"),
+            false => format!("  {l}"),
+        })
         .collect();
     if !m.anomalies.is_empty() {
         notes += "  ODD: ";

@@ -11,7 +11,6 @@ use super::restore_all::{Planned, leave};
 use super::restore_options::script;
 use super::{Failure, ok, restore_undo};
 use crate::config::{Config, OnDeploy, parse_time};
-use crate::daemon::fleet::system_now;
 use crate::daemon::postgres::{Ask, Database, blocking};
 use crate::labels::{self, Pin};
 use crate::postgres::PostgresError;
@@ -411,10 +410,7 @@ async fn choose(
     let pinned = match &args.label {
         Some(label) => {
             let known = labels::list(store).await?;
-            let label = labels::find(&known, label, system_now())?;
-            if args.all {
-                super::labels::complete(label, config).await?;
-            }
+            let label = super::labels::find(&known, label, args.all.then_some(config)).await?;
             match &label.pin {
                 Pin::Postgres { dump } => Some(dump.clone()),
                 other => {

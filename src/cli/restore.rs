@@ -109,6 +109,11 @@ async fn run(
             for target in &config.targets {
                 jobs.push(job(target, &args, true).await?);
             }
+            if let Some(label) = &args.label {
+                let wanted = |job: &&Job| !args.if_not_exists || !job.output.path().exists();
+                let stores = jobs.iter().filter(wanted).flat_map(|job| &job.stores);
+                super::labels::whole(stores, label, config).await?;
+            }
             others = Others::plan(global, config, &args).await?;
             if others.count.targets > 0 && (args.last_good || args.after_sql.is_some()) {
                 options::refuse_of_sqlite(&args, false)?;

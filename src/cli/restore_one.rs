@@ -246,6 +246,7 @@ async fn pin_present(config: &Config, name: &str, path: &Path) -> Option<Pinned>
         label: labels::auto("before-restore", system_now()),
         version: None,
         timeout_ms: PIN_TIMEOUT_MS,
+        files: Vec::new(),
     };
     let timeout = Duration::from_millis(PIN_TIMEOUT_MS);
     let why = match super::snapshot::anywhere(config.clone(), wanted, timeout).await {

@@ -1,20 +1,22 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::args::SnapshotArgs;
 use super::files::{self, Rest};
-use super::{Failure, counted, ok};
-use crate::config::{Config, Databases, OnDeploy, parse_duration};
+use super::{Failure, ok};
+use crate::config::{Config, Databases, FilesConfig, OnDeploy, parse_duration};
 use crate::daemon::control::{Client, Request};
 use crate::daemon::fleet::{COMMAND_PATIENCE, Fleet, socket_path};
-use crate::daemon::snapshot::{Snapshot, TargetSnapshot, Wanted, snapshot as take};
+use crate::daemon::snapshot::{Snapshot, TargetSnapshot, Wanted, snapshot as take, write_manifest};
 use crate::labels;
 use crate::observe::facts::Board;
 
 /// The daemon bounds its answer itself; a connection that is silent for this much longer is dead.
-const GRACE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(5);
 /// What is not durable after the time that was given is not waited for once more at the end: local files keep it.
 const STOP_AFTER_FAILURE: Duration = Duration::from_secs(2);
+/// Files that were just in time: the last small object of the set is not given up for a moment.
+const FINISH_WITHIN: Duration = Duration::from_secs(4);
 
 pub(super) async fn snapshot(
     config: Config,
@@ -32,49 +34,111 @@ pub(super) async fn snapshot(
             Some("for example 60s or 5m".into()),
         )
     })?;
-    let deadline = std::time::Instant::now() + timeout;
+    let deadline = Instant::now() + timeout;
     // Databases first, then files: no row points at a file that is missing.
     let (mine, rest) = files::split(&config, &args.targets)?;
     let rest = match rest {
         Rest::None if args.targets.is_empty() && !config.postgres.is_empty() => Rest::All,
         rest => rest,
     };
-    let (label, databases) = match rest {
-        Rest::None if mine.is_empty() => return Err(failure(&Snapshot::default())),
-        Rest::None => (files::free_label(&config, &mine, &label).await?, 0),
-        rest => {
+    let wanted = Wanted {
+        targets: Vec::new(),
+        version: args.deploy.or_else(|| labels::version_of(&label)),
+        label,
+        timeout_ms: milliseconds(timeout),
+        files: mine.iter().map(|f| f.name.clone()).collect(),
+    };
+    let mut done = match rest.names() {
+        None if mine.is_empty() => return Err(failure(&Snapshot::default())),
+        None => Snapshot {
+            ok: true,
+            label: Some(files::free_label(&config, &mine, &wanted.label, deadline).await?),
+            ..Snapshot::default()
+        },
+        Some(targets) => {
             let wanted = Wanted {
-                targets: match rest {
-                    Rest::Named(names) => names,
-                    Rest::All | Rest::None => Vec::new(),
-                },
-                version: args.deploy.or_else(|| labels::version_of(&label)),
-                label,
-                timeout_ms: milliseconds(timeout),
+                targets,
+                ..wanted.clone()
             };
-            let done = anywhere(config.clone(), wanted, timeout).await?;
-            show(&done, json);
-            match (&done.label, done.ok) {
-                (Some(label), true) => (label.clone(), done.targets.len()),
-                _ => return Err(with_files(failure(&done), &mine)),
-            }
+            anywhere(config.clone(), wanted, timeout).await?
         }
     };
-    let done = files::back_up(&config, &mine, Some(&label), Some(deadline), json).await;
-    done.map_err(|failure| match databases {
-        0 => failure,
-        n => Failure {
-            message: format!(
-                "{}; durable and pinned as {label}: {}, but not every target of files",
-                failure.message,
-                counted(n as u64, "database")
-            ),
+    if !json {
+        done.targets.iter().for_each(show);
+    }
+    let of_files = with_files(&config, &wanted, &mut done, (&mine, deadline), json).await;
+    if json {
+        println!("{}", serde_json::to_string(&done).unwrap_or_default());
+    }
+    match (&done.label, of_files) {
+        (Some(label), None) if done.ok => {
+            let targets = done.targets.len();
+            ok(&format!("snapshot label={label} targets={targets} durable"));
+            Ok(())
+        }
+        // Nothing but one target of files: what failed says it best.
+        (_, Some(failure)) if mine.len() == 1 && done.targets.len() == 1 => Err(Failure {
+            message: format!("{}: {}", mine[0].name, failure.message),
             ..failure
-        },
-    })?;
-    let targets = databases + mine.len();
-    ok(&format!("snapshot label={label} targets={targets} durable"));
-    Ok(())
+        }),
+        (_, of_files) => {
+            let failure = failure(&done);
+            let hint = of_files.and_then(|f| f.hint).or(failure.hint);
+            Err(Failure { hint, ..failure })
+        }
+    }
+}
+
+/// Backs up the files of a set, and writes its manifest. Returns why not all of them are safe.
+async fn with_files(
+    config: &Config,
+    wanted: &Wanted,
+    done: &mut Snapshot,
+    (mine, deadline): (&[FilesConfig], Instant),
+    json: bool,
+) -> Option<Failure> {
+    let label = done.label.clone().filter(|_| done.ok);
+    let (Some(label), false) = (label, mine.is_empty()) else {
+        // Without all databases they are of no use to the set.
+        done.targets.extend(mine.iter().map(|files| TargetSnapshot {
+            error: Some("not tried, because not every database is pinned".into()),
+            ..nothing_of(&files.name)
+        }));
+        return None;
+    };
+    let home = done.targets.last().map(|t| t.target.clone());
+    let (targets, failure) = files::back_up_as(config, mine, &label, deadline, json).await;
+    if !json {
+        let failed = targets.iter().filter(|t| t.error.is_some());
+        failed.for_each(show);
+    }
+    done.targets.extend(targets);
+    done.ok = failure.is_none();
+    if let (Some(home), true) = (home, done.ok) {
+        let written = finish(config, wanted, done, &home);
+        let written = tokio::time::timeout_at((deadline + FINISH_WITHIN).into(), written).await;
+        let why = match written {
+            Ok(written) => written.err().map(|f| f.message),
+            Err(_) => Some("the store did not answer in time".into()),
+        };
+        done.ok = why.is_none();
+        done.error = why.map(|why| format!("the manifest of the set was not written: {why}"));
+    }
+    failure
+}
+
+/// The manifest of a set with files, which comes after them.
+async fn finish(
+    config: &Config,
+    wanted: &Wanted,
+    done: &Snapshot,
+    home: &str,
+) -> Result<(), Failure> {
+    let (stores, failed) = super::labels::homes(config, home).await?;
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
+    Ok(write_manifest(wanted, &config.instance, done, &stores).await?)
 }
 
 /// By the daemon, or by this process if there is none; locks keep two from capturing at once.
@@ -83,7 +147,7 @@ pub(super) async fn anywhere(
     mut wanted: Wanted,
     timeout: Duration,
 ) -> Result<Snapshot, Failure> {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let client = Client::connect(&socket_path(&config))
         .await
         .map_err(|e| Failure::new(1, format!("cannot reach the daemon's socket: {e}"), None))?;
@@ -108,12 +172,21 @@ pub(super) async fn anywhere(
         config.targets.retain(|t| wanted.targets.contains(&t.name));
     }
     let (wait, instance) = (config.shutdown_timeout, config.instance.clone());
-    let fleet = Fleet::start(
+    let started = Fleet::start(
         Arc::new(config),
         Arc::new(Board::default()),
         COMMAND_PATIENCE.min(timeout),
-    )
-    .await?;
+    );
+    let late = |_| {
+        Failure::new(
+            1,
+            "the databases could not be opened within --timeout; nothing is pinned",
+            Some("look whether the stores answer: `lifeboat doctor`".into()),
+        )
+    };
+    let fleet = tokio::time::timeout(timeout, started)
+        .await
+        .map_err(late)??;
     wanted.timeout_ms = milliseconds(timeout.saturating_sub(begun.elapsed()));
     let done = take(&fleet, &wanted, &instance).await;
     let wait = if done.ok {
@@ -143,12 +216,19 @@ fn with_unasked(mut done: Snapshot, config: &Config, all: bool) -> Snapshot {
 
 fn unasked_of(name: &str) -> TargetSnapshot {
     TargetSnapshot {
+        error: Some("the running daemon does not know it: restart that, or set `watch: true` for its folder".into()),
+        ..nothing_of(name)
+    }
+}
+
+fn nothing_of(name: &str) -> TargetSnapshot {
+    TargetSnapshot {
         target: name.to_owned(),
         pin: None,
         at: None,
         ms: 0,
         stores: 0,
-        error: Some("the running daemon does not know it: restart that, or set `watch: true` for its folder".into()),
+        error: None,
     }
 }
 
@@ -162,18 +242,6 @@ fn unsure(why: &str) -> Failure {
         format!("the daemon did not answer: {why}; it is not known whether the label was set"),
         Some("see its log, and `lifeboat list`".into()),
     )
-}
-
-/// Files come last, so where databases fail they were not tried.
-fn with_files(failure: Failure, files: &[crate::config::FilesConfig]) -> Failure {
-    if files.is_empty() {
-        return failure;
-    }
-    let names: Vec<&str> = files.iter().map(|f| f.name.as_str()).collect();
-    Failure {
-        message: format!("{}; not tried: {}", failure.message, names.join(", ")),
-        ..failure
-    }
 }
 
 fn failure(done: &Snapshot) -> Failure {
@@ -208,24 +276,18 @@ fn failure(done: &Snapshot) -> Failure {
     Failure::new(1, message, Some(hint.into()))
 }
 
-fn show(done: &Snapshot, json: bool) {
-    if json {
-        println!("{}", serde_json::to_string(done).unwrap_or_default());
-        return;
-    }
-    for t in &done.targets {
-        match (&t.error, &t.pin) {
-            (None, Some(pin)) => println!(
-                "{}: {} durable and pinned in {} ({} ms)",
-                t.target,
-                pin.describe(),
-                match t.stores {
-                    1 => "1 store".to_owned(),
-                    n => format!("{n} stores"),
-                },
-                t.ms
-            ),
-            (error, _) => println!("{}: {}", t.target, error.as_deref().unwrap_or("no answer")),
-        }
+fn show(t: &TargetSnapshot) {
+    match (&t.error, &t.pin) {
+        (None, Some(pin)) => println!(
+            "{}: {} durable and pinned in {} ({} ms)",
+            t.target,
+            pin.describe(),
+            match t.stores {
+                1 => "1 store".to_owned(),
+                n => format!("{n} stores"),
+            },
+            t.ms
+        ),
+        (error, _) => println!("{}: {}", t.target, error.as_deref().unwrap_or("no answer")),
     }
 }

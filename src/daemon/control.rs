@@ -153,6 +153,13 @@ async fn serve(stream: UnixStream, fleet: &Fleet) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Each name once, in their order.
+pub fn once(names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    let is_new = |name: &String| seen.insert(name.clone());
+    names.into_iter().filter(is_new).collect()
+}
+
 /// Makes targets durable, all at once.
 pub async fn sync(fleet: &Fleet, targets: Vec<String>, timeout: Duration) -> Answer {
     let mut new = Vec::new();
@@ -167,7 +174,7 @@ pub async fn sync(fleet: &Fleet, targets: Vec<String>, timeout: Duration) -> Ans
         }
         fleet.names().await
     } else {
-        targets
+        once(targets)
     };
     let one = |name: String| async move {
         match tokio::time::timeout(timeout, fleet.sync(&name)).await {

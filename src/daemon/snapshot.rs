@@ -3,7 +3,7 @@
 //! Order: queues are captured before everything else, so that a restored queue never knows more than the data; a dump is reused only if it began
 //! after that. A point is taken and cut
 //! ([`super::cuts`]) in one step; then it is waited for; then each store is listed and a restore to exactly that point is planned; then the
-//! labels are written; last of all the manifest of the set.
+//! labels are written; last of all the manifest of the set, by whoever asked if files come in between.
 
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,9 @@ pub struct Wanted {
     pub version: Option<String>,
     /// Bound on the answer.
     pub timeout_ms: u64,
+    /// Targets of files that belong to the set. Whoever asks backs them up afterwards, and then writes the manifest.
+    #[serde(default)]
+    pub files: Vec<String>,
 }
 
 /// What became of it.
@@ -259,7 +262,7 @@ pub async fn snapshot(fleet: &Fleet, wanted: &Wanted, instance: &str) -> Snapsho
         Err(_) => Err(format!("the label was not written: {}", late(wanted))),
     };
     let mut done = summary(&outcomes, written);
-    if done.ok && done.targets.len() > 1 {
+    if done.ok && done.targets.len() > 1 && wanted.files.is_empty() {
         let home = outcomes.last().and_then(|o| o.result.as_ref().ok());
         let stores = home.map_or(&[][..], |(_, stores)| stores.as_slice());
         let manifest = write_manifest(wanted, instance, &done, stores);
@@ -273,6 +276,13 @@ pub async fn snapshot(fleet: &Fleet, wanted: &Wanted, instance: &str) -> Snapsho
         }
     }
     done
+}
+
+/// With what the target's store said last.
+fn late_of(fleet: &Fleet, item: &Item, wanted: &Wanted) -> String {
+    let why = fleet.trouble(item.name());
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    late(wanted) + &why
 }
 
 fn late(wanted: &Wanted) -> String {
@@ -337,7 +347,7 @@ async fn items(fleet: &Fleet, wanted: &Wanted, deadline: tokio::time::Instant) -
         fleet.names().await
     } else {
         let is_postgres = |n: &String| config.postgres.iter().any(|s| super::postgres::is_of(s, n));
-        names.iter().filter(|n| !is_postgres(n)).cloned().collect()
+        super::control::once(names.iter().filter(|n| !is_postgres(n)).cloned())
     };
     let known = fleet.targets().await;
     let stem = |name: &str| {
@@ -369,7 +379,7 @@ async fn attempt_all(
             let take = item.take(fleet, &wanted.label, after);
             match tokio::time::timeout_at(deadline, take).await {
                 Ok(result) => (item.clone(), result, begun),
-                Err(_) => (item.clone(), Err(late(wanted)), begun),
+                Err(_) => (item.clone(), Err(late_of(fleet, item, wanted)), begun),
             }
         });
         taken.extend(futures::future::join_all(takes).await);
@@ -385,7 +395,7 @@ async fn attempt_all(
             Err(e) => Err(Miss::Failed(e)),
             Ok(taken) => match tokio::time::timeout_at(deadline, item.prove(fleet, &taken)).await {
                 Ok(proof) => proof.map(|stores| (taken, stores)),
-                Err(_) => Err(Miss::Failed(late(wanted))),
+                Err(_) => Err(Miss::Failed(late_of(fleet, &item, wanted))),
             },
         };
         (item, result, begun.elapsed())
@@ -414,10 +424,12 @@ async fn write_labels(
     instance: &str,
     outcomes: &[Outcome],
 ) -> Result<Option<String>, String> {
-    let names: Vec<String> = outcomes.iter().map(|o| o.item.name().to_owned()).collect();
-    let set = (names.len() > 1).then(|| SetRef {
-        home: names.last().cloned().unwrap_or_default(),
-        targets: names.clone(),
+    let mut names: Vec<String> = outcomes.iter().map(|o| o.item.name().to_owned()).collect();
+    let home = names.last().cloned().unwrap_or_default();
+    names.extend(wanted.files.iter().cloned());
+    let set = (names.len() > 1).then_some(SetRef {
+        home,
+        targets: names,
     });
     let mut writes = Vec::new();
     for outcome in outcomes {
@@ -505,8 +517,11 @@ fn summary(outcomes: &[Outcome], written: Result<Option<String>, String>) -> Sna
     }
 }
 
-/// Says that every target of the set is pinned: last of all.
-async fn write_manifest(
+/// Says that every target of the set is pinned: last of all. `stores` are those of its home.
+///
+/// # Errors
+/// The store's.
+pub async fn write_manifest(
     wanted: &Wanted,
     instance: &str,
     done: &Snapshot,

@@ -56,7 +56,7 @@ impl fmt::Display for Expiry {
 /// The labels that end now. The labels of the current and the previous deploy never do. Pure.
 pub fn expired<'a>(labels: &'a [Label], rules: &Rules, now: Millis) -> Vec<(&'a Label, Expiry)> {
     let mut newest_first: Vec<&Label> = labels.iter().collect();
-    newest_first.sort_by_key(|l| std::cmp::Reverse((l.at(), l.base().1)));
+    newest_first.sort_by_key(|l| std::cmp::Reverse((l.taken(), l.base().1)));
     let tried = newest_first.iter().filter_map(|l| l.version.as_deref());
     let done = newest_first.iter().filter_map(|l| deployed(l));
     let kept: BTreeSet<&str> = newest(tried).into_iter().chain(newest(done)).collect();
@@ -179,6 +179,20 @@ mod tests {
         let mut back = labels.to_vec();
         back.push(label("before-v1#2", 5, Some("v1")));
         assert_eq!(names(&back, 1000), ["before-v2#2:Age", "before-v2:Age"]);
+    }
+
+    /// A label that a fast clock dated into the future is not the current deploy for ever.
+    #[test]
+    fn a_deploy_of_a_fast_clock_takes_no_place_of_those_that_came_after_it() {
+        let mut labels = [
+            label("before-v1", 900, Some("v1")),
+            label("before-v2", 2, Some("v2")),
+            label("before-v3", 3, Some("v3")),
+        ];
+        for (day, label) in (1..).zip(&mut labels) {
+            label.written = Some(Millis(day * DAY));
+        }
+        assert_eq!(names(&labels, 1000), ["before-v1:Age"]);
     }
 
     /// Deploys that were tried and failed do not push out the one that serves.

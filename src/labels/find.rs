@@ -24,6 +24,16 @@ pub enum FindError {
         /// The newest of them.
         newest: String,
     },
+    /// Several, of which one will do where a whole set is wanted.
+    #[error(
+        "the label \"{wanted}\" is ambiguous, and only the snapshot {whole} finished; nothing was changed"
+    )]
+    OneWhole {
+        /// What was asked for.
+        wanted: String,
+        /// That one.
+        whole: String,
+    },
 }
 
 impl FindError {
@@ -36,7 +46,7 @@ impl FindError {
             Self::Unknown { nearest: None, .. } => {
                 "there are no labels yet; `lifeboat snapshot --label L` sets one".into()
             }
-            Self::Ambiguous { newest, .. } => {
+            Self::Ambiguous { newest, .. } | Self::OneWhole { whole: newest, .. } => {
                 format!("name one of them, for example --label '{newest}'")
             }
         }
@@ -46,7 +56,7 @@ impl FindError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Unknown { .. } => 3,
-            Self::Ambiguous { .. } => 2,
+            Self::Ambiguous { .. } | Self::OneWhole { .. } => 2,
         }
     }
 }
@@ -56,7 +66,7 @@ impl FindError {
 pub struct Named<'a> {
     /// With what was appended.
     pub label: &'a str,
-    /// When its point was taken.
+    /// When its point was taken, see [`Label::taken`].
     pub at: Millis,
     /// The app's version, if it belongs to a deploy.
     pub version: Option<&'a str>,
@@ -68,7 +78,7 @@ pub fn find<'a>(labels: &'a [Label], wanted: &str, now: Millis) -> Result<&'a La
         .iter()
         .map(|l| Named {
             label: &l.label,
-            at: l.at(),
+            at: l.taken(),
             version: l.version.as_deref(),
         })
         .collect();
@@ -160,6 +170,14 @@ mod tests {
             "{ambiguous}"
         );
         assert_eq!(ambiguous.exit_code(), 2);
+        // What a fast clock dated is not the newest.
+        let mut fast = labels.clone();
+        fast[1].at = Millis(86_400_000).to_string();
+        fast[1].written = Some(Millis(2));
+        fast[2].written = Some(Millis(3));
+        assert!(
+            matches!(find(&fast, "before-v42", now), Err(FindError::Ambiguous { newest, .. }) if newest == "before-v42#2")
+        );
         let unknown = get("befor-v41").unwrap_err();
         assert!(unknown.hint().contains("--label before-v41"), "{unknown}");
         assert_eq!(get("before-v42#9").unwrap_err().exit_code(), 3);

@@ -4,8 +4,8 @@
 //! 1. A label is an object `lifeboat/labels/<label>.json` under its target's root, created conditionally and never changed: a name that is
 //!    taken gets `#2`, `#3`, … appended. Only retention deletes labels.
 //! 2. It is written after its point is durable and has been planned from a listing of that very store.
-//! 3. A snapshot of several targets writes its set manifest last, under the root of the target that was captured last. Without a
-//!    manifest the snapshot did not finish, and not every target is pinned.
+//! 3. A snapshot of several targets writes its set manifest last, after its files, under the root of the database that was captured last. Without
+//!    a manifest the snapshot did not finish, and not every target is pinned. Files of a set alone have no manifest: their labels are tags.
 //! 4. A label whose point is gone stays, and is reported as lost: it is never dropped silently.
 //!
 //! What a label does **not** guarantee: that two targets of a set stand at one instant. Queues come first, so that a restored queue never
@@ -27,6 +27,33 @@ use crate::types::{Millis, Txid};
 
 /// Bytes left for an appended `#` and its number.
 const SUFFIX_BYTES: usize = 5;
+/// Unicode's format characters (`Cf`), line and paragraph separators, and letters without ink.
+const UNSEEN: [(char, char); 24] = [
+    ('\u{ad}', '\u{ad}'),
+    ('\u{34f}', '\u{34f}'),
+    ('\u{600}', '\u{605}'),
+    ('\u{61c}', '\u{61c}'),
+    ('\u{6dd}', '\u{6dd}'),
+    ('\u{70f}', '\u{70f}'),
+    ('\u{890}', '\u{891}'),
+    ('\u{8e2}', '\u{8e2}'),
+    ('\u{115f}', '\u{1160}'),
+    ('\u{180e}', '\u{180e}'),
+    ('\u{200b}', '\u{200f}'),
+    ('\u{2028}', '\u{202e}'),
+    ('\u{2060}', '\u{206f}'),
+    ('\u{2800}', '\u{2800}'),
+    ('\u{3164}', '\u{3164}'),
+    ('\u{feff}', '\u{feff}'),
+    ('\u{ffa0}', '\u{ffa0}'),
+    ('\u{fff9}', '\u{fffb}'),
+    ('\u{110bd}', '\u{110bd}'),
+    ('\u{110cd}', '\u{110cd}'),
+    ('\u{13430}', '\u{1343f}'),
+    ('\u{1bca0}', '\u{1bca3}'),
+    ('\u{1d173}', '\u{1d17a}'),
+    ('\u{e0001}', '\u{e007f}'),
+];
 /// Labels that Lifeboat sets by itself begin so.
 pub const AUTO_PREFIX: &str = "auto/";
 
@@ -127,6 +154,11 @@ impl Label {
         Millis(parsed.map_or(0, jiff::Timestamp::as_millisecond))
     }
 
+    /// When the point was taken, as far as order goes: a label of a fast clock is no newer than the store's own time for it.
+    pub fn taken(&self) -> Millis {
+        self.written.map_or(self.at(), |w| w.min(self.at()))
+    }
+
     /// Since when it counts as old: whoever set it may have had a slow clock, and the store knows when it came.
     pub fn since(&self) -> Millis {
         self.written.map_or(self.at(), |w| w.max(self.at()))
@@ -165,7 +197,7 @@ pub enum BadLabel {
     #[error("the label has {0} bytes; it may have {max}", max = MAX_LABEL_BYTES - SUFFIX_BYTES)]
     Long(usize),
     /// A character that would not be seen.
-    #[error("the label {0:?} holds a control character or space at an end")]
+    #[error("the label {0:?} holds a character that is not seen, or space at an end")]
     Invisible(String),
     /// Appended by Lifeboat.
     #[error("the label \"{0}\" holds #, which Lifeboat appends to a label that is taken")]
@@ -190,7 +222,7 @@ pub fn check(label: &str) -> Result<(), BadLabel> {
     if label.len() > MAX_LABEL_BYTES - SUFFIX_BYTES {
         return Err(BadLabel::Long(label.len()));
     }
-    if label.chars().any(char::is_control) || label.trim() != label {
+    if label.chars().any(is_unseen) || label.trim() != label {
         return Err(BadLabel::Invisible(label.to_owned()));
     }
     if label.contains('#') {
@@ -200,6 +232,14 @@ pub fn check(label: &str) -> Result<(), BadLabel> {
         return Err(BadLabel::Auto);
     }
     Ok(())
+}
+
+/// Control characters, and those that are not seen or turn the text around them: two names that look the same must be the same.
+fn is_unseen(c: char) -> bool {
+    let of_format = UNSEEN
+        .iter()
+        .any(|(first, last)| (*first..=*last).contains(&c));
+    c.is_control() || of_format
 }
 
 /// A label of Lifeboat's own: what it is before, and when, without colons.
@@ -236,7 +276,14 @@ mod tests {
         }
         assert_eq!(check(""), Err(BadLabel::Empty));
         assert_eq!(check(&"x".repeat(76)), Err(BadLabel::Long(76)));
-        for bad in ["a\nb", " a", "a\t", "\u{7f}"] {
+        let odd = [
+            "a\u{200b}b",
+            "\u{202e}24v",
+            "a\u{ad}",
+            "\u{feff}a",
+            "\u{e0041}",
+        ];
+        for bad in ["a\nb", " a", "a\t", "\u{7f}"].into_iter().chain(odd) {
             assert!(matches!(check(bad), Err(BadLabel::Invisible(_))), "{bad:?}");
         }
         assert!(matches!(check("a#2"), Err(BadLabel::Hash(_))));

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use thiserror::Error;
 
 use super::{Label, numbered};
@@ -11,6 +12,15 @@ use crate::types::Millis;
 const READS_AT_ONCE: usize = 16;
 /// A name that is taken so often is a loop in somebody's hook.
 const NUMBER_MAX: u32 = 9999;
+
+/// A label as it is written. Readers pass over the nonce.
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(flatten)]
+    label: &'a Label,
+    /// Of one call: an object that is the same up to the nonce is ours, however like it another process's label is.
+    nonce: &'a str,
+}
 
 /// Why a label was not written or read.
 #[derive(Debug, Error)]
@@ -66,7 +76,7 @@ impl Cache {
             label.written = there.get(key).copied();
         }
         let mut labels: Vec<Label> = self.0.values().cloned().collect();
-        labels.sort_by_key(|l| (l.at(), l.base().1));
+        labels.sort_by_key(|l| (l.taken(), l.base().1));
         Ok(labels)
     }
 }
@@ -107,13 +117,14 @@ pub(super) async fn free_number(store: &Store, base: &str, from: u32) -> Result<
 
 /// Writes labels, each into its store, all under one name: the first number that is free in all of them. Returns the name.
 pub async fn create(base: &str, labels: &[(&Store, Label)]) -> Result<String, LabelError> {
+    let nonce = format!("{:016x}", rand::random::<u64>());
     let mut number = 1;
     for (store, _) in labels {
         number = free_number(store, base, number).await?;
     }
     loop {
         let name = numbered(base, number);
-        match create_as(&name, labels).await {
+        match create_as(&name, labels, &nonce).await {
             Ok(()) => return Ok(name),
             // Someone was faster: both keep what they wrote, and one of them takes the next number.
             Err(LabelError::Store(e)) if e.is_exists() && number < NUMBER_MAX => number += 1,
@@ -122,14 +133,18 @@ pub async fn create(base: &str, labels: &[(&Store, Label)]) -> Result<String, La
     }
 }
 
-async fn create_as(name: &str, labels: &[(&Store, Label)]) -> Result<(), LabelError> {
+async fn create_as(name: &str, labels: &[(&Store, Label)], nonce: &str) -> Result<(), LabelError> {
     let key = label_key(name);
     for (done, (store, label)) in labels.iter().enumerate() {
         let label = Label {
             label: name.to_owned(),
             ..label.clone()
         };
-        let body = serde_json::to_vec_pretty(&label).unwrap_or_default();
+        let written = Written {
+            label: &label,
+            nonce,
+        };
+        let body = serde_json::to_vec_pretty(&written).unwrap_or_default();
         match store
             .put(&key, body.clone().into(), PutMode::Create, None)
             .await
@@ -257,5 +272,21 @@ mod tests {
         .await
         .unwrap();
         assert!(matches!(list(&b).await, Err(LabelError::Damaged { .. })));
+    }
+
+    /// Two processes label the same point at the same moment, with the same words: only one has the name.
+    #[tokio::test]
+    async fn a_label_of_another_process_is_not_ours() {
+        let store = Store::open(&StoreSpec::from_text("memory://").unwrap())
+            .await
+            .unwrap();
+        let mine = [(&store, label(1))];
+        create_as("race", &mine, "mine").await.unwrap();
+        // The answer to a first try was lost.
+        create_as("race", &mine, "mine").await.unwrap();
+        let error = create_as("race", &mine, "theirs").await.unwrap_err();
+        assert!(matches!(error, LabelError::Store(e) if e.is_exists()));
+        assert_eq!(create("race", &mine).await.unwrap(), "race#2");
+        assert_eq!(list(&store).await.unwrap().len(), 2);
     }
 }

@@ -10,6 +10,9 @@ use crate::types::{Millis, Txid};
 
 use super::{Held, Refused, RetentionPlan, plan};
 
+/// Labels of a replica from which nothing is to be deleted are looked at so often: they end by the number of deploys, or after months.
+const LABELS_EVERY_MS: i64 = 24 * 60 * 60 * 1000;
+
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
@@ -30,6 +33,8 @@ pub struct Pruned {
 pub struct Pins {
     /// Labels that were read before.
     pub cache: labels::Cache,
+    /// When labels were read last only to see whether one ends, and none did.
+    pub labels_looked: Option<Millis>,
     /// Points whose label may still be on its way.
     pub pending: Vec<(Txid, String)>,
     /// The newest point that a drill proved.
@@ -161,8 +166,28 @@ async fn drilled(
         .collect())
 }
 
-/// Plans, proves, and deletes what is not kept. The only place that deletes LTX objects. The owner is read before the first delete. Labels are
-/// read only if there is something to delete: a quiet replica costs no request.
+/// Whether a label ends, although no object goes: a database that never changes gets its label of each deploy all the same.
+async fn a_label_ends(
+    replica: &Replica,
+    rules: &labels::Rules,
+    pins: &mut Pins,
+    now: Millis,
+) -> Result<bool, PruneError> {
+    if let Some(looked) = pins.labels_looked
+        && (0..LABELS_EVERY_MS).contains(&now.since(looked))
+    {
+        return Ok(false);
+    }
+    let labels = pins.cache.list(replica.store()).await?;
+    let ends = !labels::expired(&labels, rules, now).is_empty();
+    if !ends {
+        pins.labels_looked = Some(now);
+    }
+    Ok(ends)
+}
+
+/// Plans, proves, and deletes what is not kept. The only place that deletes LTX objects. The owner is read before the first delete. If no object
+/// is to be deleted, a day costs one look at the labels, and nothing else is asked unless one of them ends.
 pub async fn run(
     replica: &mut Replica,
     policy: &RetentionConfig,
@@ -170,7 +195,8 @@ pub async fn run(
     now: Millis,
 ) -> Result<Pruned, PruneError> {
     let free = plan_for(replica, policy, pins, now)?;
-    if free.plan.deletions().next().is_none() {
+    let is_quiet = free.plan.deletions().next().is_none();
+    if is_quiet && !a_label_ends(replica, &policy.labels, pins, now).await? {
         return Ok(Pruned {
             held: free.plan.held(false),
             ..Pruned::default()

@@ -4,8 +4,8 @@
 //! - An object is written beside its final name as `<name>#<n>`, gets its time, is flushed, and only
 //!   then appears under its name, whole, by a rename that refuses to replace where asked to.
 //!   Directories are flushed too: a successful write survives a power cut.
-//! - A crash leaves at most `<name>#<n>` files, which no listing shows. The next write of the same
-//!   name takes the next free number and leaves them alone; they may belong to another process.
+//! - A crash leaves at most `<name>#<n>` files, which no listing shows. Each write takes a number of its
+//!   own at random and touches no other file: they may belong to another process.
 //! - The root directory is made by the first write; the directory above it never is, so that an
 //!   unmounted volume is an error and not a backup on the wrong disk.
 
@@ -15,6 +15,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -34,8 +35,8 @@ use super::error::MissingDirectory;
 use super::upload::CreateOnly;
 use super::{created_in, millis_to_system};
 
-/// Staged names tried before giving up: each one in the way is an unfinished upload of the same key.
-const MAX_STAGED_NAMES: u32 = 1000;
+/// Staged names tried before giving up: each is one of four billion, so one that is in the way is met by chance.
+const MAX_STAGED_NAMES: u32 = 16;
 
 /// A directory as an object store, with keys from the file system's root.
 #[derive(Debug)]
@@ -129,12 +130,14 @@ fn sync_parent(path: &FsPath) -> io::Result<()> {
     }
 }
 
-/// An object that is not visible yet; dropped unpublished, it is removed.
+/// An object that is not visible yet; dropped unpublished, it is removed. Once it was renamed its staged name is nobody's: another writer may
+/// have taken it.
 #[derive(Debug)]
 struct Staged {
     file: File,
     staging: PathBuf,
     target: PathBuf,
+    renamed: AtomicBool,
 }
 
 impl Staged {
@@ -144,9 +147,9 @@ impl Staged {
         {
             ensure_directory(parent)?;
         }
-        for n in 1..=MAX_STAGED_NAMES {
+        for _ in 0..MAX_STAGED_NAMES {
             let mut staging = target.clone().into_os_string();
-            staging.push(format!("#{n}"));
+            staging.push(format!("#{}", rand::random::<u32>()));
             let staging = PathBuf::from(staging);
             match OpenOptions::new()
                 .write(true)
@@ -158,6 +161,7 @@ impl Staged {
                         file,
                         staging,
                         target,
+                        renamed: AtomicBool::new(false),
                     });
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -177,7 +181,10 @@ impl Staged {
         self.file.sync_all()?;
         match mode {
             PutMode::Create => self.publish_if_free()?,
-            _ => fs::rename(&self.staging, &self.target)?,
+            _ => {
+                fs::rename(&self.staging, &self.target)?;
+                self.renamed.store(true, Ordering::Relaxed);
+            }
         }
         sync_parent(&self.target)
     }
@@ -190,17 +197,23 @@ impl Staged {
         let flags = RenameFlags::NOREPLACE;
         match renameat_with(CWD, &self.staging, CWD, &self.target, flags) {
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                fs::hard_link(&self.staging, &self.target)
+                fs::hard_link(&self.staging, &self.target)?;
             }
-            other => Ok(other?),
+            other => {
+                other?;
+                self.renamed.store(true, Ordering::Relaxed);
+            }
         }
+        Ok(())
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // Gone already after a rename; a failure leaves a file that no listing shows.
-        let _ = fs::remove_file(&self.staging);
+        if !self.renamed.load(Ordering::Relaxed) {
+            // A failure leaves a file that no listing shows.
+            let _ = fs::remove_file(&self.staging);
+        }
     }
 }
 
@@ -409,5 +422,51 @@ mod tests {
         let listed: Vec<_> = store.list(Some(&root)).try_collect().await.unwrap();
         assert_eq!(listed.len(), 1);
         assert_eq!(names(dir.path()), ["k", "k#1"]);
+    }
+
+    /// Many writers of one key at once: one creates it, everybody else is told that it is there, and what replaces it is whole.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn writers_of_one_key_do_not_meet_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, root) = store(dir.path());
+        let store = Arc::new(store);
+        let write = |key: Path, writer: u8, mode: PutMode| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                // In pieces, so that a file is half written for a while.
+                let pieces = vec![bytes::Bytes::from(vec![writer; 4096]); 16];
+                let payload: PutPayload = pieces.into_iter().collect();
+                store.put_opts(&key, payload, mode.into()).await.map(drop)
+            })
+        };
+        for round in 0..20 {
+            let key = root.clone().join(format!("k{round}"));
+            let file = dir.path().join(format!("k{round}"));
+            let whole = || {
+                let bytes = fs::read(&file).unwrap();
+                assert_eq!(bytes.len(), 16 * 4096);
+                assert!(bytes.iter().all(|b| *b == bytes[0]), "of two writers");
+                bytes[0]
+            };
+            let creators: Vec<_> = (0..16)
+                .map(|writer| write(key.clone(), writer, PutMode::Create))
+                .collect();
+            let mut winners = Vec::new();
+            for (writer, result) in (0_u8..).zip(futures::future::join_all(creators).await) {
+                match result.unwrap() {
+                    Ok(()) => winners.push(writer),
+                    Err(object_store::Error::AlreadyExists { .. }) => {}
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            assert_eq!(winners, [whole()]);
+            let replacers = (16..32).map(|writer| write(key.clone(), writer, PutMode::Overwrite));
+            for result in futures::future::join_all(replacers.collect::<Vec<_>>()).await {
+                result.unwrap().unwrap();
+            }
+            assert!(whole() >= 16);
+        }
+        let left: Vec<String> = names(dir.path());
+        assert_eq!(left.len(), 20, "{left:?}");
     }
 }

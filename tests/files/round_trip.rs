@@ -181,8 +181,8 @@ fn a_labelled_snapshot_of_files_is_given_up_after_its_time() {
     site.ok(&["sync"]);
     let said = site.refused(&["snapshot", "--label", "v1", "--timeout", "10s"], 1);
     assert!(
-        said.contains("uploads could not be backed up within --timeout")
-            && said.contains("durable and pinned as v1: 1 database,"),
+        said.contains("uploads: it could not be backed up within --timeout")
+            && said.contains("not pinned: uploads; durable and pinned as v1: app"),
         "{said}"
     );
     assert!(site.ok(&["list", "app"]).contains("label v1"));

@@ -2,15 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::{NAMED, blocking, each};
 use crate::cli::{Failure, ok, run};
 use crate::config::{Config, FilesConfig};
-use crate::daemon::files::open_in;
-use crate::files::{self, Backup, Target};
+use crate::daemon::files::{open_in, place};
+use crate::daemon::snapshot::TargetSnapshot;
+use crate::files::{self, Backup, Point, Target};
+use crate::labels::Pin;
+use crate::types::Millis;
+
+/// After the time that was given a run has so long to end in order.
+const END_WITHIN: Duration = Duration::from_secs(4);
+const PARTIAL_HINT: &str = "make them readable for this process, or exclude them";
 
 /// Databases first, then files: no row points at a file that is missing.
 pub(in crate::cli) async fn snapshot(
@@ -29,7 +36,7 @@ pub(in crate::cli) async fn snapshot(
     if let Some(names) = names {
         count += run::make_durable(config.clone(), names, timeout, as_json).await?;
     }
-    back_up(&config, &mine, None, None, as_json).await?;
+    back_up(&config, &mine, as_json).await?;
     ok(&format!("snapshot targets={count} durable"));
     Ok(())
 }
@@ -39,46 +46,143 @@ pub(in crate::cli) async fn free_label(
     config: &Config,
     mine: &[FilesConfig],
     label: &str,
+    deadline: Instant,
 ) -> Result<String, Failure> {
     let mut points = Vec::new();
     for files in mine {
         for store in &files.stores {
-            let target = open_in(config, files, store).await?;
-            match tokio::task::spawn_blocking(move || files::list(&target)).await {
-                Ok(Ok(found)) => points.extend(found),
-                // The first backup makes it, or says why not; a store that is away is said by the backup, too.
-                Ok(Err(_)) => {}
-                Err(e) => return Err(Failure::new(1, format!("the work broke off: {e}"), None)),
+            let list = async {
+                let target = open_in(config, files, store).await?;
+                match tokio::task::spawn_blocking(move || files::list(&target)).await {
+                    Ok(Ok(found)) => Ok(found),
+                    // The first backup makes it, or says why not; a store that is away is said by the backup, too.
+                    Ok(Err(_)) => Ok(Vec::new()),
+                    Err(e) => Err(Failure::new(1, format!("the work broke off: {e}"), None)),
+                }
+            };
+            match tokio::time::timeout_at(deadline.into(), list).await {
+                Ok(found) => points.extend(found?),
+                Err(_) => {
+                    let place = place(store, &files.name, None);
+                    return Err(Failure::new(
+                        1,
+                        format!(
+                            "which labels there are was not to be learned from {place} within --timeout; nothing is pinned"
+                        ),
+                        Some("look whether the store answers: `lifeboat doctor`".into()),
+                    ));
+                }
             }
         }
     }
     Ok(files::free_label(&points, label))
 }
 
-/// Backs up files, under a label if one is given, until a deadline if there is one. A partial backup is a failure.
-pub(in crate::cli) async fn back_up(
+/// Whether a whole snapshot of a target has a label; `None` if nobody knows.
+pub(in crate::cli) async fn has_label(
     config: &Config,
-    mine: &[FilesConfig],
-    label: Option<&str>,
-    deadline: Option<Instant>,
-    as_json: bool,
-) -> Result<(), Failure> {
+    files: &FilesConfig,
+    label: &str,
+) -> Option<bool> {
+    let mut is_known = true;
+    for store in &files.stores {
+        let Ok(target) = open_in(config, files, store).await else {
+            is_known = false;
+            continue;
+        };
+        let is_it = |p: &Point| !p.partial && p.labels.iter().any(|l| l == label);
+        match blocking(move || files::list(&target)).await {
+            Ok(points) if points.iter().any(is_it) => return Some(true),
+            Ok(_) => {}
+            // No repository yet: no snapshot.
+            Err(failure) => is_known &= failure.code == 3,
+        }
+    }
+    is_known.then_some(false)
+}
+
+/// Backs up files. A partial backup is a failure.
+async fn back_up(config: &Config, mine: &[FilesConfig], as_json: bool) -> Result<(), Failure> {
     let mut partial = 0;
     each(config, mine, async |files, target| {
-        let backup = one(target, label.map(str::to_owned), deadline).await?;
+        let backup = one(target, None, None).await?;
         partial += u64::from(backup.point.partial);
         show(&files.name, &backup, as_json);
         Ok(())
     })
     .await?;
-    if partial > 0 {
-        return Err(Failure::new(
+    match partial {
+        0 => Ok(()),
+        n => Err(Failure::new(
             1,
-            format!("{partial} snapshots are partial: the files above are not in them"),
-            Some("make them readable for this process, or exclude them".into()),
-        ));
+            format!("{n} snapshots are partial: the files above are not in them"),
+            Some(PARTIAL_HINT.into()),
+        )),
     }
-    Ok(())
+}
+
+/// Backs up files under a label until a deadline, and says what became of each target; with it the first that is no success. What is partial is
+/// none.
+pub(in crate::cli) async fn back_up_as(
+    config: &Config,
+    mine: &[FilesConfig],
+    label: &str,
+    deadline: Instant,
+    as_json: bool,
+) -> (Vec<TargetSnapshot>, Option<Failure>) {
+    let (mut targets, mut first) = (Vec::new(), None);
+    for files in mine {
+        let begun = Instant::now();
+        let mut made = Vec::new();
+        let work = each(
+            config,
+            std::slice::from_ref(files),
+            async |files, target| {
+                let backup = one(target, Some(label.to_owned()), Some(deadline)).await?;
+                if !as_json {
+                    show(&files.name, &backup, false);
+                }
+                made.push(backup);
+                Ok(())
+            },
+        );
+        // A run is told to end, and its last request may wait for a store that is silent.
+        let done = tokio::time::timeout_at((deadline + END_WITHIN).into(), work).await;
+        let mut failure = done.unwrap_or_else(|_| Err(late())).err();
+        if let Some(partial) = made.iter().find(|b| b.point.partial) {
+            failure.get_or_insert_with(|| {
+                Failure::new(
+                    1,
+                    format!(
+                        "its snapshot is partial: {} files are not in it",
+                        partial.unreadable_count
+                    ),
+                    Some(PARTIAL_HINT.into()),
+                )
+            });
+        }
+        let point = made.first().map(|b| &b.point).filter(|_| failure.is_none());
+        targets.push(TargetSnapshot {
+            target: files.name.clone(),
+            pin: point.map(|p| Pin::Files {
+                snapshot: p.id.clone(),
+            }),
+            at: point.map(|p| Millis(p.time.as_millisecond()).to_string()),
+            ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            stores: made.len(),
+            error: failure.as_ref().map(|f| f.message.clone()),
+        });
+        first = first.or(failure);
+    }
+    (targets, first)
+}
+
+fn late() -> Failure {
+    Failure::new(
+        1,
+        "it could not be backed up within --timeout; what was uploaded is kept, and the next run goes on from it",
+        Some("give it more --timeout, or run `lifeboat snapshot` without a label first".into()),
+    )
 }
 
 /// One backup; an interrupt ends it in order, and so does the deadline.
@@ -87,9 +191,8 @@ async fn one(
     label: Option<String>,
     deadline: Option<Instant>,
 ) -> Result<Backup, Failure> {
-    let name = target.config.name.clone();
-    let late = Arc::new(AtomicBool::new(false));
-    let is_late = Arc::clone(&late);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over_now = Arc::clone(&is_over);
     let (started, backend) = tokio::sync::oneshot::channel();
     let work = blocking(move || {
         files::backup(&target, label.as_deref(), |backend| {
@@ -104,7 +207,7 @@ async fn one(
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
-            is_late.store(true, Ordering::Relaxed);
+            over_now.store(true, Ordering::Relaxed);
         };
         let told = tokio::select! {
             told = tokio::signal::ctrl_c() => told.is_ok(),
@@ -118,11 +221,7 @@ async fn one(
     };
     tokio::select! {
         result = work => match result {
-            Err(_) if late.load(Ordering::Relaxed) => Err(Failure::new(
-                1,
-                format!("{name} could not be backed up within --timeout; what was uploaded is kept, and the next run goes on from it"),
-                Some("give it more --timeout, or run `lifeboat snapshot` without a label first".into()),
-            )),
+            Err(_) if is_over.load(Ordering::Relaxed) => Err(late()),
             result => result,
         },
         () = stop => Err(Failure::new(1, "interrupted", None)),

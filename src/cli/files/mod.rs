@@ -10,7 +10,7 @@ use crate::config::{Config, FilesConfig};
 use crate::daemon::files::open_in;
 use crate::files::{self, FilesError, Target};
 
-pub(super) use backup::{back_up, free_label, snapshot};
+pub(super) use backup::{back_up_as, free_label, has_label, snapshot};
 pub(super) use care::{drill, list, prune, verify};
 pub(super) use restore::{Job, plan_all, restore};
 

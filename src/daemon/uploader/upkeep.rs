@@ -10,7 +10,7 @@ use crate::retention::{self, PruneError};
 use crate::types::Txid;
 
 impl Uploader {
-    /// Costs no request if there is nothing to delete.
+    /// Costs one request a day if there is nothing to delete.
     pub(super) async fn prune(
         &self,
         replica: &mut Replica,
@@ -35,7 +35,7 @@ impl Uploader {
                     f.retention_problem = None;
                     f.held = done.held;
                 });
-                if done.objects == 0 {
+                if done.objects == 0 && done.labels == 0 {
                     return Ok(());
                 }
                 tracing::info!(
