@@ -12,6 +12,8 @@ use common::{python, s3};
 /// A database and a folder of uploads.
 fn site() -> Site {
     let mut site = Site::new().with_http();
+    // Files give way to everything else, so they get time.
+    site.env = vec![("LIFEBOAT_TIMEOUT".into(), "10m".into())];
     std::fs::create_dir(site.path("uploads")).unwrap();
     std::fs::write(site.path("uploads/0"), b"first").unwrap();
     site.extra = format!(
@@ -102,7 +104,7 @@ fn no_row_of_a_label_points_at_a_file_that_is_missing() {
 
 /// Runs a labelled snapshot that must fail, and returns its only answer and what it says.
 fn fails_as_json(site: &Site, label: &str) -> (serde_json::Value, String) {
-    let out = site.run(&["snapshot", "--label", label, "--json", "--timeout", "10m"]);
+    let out = site.run(&["snapshot", "--label", label, "--json"]);
     let (stdout, stderr) = (
         String::from_utf8(out.stdout).unwrap(),
         String::from_utf8(out.stderr).unwrap(),
@@ -114,7 +116,7 @@ fn fails_as_json(site: &Site, label: &str) -> (serde_json::Value, String) {
 
 /// Databases that are pinned while files are not are no snapshot to go back to, and every command says so.
 fn without_its_files_a_set_did_not_finish(site: &Site) {
-    let said = site.ok(&["snapshot", "--label", "one", "--json", "--timeout", "10m"]);
+    let said = site.ok(&["snapshot", "--label", "one", "--json"]);
     let answer: serde_json::Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
     assert_eq!(answer["ok"], true, "{answer}");
     let kinds = answer["targets"].as_array().unwrap().iter();
@@ -176,7 +178,7 @@ fn without_its_files_a_set_did_not_finish(site: &Site) {
         .collect();
     assert_eq!(labels, [("one", false), ("two", true)]);
 
-    site.ok(&["snapshot", "--label", "two", "--timeout", "10m"]);
+    site.ok(&["snapshot", "--label", "two"]);
     let error = restore(2, "two");
     assert!(
         error.contains("only the snapshot two#2 finished") && error.contains("--label 'two#2'"),
@@ -225,7 +227,7 @@ fn a_silent_store_is_given_up_in_time() {
         assert!(took < 25, "{targets:?}: {took} s");
     }
     link.let_go();
-    site.ok(&["snapshot", "--label", "v1", "--timeout", "10m"]);
+    site.ok(&["snapshot", "--label", "v1"]);
     // Databases are pinned, and the store falls silent in the middle of the files.
     link.hold(&["/uploads/"]);
     let begun = std::time::Instant::now();
@@ -253,7 +255,7 @@ fn a_database_among_the_files_is_said_once() {
     };
     for n in 0..3 {
         std::fs::write(site.path("uploads/more"), n.to_string()).unwrap();
-        site.ok(&["snapshot", "--label", &format!("v{n}"), "--timeout", "10m"]);
+        site.ok(&["snapshot", "--label", &format!("v{n}")]);
     }
     wait_for(&daemon, "the name of the database", || said() > 0);
     assert_eq!(said(), 1, "{}", daemon.log());

@@ -416,6 +416,30 @@ fn a_new_server_gets_its_data_before_the_app_starts() {
     );
 }
 
+/// A rollback on a server that lost its disk waits for its data as a deploy does.
+#[test]
+fn a_rollback_never_starts_the_app_without_its_data() {
+    let project = Project::new();
+    project.deploys(&["deploy", "--version", "v42"]);
+    std::fs::rename(project.host("web1", ""), project.path("lost")).unwrap();
+    project.server_called("web1", "web2");
+    let said = project.deploys(&["rollback", "v41"]);
+    assert!(
+        said.contains("a rollback goes on without a label"),
+        "{said}"
+    );
+    assert_eq!(project.rows("web1"), "first");
+    // What cannot be restored stops it, too.
+    std::fs::rename(project.host("web1", ""), project.path("again")).unwrap();
+    project.server_called("web1", "web2");
+    std::fs::write(project.host("web1", "fails"), "--if-replica-exists").unwrap();
+    let said = project.is_stopped(&["rollback", "v41"]);
+    assert!(
+        said.contains("it is not certain that every database is on its volume"),
+        "{said}"
+    );
+}
+
 #[test]
 fn data_in_the_store_but_not_on_the_volume_stops_the_app() {
     let project = Project::new();

@@ -8,7 +8,7 @@ use std::process::Command;
 use jiff::Timestamp;
 use lifeboat::postgres::{
     Clients, Connection, DumpOptions, Manifest, PostgresError, RestoreOptions, Source, dump,
-    into_new, list, to_file,
+    into_new, list, prepare, to_file,
 };
 use lifeboat::store::{Store, StoreSpec};
 use pg::{DATABASE, Server, programs, wait_for};
@@ -137,6 +137,36 @@ async fn a_damaged_dump_leaves_no_database_and_no_file() {
     );
     std::fs::write(&object, &good).unwrap();
     bench.restore(&manifest, "now").unwrap();
+}
+
+/// Between the look and the lock somebody else restored, and the app writes already.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_filled_in_the_meantime_is_left_alone() {
+    let bench = Bench::new().await;
+    let manifest = bench.dump(&DumpOptions::default()).await.unwrap();
+    let before = (bench.server.databases(), bench.server.fingerprint(DATABASE));
+    let (source, clients) = (bench.source(&manifest), bench.server.clients());
+    let ready = |replace| {
+        let options = RestoreOptions {
+            replace,
+            ..RestoreOptions::default()
+        };
+        let (live, now) = (&bench.source, Timestamp::now());
+        tokio::task::block_in_place(|| prepare(&source, live, &clients, &options, now))
+    };
+    let error = ready(false).map(drop).unwrap_err();
+    assert_eq!(error.exit_code(), 4, "{error}");
+    assert!(
+        error.to_string().contains("filled in the meantime"),
+        "{error}"
+    );
+    assert_eq!(
+        (bench.server.databases(), bench.server.fingerprint(DATABASE)),
+        before
+    );
+    // In place means to replace it. Nothing is left of one that is not used.
+    tokio::task::block_in_place(|| ready(true).unwrap().discard());
+    assert_eq!(bench.server.databases(), before.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

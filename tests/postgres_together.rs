@@ -233,6 +233,35 @@ fn a_dump_that_cannot_be_restored_leaves_the_databases_beside_it() {
     assert_eq!(app.holds(), ["second"; 3]);
 }
 
+/// One database that is dumped twice, hourly to one store and daily to another, say.
+#[test]
+fn two_targets_of_one_database_are_restored_once() {
+    let mut site = Site::new("");
+    let folder = site.server.folder.path().display().to_string();
+    site.extra = format!(
+        "  - name: again\n    url: \"postgres://boss:${{SECRET}}@/an%20%22odd%22%20'name'?host={folder}&port={}\"\n",
+        site.server.port
+    );
+    site.ok(&["snapshot", "app"]);
+    site.ok(&["snapshot", "again"]);
+    let original = site.fingerprint(DATABASE);
+    let change = "DELETE FROM customers;";
+    let drop = format!("DROP DATABASE \"{}\";", DATABASE.replace('"', "\"\""));
+    site.server.sql("postgres", &drop);
+    let boot = ["restore", "--all", "--if-not-exists", "--if-replica-exists"];
+    let text = site.ok(&boot);
+    assert!(text.contains("restored=1 existing=0 absent=1"), "{text}");
+    assert!(text.contains("its database is that of"), "{text}");
+    assert_eq!(site.fingerprint(DATABASE), original);
+    site.server.sql(DATABASE, change);
+    let changed = site.fingerprint(DATABASE);
+    site.ok(&["restore", "--all", "--in-place"]);
+    assert_eq!(site.fingerprint(DATABASE), original);
+    // Once, not back and forth.
+    site.ok(&["restore", "--all", "--undo"]);
+    assert_eq!(site.fingerprint(DATABASE), changed);
+}
+
 /// A new server's start-up script takes "nothing to restore" for a reason to begin empty.
 #[test]
 fn a_backup_that_cannot_be_read_is_not_taken_for_none() {

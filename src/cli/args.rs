@@ -166,7 +166,8 @@ pub struct OwnerArgs {
     #[arg(required_unless_present = "all")]
     pub targets: Vec<String>,
     /// Every target
-    #[arg(long, env = "LIFEBOAT_ALL", conflicts_with = "targets")]
+    // Without a variable: one that is set for restores must not hand everything over.
+    #[arg(long, conflicts_with = "targets")]
     pub all: bool,
 }
 

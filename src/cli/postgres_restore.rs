@@ -1,5 +1,7 @@
 //! `lifeboat restore` of a target that is dumped.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -7,6 +9,7 @@ use jiff::Timestamp;
 use super::args::{Global, RestoreArgs};
 use super::postgres::split;
 use super::postgres_work::{Place, Step, aside_of, kept, say, told, undo, work};
+use super::restore::Changed;
 use super::restore_all::{Planned, leave};
 use super::restore_options::script;
 use super::{Failure, ok, restore_undo};
@@ -44,6 +47,14 @@ impl Job {
         match &self.dump {
             Some((_, _, Place::File(path))) => Some((path.clone(), self.database.name.clone())),
             _ => None,
+        }
+    }
+
+    /// The live database that another one takes the place of.
+    fn swapped(&self) -> Option<String> {
+        match &self.dump {
+            None | Some((_, _, Place::Live)) => self.live.as_ref().map(Connection::display),
+            Some(_) => None,
         }
     }
 
@@ -107,12 +118,24 @@ impl Ready {
     /// Does it; returns what to say of it.
     ///
     /// # Errors
-    /// The live database is as it was then.
+    /// The live database is as it was then, unless `changed` says that this is not certain: the answer to a COMMIT may be lost.
     pub(super) async fn finish(
         self,
         global: &Global,
         args: &RestoreArgs,
+        changed: &mut Changed,
     ) -> Result<String, Failure> {
+        let before = changed.0;
+        changed.0 |= !args.dry_run;
+        let result = self.end(global, args).await;
+        if result.as_ref().is_err_and(|f| matches!(f.code, 3 | 4)) {
+            // Refused before anything was done.
+            changed.0 = before;
+        }
+        result
+    }
+
+    async fn end(self, global: &Global, args: &RestoreArgs) -> Result<String, Failure> {
         let Self { database, next } = self;
         match next {
             Next::Undo(live) => {
@@ -148,6 +171,7 @@ pub(super) async fn restore(
     config: &Config,
     name: &str,
     args: &RestoreArgs,
+    changed: &mut Changed,
 ) -> Result<(), Failure> {
     let mut database = one(config, name).await?;
     if let Some(url) = &args.from {
@@ -182,7 +206,7 @@ pub(super) async fn restore(
     };
     let ready = job.prepare(global, args).await?;
     restore_undo::begin(config, args);
-    let words = ready.finish(global, args).await?;
+    let words = ready.finish(global, args, changed).await?;
     let note = if args.dry_run { " dry-run" } else { "" };
     ok(&format!("restore {words}{note}"));
     Ok(())
@@ -211,11 +235,27 @@ pub(super) async fn plan_all(
     config: &Config,
     args: &RestoreArgs,
 ) -> Result<Vec<Planned<Job>>, Failure> {
-    let mut all = Vec::new();
+    let (mut all, mut seen) = (Vec::new(), BTreeMap::<String, String>::new());
     for database in split(config, &[]).databases(config, Ask::Stores).await? {
         let name = database.name.clone();
         let planned = plan(config, database, args).await;
-        all.push(planned.map_err(|failure| failure.of(&name))?);
+        let planned = planned.map_err(|failure| failure.of(&name))?;
+        // Two targets may dump one database: what the first put there is not for the second to replace, nor an undo to be undone.
+        let swapped = match &planned {
+            Planned::Job(job) => job.swapped(),
+            _ => None,
+        };
+        let first = swapped.and_then(|live| match seen.entry(live) {
+            Entry::Occupied(first) => Some(first.get().clone()),
+            Entry::Vacant(free) => {
+                free.insert(name.clone());
+                None
+            }
+        });
+        all.push(match first {
+            Some(first) => Planned::Absent(name, format!("its database is that of {first}, too")),
+            None => planned,
+        });
     }
     Ok(all)
 }

@@ -149,6 +149,7 @@ pub(super) async fn work(
         no_privileges: args.no_privileges,
         queue: queue(args, &place)?,
         after: script(args)?.map(|Script { name, sql }| AfterSql { name, sql }),
+        replace: args.in_place,
         ..RestoreOptions::default()
     };
     let server = match &place {

@@ -95,7 +95,7 @@ async fn run(
         && super::postgres::is_target(config, source)
     {
         options::refuse_of_sqlite(&args, true)?;
-        return super::postgres_restore::restore(global, config, source, &args).await;
+        return super::postgres_restore::restore(global, config, source, &args, changed).await;
     }
     refuse_of_postgres(&args)?;
     let goal = goal(&args, tz)?;
@@ -136,6 +136,7 @@ async fn run(
     let mut planned = Vec::new();
     let mut alone = Vec::new();
     for mut job in jobs {
+        let mut was_blank = false;
         if args.if_not_exists && job.output.path().exists() {
             let path = job.output.path().to_owned();
             if args.output.is_some() || !is_blank(&path) {
@@ -147,18 +148,33 @@ async fn run(
             // In its own place: an app that looked for its database left it, and would begin with it. Whoever has it open now is met as at any
             // database.
             job.output = Output::InPlace(path);
+            was_blank = true;
         }
         // From before anything is looked at: what another restore puts in place meanwhile would be replaced by this one, and be what --undo goes
         // back to.
-        if let (Output::InPlace(path), false) = (&job.output, args.dry_run) {
-            alone.extend(hold(path).map_err(RestoreError::from)?);
+        let is_placed = matches!(job.output, Output::InPlace(_)) && !args.dry_run;
+        if is_placed && !was_blank {
+            alone.extend(hold(job.output.path()).map_err(RestoreError::from)?);
         }
         if args.undo {
             planned.push((job, Vec::new()));
             continue;
         }
         match sources(&mut job, &args, config.as_ref(), goal).await {
-            Ok(sources) => planned.push((job, sources)),
+            Ok(sources) => {
+                let path = job.output.path();
+                // There is something to restore, so whoever else starts now may be at it, or be done.
+                if is_placed && was_blank {
+                    alone.extend(hold(path).map_err(RestoreError::from)?);
+                    if path.exists() && !is_blank(path) {
+                        let why = format!("{} exists by now", path.display());
+                        leave(global, &job.name, "exists", &why);
+                        existing += 1;
+                        continue;
+                    }
+                }
+                planned.push((job, sources));
+            }
             Err(failure) if args.if_replica_exists && failure.code == 3 => {
                 leave(global, &job.name, "absent", &failure.message);
                 absent += 1;

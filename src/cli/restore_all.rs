@@ -185,12 +185,10 @@ impl Others {
     ) -> Result<(), Failure> {
         while let Some(ready) = self.ready.pop_front() {
             let name = ready.name().to_owned();
-            // One that fails leaves the live database as it was.
-            if let Err(failure) = ready.finish(global, args).await {
+            if let Err(failure) = ready.finish(global, args, changed).await {
                 self.discard().await;
                 return Err(failure);
             }
-            changed.0 |= !args.dry_run;
             names.push(name);
         }
         Ok(())

@@ -249,18 +249,21 @@ async fn pin_present(config: &Config, name: &str, path: &Path) -> Option<Pinned>
         files: Vec::new(),
     };
     let timeout = Duration::from_millis(PIN_TIMEOUT_MS);
-    let why = match super::snapshot::anywhere(config.clone(), wanted, timeout).await {
-        Ok(done) => match (done.label, done.targets.into_iter().find_map(|t| t.error)) {
-            (Some(label), None) => {
-                eprintln!("{name}: what is there now is pinned as {label}");
-                let target = name.to_owned();
-                return Some(Pinned { target, label });
-            }
-            (_, Some(error)) => error,
-            (None, None) => done.error.unwrap_or_else(|| "no answer".into()),
-        },
-        Err(failure) => failure.message,
-    };
+    let why =
+        match super::snapshot::anywhere(config.clone(), wanted, timeout, config.shutdown_timeout)
+            .await
+        {
+            Ok(done) => match (done.label, done.targets.into_iter().find_map(|t| t.error)) {
+                (Some(label), None) => {
+                    eprintln!("{name}: what is there now is pinned as {label}");
+                    let target = name.to_owned();
+                    return Some(Pinned { target, label });
+                }
+                (_, Some(error)) => error,
+                (None, None) => done.error.unwrap_or_else(|| "no answer".into()),
+            },
+            Err(failure) => failure.message,
+        };
     eprintln!(
         "{name}: what is there now could not be pinned in the store ({why}); the old files are kept beside the database"
     );

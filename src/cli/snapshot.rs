@@ -60,7 +60,18 @@ pub(super) async fn snapshot(
                 targets,
                 ..wanted.clone()
             };
-            anywhere(config.clone(), wanted, timeout).await?
+            let done =
+                anywhere(config.clone(), wanted.clone(), timeout, STOP_AFTER_FAILURE).await?;
+            if done.ok && done.files != wanted.files {
+                return Err(Failure::new(
+                    1,
+                    "the running daemon is of an older version, which knows no files in a set; the databases are pinned, the files are not",
+                    Some(
+                        "restart the daemon with this version, and take the snapshot again".into(),
+                    ),
+                ));
+            }
+            done
         }
     };
     if !json {
@@ -146,6 +157,7 @@ pub(super) async fn anywhere(
     mut config: Config,
     mut wanted: Wanted,
     timeout: Duration,
+    stop_after_failure: Duration,
 ) -> Result<Snapshot, Failure> {
     let begun = Instant::now();
     let client = Client::connect(&socket_path(&config))
@@ -192,7 +204,7 @@ pub(super) async fn anywhere(
     let wait = if done.ok {
         wait
     } else {
-        wait.min(STOP_AFTER_FAILURE)
+        wait.min(stop_after_failure)
     };
     fleet.stop(wait).await;
     Ok(done)

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::caught::{self, caught};
 use super::files_drills;
 use super::fleet::{Fleet, state_path, system_now};
 use super::postgres::{Ask, Database, blocking, is_of, open};
@@ -111,7 +112,14 @@ async fn scheduled(config: &Config, fleet: &Fleet, board: &Board, oldest: Option
             continue;
         }
         last = Some(Timestamp::now());
-        all(config, fleet, board).await;
+        // The next round is as far off as ever: one that began again at once would read all that came before the panic.
+        if let Err(panic) = caught(all(config, fleet, board)).await {
+            tracing::error!(
+                panic,
+                hint = caught::HINT,
+                "the drills broke off by a panic"
+            );
+        }
     }
 }
 

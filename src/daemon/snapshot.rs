@@ -49,6 +49,9 @@ pub struct Snapshot {
     pub label: Option<String>,
     /// One for each, in the order of capture.
     pub targets: Vec<TargetSnapshot>,
+    /// [`Wanted::files`], as they are in the labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
     /// Why the set is not complete although every target is pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -262,6 +265,7 @@ pub async fn snapshot(fleet: &Fleet, wanted: &Wanted, instance: &str) -> Snapsho
         Err(_) => Err(format!("the label was not written: {}", late(wanted))),
     };
     let mut done = summary(&outcomes, written);
+    done.files.clone_from(&wanted.files);
     if done.ok && done.targets.len() > 1 && wanted.files.is_empty() {
         let home = outcomes.last().and_then(|o| o.result.as_ref().ok());
         let stores = home.map_or(&[][..], |(_, stores)| stores.as_slice());
@@ -513,6 +517,7 @@ fn summary(outcomes: &[Outcome], written: Result<Option<String>, String>) -> Sna
         ok: !targets.is_empty() && targets.iter().all(|t| t.error.is_none()),
         label,
         targets,
+        files: Vec::new(),
         error: None,
     }
 }

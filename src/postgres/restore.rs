@@ -36,6 +36,8 @@ pub struct RestoreOptions {
     pub queue: QueueJobs,
     /// Runs on the restored database before it appears.
     pub after: Option<AfterSql>,
+    /// A live database that has something in it is replaced; otherwise it is left alone, whoever filled it in the meantime.
+    pub replace: bool,
     /// Ends the work.
     pub stop: Stop,
 }

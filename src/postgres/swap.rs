@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::after;
 use super::alone::Alone;
 use super::catalog::about;
-use super::fresh::{Mark, aside, create, discard, exists, finish, marked, sweep};
+use super::fresh::{Mark, aside, create, discard, exists, finish, has_data, marked, sweep};
 use super::manifest::Properties;
 use super::queue::{Held, hold};
 use super::restore::fill;
@@ -83,6 +83,13 @@ pub fn prepare(
     let name = live.database();
     let aside = aside(clients, live, name);
     let alone = Alone::take(clients, &aside, name)?;
+    // Whoever asked looked before it was alone.
+    if !options.replace && has_data(clients, live)? {
+        return Err(PostgresError::Refused {
+            what: format!("{name} was filled in the meantime; nothing was changed"),
+            hint: "another restore, or the app, was first: run it again".into(),
+        });
+    }
     sweep(clients, &aside, name)?;
     let is_there = exists(clients, &aside, name)?;
     let properties = match is_there {

@@ -94,6 +94,8 @@ impl Site {
             .args(args)
             .arg("--config")
             .arg(config)
+            // Files give way to everything else, so they get time.
+            .env("LIFEBOAT_TIMEOUT", "10m")
             .current_dir(self.dir.path());
         command
     }

@@ -62,9 +62,8 @@ numbers_or_refuse() {
   LIFEBOAT_WAIT='' LIFEBOAT_HOSTS='' LIFEBOAT_MIN_FREE_MB=1024
 }
 
-# A version as a word for the shell on the server, and as a part of a label, which may not be as long.
-word_of() { printf '%s' "$1" | LC_ALL=C tr -c 'A-Za-z0-9._-' '-'; }
-label_of() { word_of "$1" | cut -c1-60; }
+# A version as a label: Kamal allows more characters than the shell on the server leaves alone.
+label_of() { printf '%s' "$1" | LC_ALL=C tr -c 'A-Za-z0-9._-' '-' | cut -c1-60; }
 
 # Runs one command line in the sidecar on every server that has it; what Kamal prints goes to the file $answer. $1: seconds before this
 # gives up. What was begun on a server goes on there; the sidecar bounds it by itself.
