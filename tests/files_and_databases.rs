@@ -23,8 +23,19 @@ fn site() -> Site {
     site
 }
 
+/// Ends with the test, however that ends.
+struct App(Child);
+
+impl Drop for App {
+    fn drop(&mut self) {
+        // Gone already is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// An app that uploads and then points to what it uploaded, hundreds of times a second.
-fn uploads_and_points(site: &Site) -> Child {
+fn uploads_and_points(site: &Site) -> App {
     let code = r#"
 import os, sqlite3, sys
 folder = os.path.join(os.path.dirname(sys.argv[1]), 'uploads')
@@ -46,7 +57,7 @@ while os.path.exists(folder):
         .expect("python3 is missing: apt-get install python3");
     let mut begun = [0; 5];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut begun).unwrap();
-    child
+    App(child)
 }
 
 /// Whatever is restored to a label: no row points at a file that is missing.
@@ -86,7 +97,7 @@ fn no_row_without_its_file(site: &Site, label: &str) {
 #[test]
 fn no_row_of_a_label_points_at_a_file_that_is_missing() {
     let site = site();
-    let mut app = uploads_and_points(&site);
+    let app = uploads_and_points(&site);
     for n in 0..2 {
         site.ok(&["snapshot", "--label", &format!("alone{n}")]);
     }
@@ -94,8 +105,7 @@ fn no_row_of_a_label_points_at_a_file_that_is_missing() {
     for n in 0..2 {
         site.ok(&["snapshot", "--label", &format!("daemon{n}")]);
     }
-    app.kill().unwrap();
-    app.wait().unwrap();
+    drop(app);
     assert_eq!(daemon.stop(), 0);
     for label in ["alone0", "alone1", "daemon0", "daemon1"] {
         no_row_without_its_file(&site, label);
