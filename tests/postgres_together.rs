@@ -245,7 +245,7 @@ fn two_targets_of_one_database_are_restored_once() {
     site.ok(&["snapshot", "app"]);
     site.ok(&["snapshot", "again"]);
     let original = site.fingerprint(DATABASE);
-    let change = "DELETE FROM customers;";
+    let change = "UPDATE customers SET name = 'changed';";
     let drop = format!("DROP DATABASE \"{}\";", DATABASE.replace('"', "\"\""));
     site.server.sql("postgres", &drop);
     let boot = ["restore", "--all", "--if-not-exists", "--if-replica-exists"];
