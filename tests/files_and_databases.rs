@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use common::daemon::{Site, wait_for};
@@ -60,17 +61,17 @@ while os.path.exists(folder):
     App(child)
 }
 
+/// Everything, as it was at a label, in a folder of its own.
+fn all_of(site: &Site, label: &str) -> PathBuf {
+    let folder = site.path(&format!("all-of-{label}"));
+    let to = folder.to_str().unwrap();
+    site.ok(&["restore", "--all", "--label", label, "-o", to]);
+    folder
+}
+
 /// Whatever is restored to a label: no row points at a file that is missing.
 fn no_row_without_its_file(site: &Site, label: &str) {
-    let folder = site.path(label);
-    site.ok(&[
-        "restore",
-        "--all",
-        "--label",
-        label,
-        "-o",
-        folder.to_str().unwrap(),
-    ]);
+    let folder = all_of(site, label);
     let db = std::fs::read_dir(&folder)
         .unwrap()
         .map(|f| f.unwrap().path())
@@ -95,7 +96,7 @@ fn no_row_without_its_file(site: &Site, label: &str) {
 }
 
 #[test]
-fn no_row_of_a_label_points_at_a_file_that_is_missing() {
+fn heavy_no_row_of_a_label_points_at_a_file_that_is_missing() {
     let site = site();
     let app = uploads_and_points(&site);
     for n in 0..2 {
@@ -196,16 +197,7 @@ fn without_its_files_a_set_did_not_finish(site: &Site) {
     );
     assert!(!out.exists());
     for label in ["one", "two#2"] {
-        let to = site.path(&format!("out-{label}"));
-        site.ok(&[
-            "restore",
-            "--all",
-            "--label",
-            label,
-            "-o",
-            to.to_str().unwrap(),
-        ]);
-        assert!(to.join("uploads/0").exists());
+        assert!(all_of(&site, label).join("uploads/0").exists());
     }
 }
 

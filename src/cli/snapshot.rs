@@ -283,7 +283,7 @@ fn failure(done: &Snapshot) -> Failure {
     let hint = if done.targets.is_empty() {
         "`lifeboat config show` lists the targets"
     } else {
-        "`lifeboat status` says why; run it again: a second label is appended, not replaced"
+        "`lifeboat doctor` looks at every store, and says what to do; then run it again: a second label is appended, not replaced"
     };
     Failure::new(1, message, Some(hint.into()))
 }
