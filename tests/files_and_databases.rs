@@ -197,7 +197,7 @@ fn without_its_files_a_set_did_not_finish(site: &Site) {
     );
     assert!(!out.exists());
     for label in ["one", "two#2"] {
-        assert!(all_of(&site, label).join("uploads/0").exists());
+        assert!(all_of(site, label).join("uploads/0").exists());
     }
 }
 
