@@ -287,6 +287,25 @@ fn a_backup_that_cannot_be_read_is_not_taken_for_none() {
         assert!(text.contains("hint:"), "{text}");
         std::fs::write(&path, whole).unwrap();
     }
+    // Nor is one of which labels are all that is left.
+    let (dumps, away) = (app.path("store/app/dumps"), app.path("away"));
+    std::fs::rename(&dumps, &away).unwrap();
+    let text = site.refused(&boot, 5);
+    assert!(text.contains("labels/v1.json tells of one"), "{text}");
+    assert!(text.contains("lifecycle rule"), "{text}");
+    site.ok(&["snapshot", "app"]);
+    let lost = [
+        "restore",
+        "app",
+        "--label",
+        "v1",
+        "--in-place",
+        "--if-replica-exists",
+    ];
+    let text = site.refused(&lost, 5);
+    assert!(text.contains("label v1 is lost"), "{text}");
+    std::fs::remove_dir_all(&dumps).unwrap();
+    std::fs::rename(&away, &dumps).unwrap();
     site.ok(&boot);
     assert_eq!(app.holds(), ["first"; 3]);
 }

@@ -9,7 +9,7 @@ use super::Failure;
 use crate::config::Config;
 use crate::daemon::fleet::{open_replica, system_now};
 use crate::daemon::postgres::Ask;
-use crate::labels::{self, FindError, Label, SetRef, age};
+use crate::labels::{self, Expiry, FindError, Label, SetRef, age};
 use crate::restore::plan::{Catalog, Goal};
 use crate::retention::Planned;
 use crate::store::Store;
@@ -278,8 +278,9 @@ pub(super) fn show(
     }
 }
 
-pub(super) fn show_ending(target: &str, planned: &Planned, as_json: bool) {
-    for (label, why) in &planned.ending {
+/// Labels that end.
+pub(super) fn show_ended(target: &str, ending: &[(Label, Expiry)], as_json: bool) {
+    for (label, why) in ending {
         if as_json {
             println!(
                 "{}",
@@ -289,6 +290,11 @@ pub(super) fn show_ending(target: &str, planned: &Planned, as_json: bool) {
             println!("{target}: end label {}: {why}", label.label);
         }
     }
+}
+
+/// Labels that end, and those that lost their point.
+pub(super) fn show_ending(target: &str, planned: &Planned, as_json: bool) {
+    show_ended(target, &planned.ending, as_json);
     for (txid, label) in &planned.plan.lost {
         if as_json {
             println!(

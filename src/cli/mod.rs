@@ -16,6 +16,7 @@ mod log;
 mod notify;
 mod postgres;
 mod postgres_care;
+mod postgres_choose;
 mod postgres_restore;
 mod postgres_work;
 mod restore;

@@ -1,6 +1,6 @@
 //! Commands on targets that are dumped: PostgreSQL and Redis.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
@@ -154,12 +154,13 @@ fn seconds(manifest: &Manifest) -> f64 {
 
 /// Labels that pin a dump.
 pub(super) fn labels_of<'a>(labels: &'a [Label], id: &str) -> Vec<&'a str> {
-    let pins = |l: &&Label| matches!(&l.pin, Pin::Postgres { dump } if dump == id);
-    labels
-        .iter()
-        .filter(pins)
-        .map(|l| l.label.as_str())
-        .collect()
+    let found = pinning(labels, id);
+    found.map(|l| l.label.as_str()).collect()
+}
+
+fn pinning<'a>(labels: &'a [Label], id: &str) -> impl Iterator<Item = &'a Label> {
+    let pins = move |l: &&Label| matches!(&l.pin, Pin::Postgres { dump } if dump == id);
+    labels.iter().filter(pins)
 }
 
 pub(super) async fn list(config: &Config, split: &Split, as_json: bool) -> Result<(), Failure> {
@@ -172,10 +173,13 @@ pub(super) async fn list(config: &Config, split: &Split, as_json: bool) -> Resul
                 let all: Vec<_> = dumps
                     .iter()
                     .map(|d| {
-                        let labels = labels_of(&labels, &d.manifest.id);
-                        let incomplete = labels.iter().filter(|l| unfinished.contains(**l));
+                        let names = labels_of(&labels, &d.manifest.id);
+                        let versions: BTreeMap<_, _> = pinning(&labels, &d.manifest.id)
+                            .filter_map(|l| Some((&l.label, l.version.as_ref()?)))
+                            .collect();
+                        let incomplete = names.iter().filter(|l| unfinished.contains(**l));
                         let incomplete: Vec<_> = incomplete.collect();
-                        json!({ "labels": labels, "incomplete": incomplete, "dump": d.manifest, "damage": d.damage })
+                        json!({ "labels": names, "versions": versions, "incomplete": incomplete, "dump": d.manifest, "damage": d.damage })
                     })
                     .collect();
                 println!(
@@ -210,11 +214,13 @@ pub(super) async fn list(config: &Config, split: &Split, as_json: bool) -> Resul
 
 fn line(dump: &Listed, labels: &[Label], unfinished: &BTreeSet<String>) -> String {
     let m = &dump.manifest;
-    let mut notes: String = labels_of(labels, &m.id)
-        .iter()
-        .map(|l| match unfinished.contains(*l) {
-            true => format!("  {l} (INCOMPLETE)"),
-            false => format!("  {l}"),
+    let mut notes: String = pinning(labels, &m.id)
+        .map(|l| {
+            let name = labels::with_version(&l.label, l.version.as_deref());
+            match unfinished.contains(&l.label) {
+                true => format!("  {name} (INCOMPLETE)"),
+                false => format!("  {name}"),
+            }
         })
         .collect();
     if !m.anomalies.is_empty() {

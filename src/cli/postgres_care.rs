@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::Failure;
+use super::labels::show_ended;
 use super::postgres::Split;
 use crate::config::Config;
 use crate::daemon::postgres::{Ask, Database, blocking};
@@ -120,14 +121,19 @@ fn show(name: &str, store: &Store, done: &postgres::Pruned, dry_run: bool, as_js
             println!("{name}: {word} {}: {}", dump.id, reasons.join(", "));
         }
     }
+    show_ended(name, &done.ending, as_json);
+    for label in &done.lost {
+        if as_json {
+            println!(
+                "{}",
+                json!({ "target": name, "label": label, "lost": true })
+            );
+        } else {
+            println!("{name}: label {label} is lost: its dump is gone");
+        }
+    }
     if as_json {
         return;
-    }
-    for (label, why) in &done.ending {
-        println!("{name}: end label {}: {why}", label.label);
-    }
-    for label in &done.lost {
-        println!("{name}: label {label} is lost: its dump is gone");
     }
     for id in &done.torn {
         println!(

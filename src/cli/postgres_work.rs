@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::args::{Global, QueueArg, RestoreArgs};
-use super::postgres_restore::nothing;
+use super::postgres_choose::nothing;
 use super::restore_options::script;
 use super::{Failure, counted};
 use crate::daemon::fleet::system_now;
@@ -126,7 +126,7 @@ impl Step {
     pub(super) async fn discard(self) {
         if let Self::Ready(prepared) = self {
             let _ = blocking(move || {
-                prepared.discard();
+                drop(prepared);
                 Ok(())
             })
             .await;

@@ -8,6 +8,7 @@ use crate::config::{Config, Databases, FilesConfig, OnDeploy, parse_duration};
 use crate::daemon::control::{Client, Request};
 use crate::daemon::fleet::{COMMAND_PATIENCE, Fleet, socket_path};
 use crate::daemon::snapshot::{Snapshot, TargetSnapshot, Wanted, snapshot as take, write_manifest};
+use crate::files::NewLabel;
 use crate::labels;
 use crate::observe::facts::Board;
 
@@ -118,6 +119,10 @@ async fn with_files(
         return None;
     };
     let home = done.targets.last().map(|t| t.target.clone());
+    let label = NewLabel {
+        name: label,
+        version: wanted.version.clone(),
+    };
     let (targets, failure) = files::back_up_as(config, mine, &label, deadline, json).await;
     if !json {
         let failed = targets.iter().filter(|t| t.error.is_some());

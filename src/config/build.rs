@@ -277,7 +277,8 @@ impl<'r, 'a> Builder<'r, 'a> {
         let listed = self.targets.iter_mut().map(|t| &mut t.options.retention);
         let found = self.dirs.iter_mut().map(|d| &mut d.options.retention);
         let dumped = self.postgres.iter_mut().map(|s| &mut s.retention);
-        for retention in listed.chain(found).chain(dumped) {
+        let files = self.files.iter_mut().map(|f| &mut f.retention);
+        for retention in listed.chain(found).chain(dumped).chain(files) {
             retention.labels = self.labels;
         }
         for dir in &self.dirs {

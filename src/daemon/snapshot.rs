@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::fleet::{Fleet, system_now};
+use super::fleet::{Fleet, FleetError, system_now};
 use super::postgres::{Ask, Database};
 use crate::config::OnDeploy;
 use crate::labels::{self, Label, Pin, SetRef};
@@ -139,7 +139,7 @@ impl Item {
                 let recent = match good_for {
                     Some(age) => {
                         let found = recent(database, *age, after).await;
-                        found.map_err(|e| e.to_string())?
+                        found.map_err(|e| told(&e, e.hint()))?
                     }
                     None => None,
                 };
@@ -148,7 +148,7 @@ impl Item {
                     None => database
                         .dump(fleet.board(), Some(label))
                         .await
-                        .map_err(|e| e.to_string())?,
+                        .map_err(|e| told(&e, e.hint()))?,
                 };
                 Ok(Taken {
                     at: Millis(manifest.began.as_millisecond()),
@@ -158,7 +158,7 @@ impl Item {
                 })
             }
             Self::Sqlite(name, _) => {
-                let txid = fleet.pin(name).await.map_err(|e| e.to_string())?;
+                let txid = fleet.pin(name).await.map_err(|e| of_fleet(&e))?;
                 Ok(Taken {
                     pin: Pin::sqlite(txid),
                     at: system_now(),
@@ -179,7 +179,7 @@ impl Item {
                 };
                 for store in &database.stores {
                     let listed = postgres::list(store).await;
-                    let listed = listed.map_err(|e| Miss::Failed(e.to_string()))?;
+                    let listed = listed.map_err(|e| Miss::Failed(told(&e, e.hint())))?;
                     if !listed.iter().any(|m| m.id == *dump) {
                         let why = format!("{} does not hold dump {dump}", store.display());
                         return Err(Miss::Failed(why));
@@ -188,17 +188,15 @@ impl Item {
                 Ok(database.stores.clone())
             }
             Self::Sqlite(name, _) => {
-                let failed = |e: &dyn std::fmt::Display| Miss::Failed(e.to_string());
+                let failed = |e: FleetError| Miss::Failed(of_fleet(&e));
                 let Some(txid) = taken.pin.txid() else {
                     return Err(Miss::Failed("the point has no TXID".into()));
                 };
-                fleet
-                    .wait_durable(name, txid)
-                    .await
-                    .map_err(|e| failed(&e))?;
-                let stores = fleet.stores(name).await.map_err(|e| failed(&e))?;
+                fleet.wait_durable(name, txid).await.map_err(failed)?;
+                let stores = fleet.stores(name).await.map_err(failed)?;
                 for store in &stores {
-                    if !holds(store, txid).await.map_err(|e| failed(&e))? {
+                    let held = holds(store, txid).await;
+                    if !held.map_err(|e| Miss::Failed(told(&e, e.hint())))? {
                         return Err(Miss::Passed);
                     }
                 }
@@ -282,6 +280,18 @@ pub async fn snapshot(fleet: &Fleet, wanted: &Wanted, instance: &str) -> Snapsho
     done
 }
 
+/// What failed, with the next step.
+fn told(error: &dyn std::fmt::Display, hint: Option<String>) -> String {
+    let hint = hint.map(|h| format!(" (hint: {h})"));
+    format!("{error}{}", hint.unwrap_or_default())
+}
+
+/// The same of the fleet, which knows no next step where a target failed: its reason says it.
+fn of_fleet(error: &FleetError) -> String {
+    let is_general = matches!(error, FleetError::Failed { .. });
+    told(error, error.hint().filter(|_| !is_general))
+}
+
 /// With what the target's store said last.
 fn late_of(fleet: &Fleet, item: &Item, wanted: &Wanted) -> String {
     let why = fleet.trouble(item.name());
@@ -318,7 +328,7 @@ async fn items(fleet: &Fleet, wanted: &Wanted, deadline: tokio::time::Instant) -
             Ok(failed) => items.extend(
                 failed
                     .into_iter()
-                    .map(|(name, error)| Item::Unknown(name, error.to_string())),
+                    .map(|(name, e)| Item::Unknown(name, of_fleet(&e))),
             ),
             Err(_) => items.push(Item::Unknown(
                 "new databases".into(),
@@ -337,7 +347,7 @@ async fn items(fleet: &Fleet, wanted: &Wanted, deadline: tokio::time::Instant) -
         let unknown = |why| Item::Unknown(server.name.clone(), why);
         match tokio::time::timeout_at(deadline, open).await {
             Err(_) => items.push(unknown(late(wanted))),
-            Ok(Err(error)) => items.push(unknown(error.to_string())),
+            Ok(Err(e)) => items.push(unknown(told(&e, e.hint()))),
             Ok(Ok(databases)) => {
                 let wanted = |d: &Database| {
                     !named || names.iter().any(|n| *n == server.name || *n == d.name)

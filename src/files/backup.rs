@@ -9,7 +9,7 @@ use rustic_core::{BackupOptions, IndexedTree, ParentOptions, Repository, Snapsho
 
 use super::error::FilesError;
 use super::lock::{Lock, Mode};
-use super::points::{LABEL, OURS, PARTIAL, Point, snapshots};
+use super::points::{NewLabel, OURS, PARTIAL, Point, snapshots};
 use super::record::Record;
 use super::repository;
 use super::roots::{Roots, TICK, restored_meanwhile, undisturbed};
@@ -55,7 +55,7 @@ pub struct Backup {
 /// Any [`FilesError`]; nothing was recorded then.
 pub fn backup(
     target: &Target,
-    label: Option<&str>,
+    label: Option<&NewLabel>,
     begun: impl FnOnce(Backend) + Send,
 ) -> Result<Backup, FilesError> {
     nicely(|| {
@@ -69,7 +69,11 @@ pub fn backup(
     })
 }
 
-fn record(target: &Target, label: Option<&str>, backend: &Backend) -> Result<Backup, FilesError> {
+fn record(
+    target: &Target,
+    label: Option<&NewLabel>,
+    backend: &Backend,
+) -> Result<Backup, FilesError> {
     let started = Instant::now();
     let config = &target.config;
     let uploaded = backend.store().stats().bytes_out();
@@ -230,7 +234,7 @@ fn archive<S: rustic_core::IndexedIds>(
     repo: &Repository<S>,
     source: &Source,
     latest: Option<&SnapshotFile>,
-    label: Option<&str>,
+    label: Option<&NewLabel>,
 ) -> Result<(SnapshotFile, bool), FilesError> {
     let failed = |e: Box<rustic_core::RusticError>| FilesError::of("writing to", backend, &e);
     let options = SnapshotOptions::default()
@@ -239,9 +243,10 @@ fn archive<S: rustic_core::IndexedIds>(
     let mut snapshot = SnapshotFile::from_options(&options).map_err(failed)?;
     let mut tags = StringList::default();
     tags.add(OURS.into());
-    if let Some(label) = label {
-        tags.add(format!("{LABEL}{label}"));
-    }
+    label
+        .into_iter()
+        .flat_map(NewLabel::tags)
+        .for_each(|tag| tags.add(tag));
     snapshot.tags = tags;
     // The newest, whoever made it: host names change with every deploy.
     let mut parent = ParentOptions::default();

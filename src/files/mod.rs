@@ -41,7 +41,7 @@ pub use backup::{Backup, backup};
 pub use drill::{Drill, drill, drills};
 pub use error::FilesError;
 pub use filter::LeftOut;
-pub use points::{Goal, Point, find, free_label, list, locate};
+pub use points::{Goal, NewLabel, Point, find, free_label, list, locate};
 pub use prune::{Pruned, prune, prune_until};
 pub use restore::{Output, Restored, restore};
 pub use undo::{Back, Undone, has_content, kept, undo};

@@ -1,13 +1,15 @@
 //! Snapshots as restore points.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
-use rustic_core::RusticError;
 use rustic_core::repofile::{SnapshotFile, SnapshotId};
+use rustic_core::{FileType, RusticError};
 
 use super::error::FilesError;
 use super::repository::{self, Repo};
 use super::{Backend, PATIENCE_PERSON, Target};
-use crate::labels::{FindError, Named, find_named, numbered, split};
+use crate::labels::{FindError, Named, find_named, numbered, split, version_of};
 use crate::retention::copies::newest;
 use crate::types::Millis;
 
@@ -17,6 +19,27 @@ pub(super) const PARTIAL: &str = "partial";
 pub(super) const OURS: &str = "lifeboat";
 /// Before the name of a label in a tag.
 pub(super) const LABEL: &str = "label=";
+/// Before the version that a label belongs to, where its name does not say it.
+const DEPLOY: &str = "deploy=";
+
+/// The label that a new snapshot gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewLabel {
+    /// Its name.
+    pub name: String,
+    /// The app's version, if it belongs to a deploy.
+    pub version: Option<String>,
+}
+
+impl NewLabel {
+    /// The tags that say so.
+    pub(super) fn tags(&self) -> impl Iterator<Item = String> {
+        let version = self.version.clone();
+        let version = version.filter(|v| version_of(split(&self.name).0).as_ref() != Some(v));
+        let name = format!("{LABEL}{}", self.name);
+        std::iter::once(name).chain(version.map(|v| format!("{DEPLOY}{v}")))
+    }
+}
 
 /// A snapshot of a target.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -41,6 +64,9 @@ pub struct Point {
     pub ours: bool,
     /// Labels that pin it.
     pub labels: Vec<String>,
+    /// The app's version that its label was set for, where the label's name does not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 impl Point {
@@ -60,7 +86,14 @@ impl Point {
             labels: tags()
                 .filter_map(|t| t.strip_prefix(LABEL).map(str::to_owned))
                 .collect(),
+            version: tags().find_map(|t| t.strip_prefix(DEPLOY).map(str::to_owned)),
         }
+    }
+
+    /// The version that one of its labels belongs to.
+    pub(super) fn version<'a>(&'a self, label: &'a str) -> Option<&'a str> {
+        let named = || split(label).0.strip_prefix("before-");
+        self.version.as_deref().or_else(named)
     }
 
     /// The short id that restic prints.
@@ -80,6 +113,13 @@ pub enum Goal {
     Label(String),
     /// By the beginning of its id.
     Id(String),
+}
+
+/// When the store says that it got each snapshot.
+pub(super) fn written(backend: &Backend) -> Result<BTreeMap<String, Millis>, FilesError> {
+    let objects = backend.ask(|| backend.store().list(FileType::Snapshot.dirname()))?;
+    let id = |key: &str| key.rsplit('/').next().unwrap_or_default().to_owned();
+    Ok(objects.iter().map(|o| (id(&o.key), o.modified)).collect())
 }
 
 /// All snapshots, by time.
@@ -211,7 +251,7 @@ fn labelled(points: &[Point], wanted: &str) -> Result<usize, FilesError> {
             known.push(Named {
                 label,
                 at: Millis(point.time.as_millisecond()),
-                version: split(label).0.strip_prefix("before-"),
+                version: point.version(label),
             });
         }
     }

@@ -187,6 +187,14 @@ pub fn version_of(label: &str) -> Option<String> {
     (!version.is_empty()).then(|| version.to_owned())
 }
 
+/// A label as people read it: with the version that it belongs to, where its name does not say it.
+pub fn with_version(label: &str, version: Option<&str>) -> String {
+    match version.filter(|v| version_of(split(label).0).as_deref() != Some(v)) {
+        Some(version) => format!("{label} (version {version})"),
+        None => label.to_owned(),
+    }
+}
+
 /// Why a label cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BadLabel {

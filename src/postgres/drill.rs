@@ -7,7 +7,7 @@ use std::time::Instant;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::fresh::{Mark, aside, discard, into_new, marked};
+use super::fresh::{Fresh, Mark, aside, discard, into_new, marked};
 use super::manifest::ids;
 use super::{Clients, Connection, PostgresError, RestoreOptions, Source, Stop};
 use crate::drills::{self, Check};
@@ -121,13 +121,12 @@ pub fn drill(
             let counted = format!("{} tables, {} rows counted", checked.tables, checked.rows);
             drill.note(RESTORE, Ok(counted));
             let restored = server.with_database(&name);
+            let _scratch = Fresh::new(clients, &beside, &name);
             let stoppable = clients.stopped_by(stop);
-            let asked = asserts.iter().try_for_each(|sql| {
-                let said = assertion(&stoppable, &restored, sql);
-                said.map(|said| drill.note("assert", said))
-            });
-            discard(clients, &beside, &name);
-            asked?;
+            for sql in asserts {
+                let said = assertion(&stoppable, &restored, sql)?;
+                drill.note("assert", said);
+            }
         }
         Err(error) if !stop.is_stopped() && is_verdict(error, clients, &beside) => {
             drill.note(RESTORE, Err(error.to_string()));

@@ -115,6 +115,42 @@ SELECT format('DROP TABLE IF EXISTS %s CASCADE', c.oid::regclass) FROM pg_class 
   ORDER BY pg_total_relation_size(c.oid) DESC \gexec
 ";
 
+/// A database that is being made: dropped with this, unless it is kept. Blocks.
+pub(super) struct Fresh {
+    clients: Clients,
+    aside: Connection,
+    name: String,
+    keep: bool,
+}
+
+impl Fresh {
+    pub(super) fn new(clients: &Clients, aside: &Connection, name: &str) -> Self {
+        Self {
+            clients: clients.clone(),
+            aside: aside.clone(),
+            name: name.to_owned(),
+            keep: false,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// It is no longer ours to drop.
+    pub(super) fn keep(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if !self.keep {
+            discard(&self.clients, &self.aside, &self.name);
+        }
+    }
+}
+
 /// Drops a database that was made here and is of no use. It is emptied first: `DROP DATABASE` begins with a checkpoint, and where this database
 /// has filled the disk, a checkpoint crashes the whole server.
 pub(super) fn discard(clients: &Clients, aside: &Connection, name: &str) {
@@ -177,19 +213,21 @@ pub fn into_new(
     let aside = aside(clients, server, name);
     sweep(clients, &aside, name)?;
     create_like(clients, &aside, name, &source.manifest.properties)?;
+    let fresh = Fresh::new(clients, &aside, name);
     let target = server.with_database(name);
-    let result = fill(source, &target, clients, options, &[])
-        .and_then(|()| finish(source, &target, clients))
-        .and_then(|checked| {
-            after::run(clients, &target, options)?;
-            let sql = "COMMENT ON DATABASE :\"name\" IS NULL;";
-            clients.sql(&aside, sql, &[("name", name)])?;
-            Ok(checked)
-        });
-    if result.is_err() {
-        discard(clients, &aside, name);
-    }
-    result
+    fill(source, &target, clients, options, &[])?;
+    let checked = finish(source, &target, clients)?;
+    after::run(clients, &target, options)?;
+    unmark(clients, &aside, fresh)?;
+    Ok(checked)
+}
+
+/// It is finished.
+fn unmark(clients: &Clients, aside: &Connection, fresh: Fresh) -> Result<(), PostgresError> {
+    let sql = "COMMENT ON DATABASE :\"name\" IS NULL;";
+    clients.sql(aside, sql, &[("name", fresh.name())])?;
+    fresh.keep();
+    Ok(())
 }
 
 /// With the dumped one's locale, or with the server's if it does not know that one.
@@ -226,7 +264,7 @@ pub(super) fn finish(
 /// transaction. Blocks.
 ///
 /// # Errors
-/// The database is gone or empty again then.
+/// The database is gone or empty again then; only one that was filled and is not as it was dumped is there, and the error says so.
 pub fn into_url(
     source: &Source,
     target: &Connection,
@@ -272,7 +310,13 @@ pub fn into_url(
         });
     }
     fill(source, target, clients, options, &["--single-transaction"])?;
-    finish(source, target, clients)
+    finish(source, target, clients).map_err(|error| match error {
+        PostgresError::Damaged { id, why } => PostgresError::Damaged {
+            id,
+            why: format!("{why}; {} was filled with it", target.display()),
+        },
+        other => other,
+    })
 }
 
 /// Restores tables, without indexes, keys and triggers, into a database that must not exist yet: beside the live ones. Blocks.
@@ -291,31 +335,20 @@ pub fn tables(
     sweep(clients, &aside, name)?;
     let chosen = choose(&source.manifest.counts, tables)?;
     create_like(clients, &aside, name, &source.manifest.properties)?;
+    let fresh = Fresh::new(clients, &aside, name);
     let target = server.with_database(name);
-    let result = (|| {
-        // All definitions, since a table's types and functions may lie anywhere; then the rows.
-        fill(source, &target, clients, options, &["--section=pre-data"])?;
-        let mut found = Vec::new();
-        for (table, rows) in chosen {
-            let (schema, plain) = parts(&table);
-            let (schema, plain) = (format!("--schema={schema}"), format!("--table={plain}"));
-            fill(
-                source,
-                &target,
-                clients,
-                options,
-                &["--data-only", &schema, &plain],
-            )?;
-            found.push(copied(clients, &target, &source.manifest.id, table, rows)?);
-        }
-        let sql = "COMMENT ON DATABASE :\"name\" IS NULL;";
-        clients.sql(&aside, sql, &[("name", name)])?;
-        Ok(found)
-    })();
-    if result.is_err() {
-        discard(clients, &aside, name);
+    // All definitions, since a table's types and functions may lie anywhere; then the rows.
+    fill(source, &target, clients, options, &["--section=pre-data"])?;
+    let mut found = Vec::new();
+    for (table, rows) in chosen {
+        let (schema, plain) = parts(&table);
+        let (schema, plain) = (format!("--schema={schema}"), format!("--table={plain}"));
+        let only = ["--data-only", &schema, &plain];
+        fill(source, &target, clients, options, &only)?;
+        found.push(copied(clients, &target, &source.manifest.id, table, rows)?);
     }
-    result
+    unmark(clients, &aside, fresh)?;
+    Ok(found)
 }
 
 /// A table that was restored beside the live one.

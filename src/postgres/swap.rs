@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::after;
 use super::alone::Alone;
 use super::catalog::about;
-use super::fresh::{Mark, aside, create, discard, exists, finish, has_data, marked, sweep};
+use super::fresh::{Fresh, Mark, aside, create, exists, finish, has_data, marked, sweep};
 use super::manifest::Properties;
 use super::queue::{Held, hold};
 use super::restore::fill;
@@ -53,14 +53,15 @@ fn dated(name: &str, what: &str, now: Timestamp) -> String {
     format!("{}{suffix}", &name[..end])
 }
 
-/// A fresh database that is filled, checked and dressed: all that is left to do is a rename. It ends by [`Prepared::swap`] or
-/// [`Prepared::discard`]; one that a kill left behind is swept by the next restore.
+/// A fresh database that is filled, checked and dressed: all that is left to do is a rename. It ends by [`Prepared::swap`], or is dropped, which
+/// blocks; one that a kill left behind is swept by the next restore.
 #[must_use]
 pub struct Prepared {
     live: Connection,
     aside: Connection,
     clients: Clients,
-    fresh: String,
+    // Gone before the next restore may begin: fields are dropped in order.
+    fresh: Fresh,
     is_there: bool,
     checked: Checked,
     held: Option<Held>,
@@ -100,33 +101,25 @@ pub fn prepare(
     may_swap(clients, &aside, name, is_there)?;
     let fresh = dated(name, "restoring", now);
     create(clients, &aside, &fresh, name, Some(&properties))?;
-    let result = (|| {
-        let target = live.with_database(&fresh);
-        fill(source, &target, clients, options, &[])?;
-        let checked = finish(source, &target, clients)?;
-        let held = hold(clients, &target, options.queue)?;
-        after::run(clients, &target, options)?;
-        dress(clients, &aside, &fresh, &properties, options)?;
-        Ok((checked, held))
-    })();
-    match result {
-        Ok((checked, held)) => Ok(Prepared {
-            live: live.clone(),
-            aside,
-            clients: clients.clone(),
-            fresh,
-            is_there,
-            checked,
-            held,
-            after_sql: options.after.as_ref().map(|a| a.name.clone()),
-            stop: options.stop.clone(),
-            _alone: alone,
-        }),
-        Err(error) => {
-            discard(clients, &aside, &fresh);
-            Err(error)
-        }
-    }
+    let fresh = Fresh::new(clients, &aside, &fresh);
+    let target = live.with_database(fresh.name());
+    fill(source, &target, clients, options, &[])?;
+    let checked = finish(source, &target, clients)?;
+    let held = hold(clients, &target, options.queue)?;
+    after::run(clients, &target, options)?;
+    dress(clients, &aside, fresh.name(), &properties, options)?;
+    Ok(Prepared {
+        live: live.clone(),
+        aside,
+        clients: clients.clone(),
+        fresh,
+        is_there,
+        checked,
+        held,
+        after_sql: options.after.as_ref().map(|a| a.name.clone()),
+        stop: options.stop.clone(),
+        _alone: alone,
+    })
 }
 
 impl Prepared {
@@ -161,8 +154,10 @@ impl Prepared {
             }
         };
         let result = self.rename(now);
-        if result.is_err() && exists(&self.clients, &self.aside, &self.fresh).unwrap_or(false) {
-            discard(&self.clients, &self.aside, &self.fresh);
+        // It may have been done although the answer was lost.
+        if result.is_ok() || !exists(&self.clients, &self.aside, self.fresh.name()).unwrap_or(false)
+        {
+            self.fresh.keep();
         }
         let kept = result?;
         Ok(Swapped {
@@ -172,11 +167,6 @@ impl Prepared {
             held: self.held,
             after_sql: self.after_sql,
         })
-    }
-
-    /// Drops it. Blocks.
-    pub fn discard(self) {
-        discard(&self.clients, &self.aside, &self.fresh);
     }
 
     fn rename(&self, now: Timestamp) -> Result<Option<String>, PostgresError> {
@@ -194,7 +184,7 @@ impl Prepared {
         };
         let change = Change {
             live: name,
-            incoming: &self.fresh,
+            incoming: self.fresh.name(),
             kept: kept.as_deref(),
             comment,
             at: now,

@@ -56,6 +56,42 @@ fn prune_forgets_by_tiers_and_restic_finds_nothing_wrong() {
     site.restic(&["check", "--read-data"]);
 }
 
+/// A label of files ends by the rules of all labels, and its snapshot goes with it.
+#[test]
+fn labels_of_files_end() {
+    let mut site = Site::new();
+    site.extra += "    retention: { point-in-time: 0s, daily: 1 }\nlabels: { keep: 1 }\n";
+    let label = |label: &str, rest: &[&str]| {
+        site.write("one", label.as_bytes());
+        site.ok(&[&["snapshot", "--label", label], rest].concat());
+    };
+    label("zero", &[]);
+    label("first", &["--deploy", "v1"]);
+    label("second", &["--deploy", "v2"]);
+    label("third", &[]);
+    site.ok(&["snapshot"]);
+    let text = site.ok(&["prune", "--dry-run"]);
+    let ends = "uploads: end label zero: more than labels.keep newer ones";
+    assert!(text.contains(ends), "{text}");
+    assert_eq!(text.matches("end label").count(), 1, "{text}");
+    let text = site.ok(&["prune", "--json"]);
+    let lines = text.lines().filter_map(|l| serde_json::from_str(l).ok());
+    let ended = lines.filter(|l: &serde_json::Value| l["label"] == "zero" && l["keep"] == false);
+    assert_eq!(ended.count(), 1, "{text}");
+    let points = site.points();
+    let left: Vec<_> = points
+        .iter()
+        .filter_map(|p| p["labels"][0].as_str())
+        .collect();
+    assert_eq!(left, ["first", "second", "third"]);
+    assert_eq!(points[0]["version"], "v1");
+    let text = site.ok(&["list", "uploads"]);
+    assert!(text.contains("  first (version v1)\n"), "{text}");
+    site.restic(&["check", "--read-data"]);
+    site.ok(&["restore", "uploads", "--label", "v1", "-o", "v1"]);
+    assert_eq!(std::fs::read(site.path("v1/one")).unwrap(), b"first");
+}
+
 #[test]
 fn the_newest_proven_snapshot_that_exists_is_kept() {
     let mut site = Site::new();

@@ -1,7 +1,7 @@
 //! Histories of backups that are pruned: what is kept stays whole, and what nobody needs goes.
 
 use jiff::tz::TimeZone;
-use lifeboat::files::{self, Goal};
+use lifeboat::files::{self, Goal, NewLabel};
 use lifeboat::store::testing::{Call, Fault};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -78,8 +78,11 @@ fn heavy_any_history_keeps_what_is_kept_and_nothing_else() {
             if random.random_bool(0.3) && gone.exists() {
                 std::fs::remove_dir_all(gone).unwrap();
             }
-            let label = random.random_bool(0.2).then(|| format!("v{step}"));
-            let made = files::backup(&lab.target, label.as_deref(), drop).unwrap();
+            let label = random.random_bool(0.2).then(|| NewLabel {
+                name: format!("v{step}"),
+                version: None,
+            });
+            let made = files::backup(&lab.target, label.as_ref(), drop).unwrap();
             pictures.insert(made.point.id, lab.picture());
             if !random.random_bool(0.4) {
                 continue;

@@ -11,7 +11,7 @@ use crate::cli::{Failure, ok, run};
 use crate::config::{Config, FilesConfig};
 use crate::daemon::files::{open_in, place};
 use crate::daemon::snapshot::TargetSnapshot;
-use crate::files::{self, Backup, Point, Target};
+use crate::files::{self, Backup, NewLabel, Point, Target};
 use crate::labels::Pin;
 use crate::types::Millis;
 
@@ -126,7 +126,7 @@ async fn back_up(config: &Config, mine: &[FilesConfig], as_json: bool) -> Result
 pub(in crate::cli) async fn back_up_as(
     config: &Config,
     mine: &[FilesConfig],
-    label: &str,
+    label: &NewLabel,
     deadline: Instant,
     as_json: bool,
 ) -> (Vec<TargetSnapshot>, Option<Failure>) {
@@ -138,7 +138,7 @@ pub(in crate::cli) async fn back_up_as(
             config,
             std::slice::from_ref(files),
             async |files, target| {
-                let backup = one(target, Some(label.to_owned()), Some(deadline)).await?;
+                let backup = one(target, Some(label.clone()), Some(deadline)).await?;
                 if !as_json {
                     show(&files.name, &backup, false);
                 }
@@ -188,14 +188,14 @@ fn late() -> Failure {
 /// One backup; an interrupt ends it in order, and so does the deadline.
 async fn one(
     target: Target,
-    label: Option<String>,
+    label: Option<NewLabel>,
     deadline: Option<Instant>,
 ) -> Result<Backup, Failure> {
     let is_over = Arc::new(AtomicBool::new(false));
     let over_now = Arc::clone(&is_over);
     let (started, backend) = tokio::sync::oneshot::channel();
     let work = blocking(move || {
-        files::backup(&target, label.as_deref(), |backend| {
+        files::backup(&target, label.as_ref(), |backend| {
             // Nobody waits for it after an interrupt.
             let _ = started.send(backend);
         })

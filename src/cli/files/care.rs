@@ -4,8 +4,12 @@ use serde_json::json;
 
 use super::{blocking, each};
 use crate::cli::Failure;
+use crate::cli::labels::show_ended;
 use crate::config::{Config, FilesConfig};
+use crate::daemon::fleet::system_now;
 use crate::files::{self, FilesError};
+use crate::labels::{age, with_version};
+use crate::types::Millis;
 
 pub(in crate::cli) async fn list(
     config: &Config,
@@ -25,15 +29,16 @@ pub(in crate::cli) async fn list(
         println!("{} in {store}: {} snapshots", files.name, points.len());
         for p in &points {
             println!(
-                "  {}  {:.0}  {:>9} files  {:>14} bytes{}{}",
+                "  {}  {:.0}  {:>5} ago  {:>9} files  {:>14} bytes{}{}",
                 p.short(),
                 p.time,
+                age(Millis(p.time.as_millisecond()), system_now()),
                 p.files,
                 p.bytes,
                 if p.partial { "  PARTIAL" } else { "" },
                 p.labels
                     .iter()
-                    .map(|l| format!("  {l}"))
+                    .map(|l| format!("  {}", with_version(l, p.version.as_deref())))
                     .collect::<String>(),
             );
         }
@@ -101,6 +106,7 @@ pub(in crate::cli) async fn prune(
                     );
                 }
             }
+            show_ended(&files.name, &pruned.ending, as_json);
             if !as_json {
                 println!(
                     "{}: {} bytes marked, to be deleted a day later; {} bytes marked earlier {}",

@@ -9,7 +9,7 @@ mod apply;
 mod needed;
 mod plan;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -19,24 +19,68 @@ use rustic_core::{FileType, Id, ReadBackend};
 use super::error::FilesError;
 use super::index::Index;
 use super::lock::{Lock, Mode};
-use super::points::{Point, all_snapshots};
+use super::points::{Point, all_snapshots, written};
 use super::{Backend, PATIENCE_BACKUP, Target, drill, repository, verify};
+use crate::labels::{Expiry, Label, Pin, Rules, expired};
 use crate::memory::give_back;
 use crate::retention::copies::{Candidate, Decision, decide};
+use crate::types::Millis;
 use apply::{exchange, prepare};
 use plan::Plan;
 
 /// A clock that is off by more than this may not delete.
 const CLOCK_LIMIT: SignedDuration = SignedDuration::from_mins(5);
 
-fn candidate(point: &Point) -> Candidate {
+fn candidate(point: &Point, ended: &[Ending]) -> Candidate {
+    let pins = |l: &&String| {
+        let is_it = |(label, _): &Ending| label.label == **l && pinned(label) == point.id;
+        !ended.iter().any(is_it)
+    };
     Candidate {
         id: point.id.clone(),
         began: point.time,
         good: !point.partial,
         ours: point.ours,
-        labels: point.labels.clone(),
+        labels: point.labels.iter().filter(pins).cloned().collect(),
     }
+}
+
+/// A label that pins no longer, and why.
+type Ending = (Label, Expiry);
+
+/// The snapshot that a label of files pins.
+fn pinned(label: &Label) -> &str {
+    match &label.pin {
+        Pin::Files { snapshot } => snapshot,
+        Pin::Sqlite { .. } | Pin::Postgres { .. } => "",
+    }
+}
+
+/// Labels of these snapshots that pin them no longer. They are tags and cannot be taken off: each goes with its snapshot, once no other rule keeps it.
+fn ended<'a>(
+    points: impl Iterator<Item = &'a Point>,
+    written: &BTreeMap<String, Millis>,
+    rules: &Rules,
+    now: Timestamp,
+) -> Vec<Ending> {
+    let of_one = |point: &'a Point| {
+        point.labels.iter().map(|label| Label {
+            format: 1,
+            label: label.clone(),
+            at: point.time.to_string(),
+            pin: Pin::Files {
+                snapshot: point.id.clone(),
+            },
+            version: point.version(label).map(str::to_owned),
+            instance: point.host.clone(),
+            set: None,
+            written: written.get(&point.id).copied(),
+        })
+    };
+    // What is not ours is kept anyway, and must not push out what is.
+    let labels: Vec<Label> = points.filter(|p| p.ours).flat_map(of_one).collect();
+    let ended = expired(&labels, rules, Millis(now.as_millisecond()));
+    ended.into_iter().map(|(l, why)| (l.clone(), why)).collect()
 }
 
 /// What was decided and done.
@@ -46,6 +90,8 @@ pub struct Pruned {
     pub points: Vec<Point>,
     /// What became of each.
     pub decisions: Vec<Decision>,
+    /// Labels that end with their snapshots, and why.
+    pub ending: Vec<(Label, Expiry)>,
     /// Bytes that were marked for deletion, or rewritten to get rid of the rest of their pack.
     pub marked_bytes: u64,
     /// Bytes that an earlier run had marked and that are gone now.
@@ -85,12 +131,20 @@ pub fn prune_until(
     check_clock(now, points.last(), lock.as_ref())?;
     let proven = BTreeSet::from_iter(drill::newest_proven(&backend, &points)?);
     let retention = &target.config.retention;
-    let decisions = decide_each(&points, |candidates| {
-        decide(candidates, retention, &proven, now, zone)
+    let written = written(&backend)?;
+    let mut ending = Vec::new();
+    let decisions = decide_each(&points, |line| {
+        let ended = ended(line.iter().copied(), &written, &retention.labels, now);
+        let candidates: Vec<Candidate> = line.iter().map(|p| candidate(p, &ended)).collect();
+        ending.extend(ended);
+        decide(&candidates, retention, &proven, now, zone)
     });
     let (keep, forget): (Vec<&Decision>, Vec<_>) = decisions.iter().partition(|d| d.keeps());
     let forget: Vec<_> = forget.iter().map(|d| all[d.index].id).collect();
+    let goes = |id: &str| forget.iter().any(|f| f.to_hex().as_str() == id);
+    ending.retain(|(label, _)| goes(pinned(label)));
     let mut pruned = Pruned {
+        ending,
         points,
         marked_bytes: 0,
         deleted_bytes: 0,
@@ -173,11 +227,14 @@ fn check_clock(
 }
 
 /// Decides on the snapshots of each line apart from those of the others.
-fn decide_each(points: &[Point], decide: impl Fn(&[Candidate]) -> Vec<Decision>) -> Vec<Decision> {
+fn decide_each(
+    points: &[Point],
+    mut decide: impl FnMut(&[&Point]) -> Vec<Decision>,
+) -> Vec<Decision> {
     let mut all = Vec::new();
     for line in lines(points) {
-        let candidates: Vec<Candidate> = line.iter().map(|i| candidate(&points[*i])).collect();
-        all.extend(decide(&candidates).into_iter().map(|decision| Decision {
+        let these: Vec<&Point> = line.iter().map(|i| &points[*i]).collect();
+        all.extend(decide(&these).into_iter().map(|decision| Decision {
             index: line[decision.index],
             ..decision
         }));
@@ -235,6 +292,7 @@ mod tests {
             partial: false,
             ours,
             labels: Vec::new(),
+            version: None,
         }
     }
 
@@ -271,11 +329,66 @@ mod tests {
             ..crate::config::RetentionConfig::plain(std::time::Duration::ZERO)
         };
         let now = begin + SignedDuration::from_hours(24 * 10);
-        let decisions = decide_each(&points, |candidates| {
-            decide(candidates, &daily, &BTreeSet::new(), now, &TimeZone::UTC)
+        let decisions = decide_each(&points, |line| {
+            let candidates: Vec<Candidate> = line.iter().map(|p| candidate(p, &[])).collect();
+            decide(&candidates, &daily, &BTreeSet::new(), now, &TimeZone::UTC)
         });
         assert_eq!(decisions.len(), points.len());
         let kept = decisions.iter().filter(|d| d.keeps()).map(|d| d.index);
         assert_eq!(kept.collect::<Vec<_>>(), (10..20).collect::<Vec<_>>());
+    }
+
+    /// A label of files ends as every label does, and pins its snapshot until then.
+    #[test]
+    fn labels_end_by_their_rules_in_each_line() {
+        let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+        let at = |days: i64| now - SignedDuration::from_hours(24 * days);
+        let labelled = |host: &str, days: i64, label: &str| Point {
+            id: format!("{host}-{label}"),
+            time: at(days),
+            labels: vec![label.to_owned()],
+            ..point(host, true)
+        };
+        let mut points = vec![
+            labelled("production", 200, "by-hand"),
+            labelled("production", 190, "slow"),
+            labelled("production", 180, "before-v1"),
+            labelled("production", 170, "before-v2"),
+            Point {
+                version: Some("v3".into()),
+                ..labelled("production", 160, "release")
+            },
+            Point {
+                ours: false,
+                ..labelled("stranger", 150, "before-v9")
+            },
+        ];
+        // Staging deploys all day, which is no reason to let go of production's.
+        points.extend((0..25).map(|n| Point {
+            time: at(165) + SignedDuration::from_hours(n),
+            ..labelled("staging", 165, &format!("before-s{n:02}"))
+        }));
+        points.sort_by_key(|p| p.time);
+        let written = BTreeMap::from([("production-slow".into(), Millis(now.as_millisecond()))]);
+        let mut names = Vec::new();
+        let policy = crate::config::RetentionConfig {
+            labels: Rules::DEFAULT,
+            ..crate::config::RetentionConfig::plain(std::time::Duration::ZERO)
+        };
+        let decisions = decide_each(&points, |line| {
+            let ended = ended(line.iter().copied(), &written, &policy.labels, now);
+            names.extend(ended.iter().map(|(l, _)| l.label.clone()));
+            let candidates: Vec<Candidate> = line.iter().map(|p| candidate(p, &ended)).collect();
+            decide(&candidates, &policy, &BTreeSet::new(), now, &TimeZone::UTC)
+        });
+        names.sort();
+        let staging = (0..23).map(|n| format!("before-s{n:02}"));
+        let mut expected: Vec<String> = staging.chain(["by-hand".into()]).collect();
+        expected.push("before-v1".into());
+        expected.sort();
+        assert_eq!(names, expected);
+        let goes = decisions.iter().filter(|d| !d.keeps());
+        let goes: BTreeSet<&str> = goes.map(|d| points[d.index].labels[0].as_str()).collect();
+        assert_eq!(goes, expected.iter().map(String::as_str).collect());
     }
 }
