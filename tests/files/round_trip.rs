@@ -3,8 +3,10 @@
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::site::{Site, noise, picture};
+use crate::site::{PASSWORD, Site, noise, picture};
 
 /// A tree with everything that file systems have.
 fn odd_tree(site: &Site) {
@@ -156,6 +158,44 @@ fn labels_of_files_are_found_as_all_labels_are() {
     assert!(said.contains("did you mean --label before-v1"), "{said}");
     site.ok(&["restore", "--all", "--label", "v1", "--in-place"]);
     assert_eq!(std::fs::read(site.data("one")).unwrap(), b"1");
+}
+
+/// Who interrupts a snapshot means all of it.
+#[test]
+fn an_interrupt_ends_the_folders_that_follow_as_well() {
+    let mut site = Site::quick();
+    site.write("one", b"1");
+    // Connections are taken and never answered.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    site.extra += &format!(
+        "    store: {{ url: s3://bucket/files, endpoint: \"http://{}\", access-key-id: a, secret-access-key: b }}\n  - name: second\n    paths: [{}]\n    password: {PASSWORD}\n    create: true\n",
+        silent.local_addr().unwrap(),
+        site.path("data").display(),
+    );
+    let run = site
+        .prepared(&["snapshot"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _held = silent.accept().unwrap();
+    // Until then a signal ends the process as it ends any.
+    std::thread::sleep(Duration::from_secs(1));
+    let pid = run.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let out = run.wait_with_output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("second: interrupted before it began"),
+        "{said}"
+    );
+    assert!(!site.path("store/second/config").exists());
 }
 
 /// `--timeout` bounds files, too: that they are not done in time is said, and the databases that are pinned are named.

@@ -185,12 +185,16 @@ fn late() -> Failure {
     )
 }
 
-/// One backup; an interrupt ends it in order, and so does the deadline.
+/// One backup; an interrupt ends it in order, and those that would come after it; so does the deadline.
 async fn one(
     target: Target,
     label: Option<NewLabel>,
     deadline: Option<Instant>,
 ) -> Result<Backup, Failure> {
+    static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        return Err(Failure::new(1, "interrupted before it began", None));
+    }
     let is_over = Arc::new(AtomicBool::new(false));
     let over_now = Arc::clone(&is_over);
     let (started, backend) = tokio::sync::oneshot::channel();
@@ -210,7 +214,10 @@ async fn one(
             over_now.store(true, Ordering::Relaxed);
         };
         let told = tokio::select! {
-            told = tokio::signal::ctrl_c() => told.is_ok(),
+            told = tokio::signal::ctrl_c() => {
+                INTERRUPTED.store(told.is_ok(), Ordering::Relaxed);
+                told.is_ok()
+            }
             () = over => true,
         };
         if let (true, Ok(backend)) = (told, backend) {
