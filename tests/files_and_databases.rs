@@ -199,6 +199,14 @@ fn without_its_files_a_set_did_not_finish(site: &Site) {
     for label in ["one", "two#2"] {
         assert!(all_of(site, label).join("uploads/0").exists());
     }
+    // Labels of files may end before those of databases.
+    std::fs::remove_dir_all(site.path("store/uploads/snapshots")).unwrap();
+    let all = ["restore", "--all", "--label", "one", "--in-place"];
+    let error = site.fails(3, &[&all[..], &["--if-replica-exists"]].concat());
+    assert!(
+        error.contains("\"one\" of app, uploads is no longer whole: uploads without the label"),
+        "{error}"
+    );
 }
 
 #[test]

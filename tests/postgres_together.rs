@@ -290,8 +290,21 @@ fn a_backup_that_cannot_be_read_is_not_taken_for_none() {
     // Nor is one of which labels are all that is left.
     let (dumps, away) = (app.path("store/app/dumps"), app.path("away"));
     std::fs::rename(&dumps, &away).unwrap();
+    // A database that is there is left alone all the same.
+    let text = site.ok(&boot);
+    assert!(text.contains("existing=2 absent=0"), "{text}");
+    site.server.sql(
+        "postgres",
+        &format!("ALTER DATABASE {DATABASE} RENAME TO aside;"),
+    );
     let text = site.refused(&boot, 5);
     assert!(text.contains("labels/v1.json tells of one"), "{text}");
+    let text = site.refused(&["verify", "app"], 5);
+    assert!(text.contains("holds no dumps any more"), "{text}");
+    site.server.sql(
+        "postgres",
+        &format!("ALTER DATABASE aside RENAME TO {DATABASE};"),
+    );
     assert!(text.contains("lifecycle rule"), "{text}");
     site.ok(&["snapshot", "app"]);
     let lost = [

@@ -91,10 +91,31 @@ pub(super) async fn whole(
         match labels::find(&known, wanted, system_now()) {
             // A target that came later lacks it.
             Err(FindError::Unknown { .. }) => {}
-            _ => return find(&known, wanted, Some(config)).await.map(|_| ()),
+            _ => return still_whole(find(&known, wanted, Some(config)).await?, config).await,
         }
     }
     Ok(())
+}
+
+/// A label may have ended for one target of a set and not for another.
+async fn still_whole(label: &Label, config: &Config) -> Result<(), Failure> {
+    let Some(set) = &label.set else {
+        return Ok(());
+    };
+    let lacking = lacking(label, set, config).await;
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        3,
+        format!(
+            "the snapshot \"{}\" of {} is no longer whole: {} without the label; nothing was changed",
+            label.label,
+            set.targets.join(", "),
+            lacking.join(", ")
+        ),
+        Some("restore the targets one by one, or choose another label from `lifeboat list`".into()),
+    ))
 }
 
 /// Without its manifest a snapshot did not finish: some targets of it are not pinned.

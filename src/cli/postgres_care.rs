@@ -6,6 +6,7 @@ use serde_json::json;
 use super::Failure;
 use super::labels::show_ended;
 use super::postgres::Split;
+use super::postgres_choose::lost;
 use crate::config::Config;
 use crate::daemon::postgres::{Ask, Database, blocking};
 use crate::postgres::{self, Kind, PostgresError, Source, Stop};
@@ -20,12 +21,17 @@ fn source(store: &Store, manifest: postgres::Manifest) -> Source {
     }
 }
 
-fn no_dump(name: &str, store: &Store) -> Failure {
-    Failure::new(
+/// The newest one; that there is none is damage where one was.
+async fn there<T>(newest: Option<T>, name: &str, store: &Store) -> Result<T, Failure> {
+    if let Some(newest) = newest {
+        return Ok(newest);
+    }
+    let none = Failure::new(
         3,
         format!("{name}: there is no dump in {}", store.display()),
         Some("`lifeboat snapshot` makes one; `lifeboat status` says what is wrong".into()),
-    )
+    );
+    Err(lost(store).await?.map_or(none, |lost| lost.of(name)))
 }
 
 /// Reads back the newest dump of each database and store; returns how many databases.
@@ -46,7 +52,7 @@ pub(super) async fn verify(
                     .map(|id| format!("{}: the manifest of {id}", database.name)),
             );
             let newest = found.dumps.into_iter().next_back();
-            let newest = newest.ok_or_else(|| no_dump(&database.name, store))?;
+            let newest = there(newest, &database.name, store).await?;
             let (id, bytes) = (newest.id.clone(), newest.stored_bytes());
             let source = source(store, newest);
             let result = blocking(move || postgres::read_back(&source)).await;
@@ -95,7 +101,7 @@ pub(super) async fn prune(
         for store in &database.stores {
             if accept && !dry_run {
                 let newest = postgres::list(store).await?.pop();
-                let newest = newest.ok_or_else(|| no_dump(&database.name, store))?;
+                let newest = there(newest, &database.name, store).await?;
                 postgres::accept(store, &newest.id).await?;
                 println!("{}: dump {} is accepted as it is", database.name, newest.id);
             }
@@ -207,10 +213,7 @@ async fn drill_one(
     let mut dumps = postgres::list(store).await?;
     let at = newest(dumps.iter().map(|m| m.began), Timestamp::now());
     let manifest = at.map(|at| dumps.swap_remove(at));
-    let source = source(
-        store,
-        manifest.ok_or_else(|| no_dump(&database.name, store))?,
-    );
+    let source = source(store, there(manifest, &database.name, store).await?);
     let asserts = database.server.asserts.clone();
     let drill = blocking(move || {
         let (now, stop) = (Timestamp::now(), Stop::default());

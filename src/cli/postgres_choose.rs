@@ -63,24 +63,20 @@ async fn choose(
     args: &RestoreArgs,
     before: Option<Timestamp>,
 ) -> Result<Manifest, Failure> {
+    // Before the dumps: a label is written of one that is there.
+    let known = match &args.label {
+        Some(_) => labels::list(store).await?,
+        None => Vec::new(),
+    };
     let Dumps {
         dumps: mut all,
         damaged,
     } = postgres::dumps(store).await?;
-    // Labels and drills are written of dumps that were there.
-    let witness = match all.is_empty() && damaged.is_empty() {
-        true => past::witness(store).await?,
-        false => None,
-    };
-    if let Some(key) = witness {
-        return Err(Failure::new(
-            5,
-            format!(
-                "{} holds no dumps any more, but {key} tells of one that was there; nothing was changed",
-                store.display()
-            ),
-            Some(GONE.into()),
-        ));
+    if all.is_empty()
+        && damaged.is_empty()
+        && let Some(lost) = lost(store).await?
+    {
+        return Err(lost);
     }
     // What cannot be read may be what is wanted: that there is nothing is not known then.
     let missing = |what: String| {
@@ -98,7 +94,6 @@ async fn choose(
     };
     let pinned = match &args.label {
         Some(label) => {
-            let known = labels::list(store).await?;
             let label = super::labels::find(&known, label, args.all.then_some(config)).await?;
             match &label.pin {
                 Pin::Postgres { dump }
@@ -145,6 +140,21 @@ async fn choose(
             .map(|at| all.swap_remove(at))
             .ok_or_else(|| missing(format!("there is no dump in {}", store.display()))),
     }
+}
+
+/// What to say of a store without dumps of which labels or drills tell.
+pub(super) async fn lost(store: &Store) -> Result<Option<Failure>, Failure> {
+    let Some(key) = past::witness(store, past::Kind::Dumps).await? else {
+        return Ok(None);
+    };
+    // The first one may have come with its label since the listing.
+    let Dumps { dumps, damaged } = postgres::dumps(store).await?;
+    let are_gone = dumps.is_empty() && damaged.is_empty();
+    let what = format!(
+        "{} holds no dumps any more, but {key} tells of one that was there; nothing was changed",
+        store.display()
+    );
+    Ok(are_gone.then(|| Failure::new(5, what, Some(GONE.into()))))
 }
 
 pub(super) fn nothing(what: String) -> Failure {

@@ -322,18 +322,27 @@ async fn plan(
             );
             return Ok(Planned::Absent(name, why));
         }
+        // What is there is left alone, whatever became of its dumps.
+        Err(failure)
+            if failure.code == 5
+                && args.if_not_exists
+                && matches!(place, Place::Live)
+                && is_full(&database, &live).await.unwrap_or(false) =>
+        {
+            tracing::error!(
+                target_name = name,
+                reason = failure.message,
+                hint = failure.hint,
+                "the database is there, and its backup is damaged"
+            );
+            return Ok(Planned::Exists(name, "it exists".into()));
+        }
         Err(failure) => return Err(failure),
     };
     let is_there = match &place {
         Place::File(path) => path.exists(),
         _ if args.in_place => false,
-        _ => match live.clone() {
-            Some(live) => {
-                let clients = database.clients(&aside_of(&database, &live).await?).await?;
-                blocking(move || postgres::has_data(&clients, &live)).await?
-            }
-            None => false,
-        },
+        _ => is_full(&database, &live).await?,
     };
     if is_there && args.if_not_exists {
         return Ok(Planned::Exists(name, "it exists".into()));
@@ -351,6 +360,15 @@ async fn plan(
         dump: Some((manifest, stores, place)),
         replaced: None,
     }))
+}
+
+/// Whether the live database is there and has anything in it.
+async fn is_full(database: &Database, live: &Option<Connection>) -> Result<bool, Failure> {
+    let Some(live) = live.clone() else {
+        return Ok(false);
+    };
+    let clients = database.clients(&aside_of(database, &live).await?).await?;
+    Ok(blocking(move || postgres::has_data(&clients, &live)).await?)
 }
 
 async fn one(config: &Config, name: &str) -> Result<Database, Failure> {

@@ -44,7 +44,10 @@ pub(super) async fn snapshot(
     };
     let wanted = Wanted {
         targets: Vec::new(),
-        version: args.deploy.or_else(|| labels::version_of(&label)),
+        version: args
+            .deploy
+            .filter(|v| !v.is_empty())
+            .or_else(|| labels::version_of(&label)),
         label,
         timeout_ms: milliseconds(timeout),
         files: mine.iter().map(|f| f.name.clone()).collect(),

@@ -376,6 +376,10 @@ impl Job {
                 let kept = kept.map(|d| &pruned.points[d.index]);
                 let oldest = kept.filter(|p| !p.partial).map(|p| millis(p.time)).min();
                 let forgotten = pruned.decisions.iter().filter(|d| !d.keeps()).count();
+                for (label, why) in &pruned.ending {
+                    let label = &label.label;
+                    tracing::info!(target_name = name, label, %why, "label ended with its snapshot");
+                }
                 tracing::info!(
                     target_name = name,
                     forgotten,

@@ -215,6 +215,10 @@ impl Database {
         pruned: postgres::Pruned,
         mut damaged: Vec<String>,
     ) {
+        for (label, why) in &pruned.ending {
+            let label = &label.label;
+            tracing::info!(target_name = self.name, label, %why, "label ended");
+        }
         let deleted = pruned.forgotten();
         if deleted > 0 {
             let bytes = pruned.bytes;

@@ -73,7 +73,7 @@ pub fn drill(target: &Target, scratch: &Path) -> Result<Drill, FilesError> {
     let _lock = Lock::take(&backend, &target.runtime, &repo, Mode::Shared)?;
     let (all, damaged) = read(&backend, &repo)?;
     let points: Vec<Point> = all.iter().map(Point::of).collect();
-    let newest = find_among(&points, damaged.as_ref(), &Goal::Newest)?;
+    let newest = find_among(&backend, &points, damaged.as_ref(), &Goal::Newest)?;
     let mut drill = Drill {
         time,
         snapshot: points[newest].id.clone(),

@@ -10,6 +10,7 @@ use super::error::FilesError;
 use super::repository::{self, Repo};
 use super::{Backend, PATIENCE_PERSON, Target};
 use crate::labels::{FindError, Named, find_named, numbered, split, version_of};
+use crate::replica::past;
 use crate::retention::copies::newest;
 use crate::types::Millis;
 
@@ -92,8 +93,8 @@ impl Point {
 
     /// The version that one of its labels belongs to.
     pub(super) fn version<'a>(&'a self, label: &'a str) -> Option<&'a str> {
-        let named = || split(label).0.strip_prefix("before-");
-        self.version.as_deref().or_else(named)
+        let named = split(label).0.strip_prefix("before-");
+        named.filter(|v| !v.is_empty()).or(self.version.as_deref())
     }
 
     /// The short id that restic prints.
@@ -141,17 +142,28 @@ pub fn locate(target: &Target, goal: &Goal) -> Result<Point, FilesError> {
     let repo = repository::open(&backend, &target.config.password)?;
     let (all, damaged) = read(&backend, &repo)?;
     let mut points: Vec<Point> = all.iter().map(Point::of).collect();
-    let at = find_among(&points, damaged.as_ref(), goal)?;
+    let at = find_among(&backend, &points, damaged.as_ref(), goal)?;
     Ok(points.swap_remove(at))
 }
 
-/// [`find`], beside snapshots that cannot be read.
+/// [`find`], beside snapshots that cannot be read, or where all are gone.
 pub(super) fn find_among(
+    backend: &Backend,
     points: &[Point],
     damaged: Option<&Unreadable>,
     goal: &Goal,
 ) -> Result<usize, FilesError> {
-    match (find(points, goal), damaged) {
+    let found = find(points, goal);
+    if let (Err(FilesError::NoPoint(_) | FilesError::Label(_)), None, []) =
+        (&found, damaged, points)
+        && let Some(key) = backend.ask(|| past::witness(backend.store(), past::Kind::Files))?
+    {
+        return Err(FilesError::Damaged {
+            store: backend.store().display(),
+            what: format!("it holds no snapshots any more, but {key} tells of one that was there"),
+        });
+    }
+    match (found, damaged) {
         (
             Err(
                 FilesError::NoPoint(why)

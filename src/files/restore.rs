@@ -159,7 +159,7 @@ fn from_store(
     let key = repository::key(&backend, &repo)?;
     let (all, damaged) = read(&backend, &repo)?;
     let points: Vec<Point> = all.iter().map(Point::of).collect();
-    let found = find_among(&points, damaged.as_ref(), goal)?;
+    let found = find_among(&backend, &points, damaged.as_ref(), goal)?;
     let (snapshot, point) = (&all[found], points[found].clone());
     if path.is_none() {
         let place = match output {

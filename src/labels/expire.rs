@@ -56,7 +56,8 @@ impl fmt::Display for Expiry {
 /// The labels that end now. The labels of the current and the previous deploy never do. Pure.
 pub fn expired<'a>(labels: &'a [Label], rules: &Rules, now: Millis) -> Vec<(&'a Label, Expiry)> {
     let mut newest_first: Vec<&Label> = labels.iter().collect();
-    newest_first.sort_by_key(|l| std::cmp::Reverse((l.taken(), l.base().1)));
+    // The store's times may all be one, as in a copy that lost them.
+    newest_first.sort_by_key(|l| std::cmp::Reverse((l.taken(), l.at(), l.base().1)));
     let tried = newest_first.iter().filter_map(|l| l.version.as_deref());
     let done = newest_first.iter().filter_map(|l| deployed(l));
     let kept: BTreeSet<&str> = newest(tried).into_iter().chain(newest(done)).collect();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::fresh::{Fresh, Mark, aside, discard, into_new, marked};
+use super::fresh::{Mark, aside, discard, into_fresh, marked};
 use super::manifest::ids;
 use super::{Clients, Connection, PostgresError, RestoreOptions, Source, Stop};
 use crate::drills::{self, Check};
@@ -102,7 +102,7 @@ pub fn drill(
     };
     let beside = aside(clients, server, &name);
     sweep_left(clients, &beside, now)?;
-    let result = into_new(source, server, clients, &name, &options);
+    let result = into_fresh(source, server, clients, &name, &options);
     let mut drill = Drill {
         time: now,
         dump: source.manifest.id.clone(),
@@ -115,23 +115,22 @@ pub fn drill(
         findings: Vec::new(),
     };
     drill.data_age_seconds = drill.data_age().as_secs_f64();
-    match &result {
-        Ok(checked) => {
+    match result {
+        Ok((checked, _scratch)) => {
             (drill.tables, drill.rows) = (checked.tables, checked.rows);
             let counted = format!("{} tables, {} rows counted", checked.tables, checked.rows);
             drill.note(RESTORE, Ok(counted));
             let restored = server.with_database(&name);
-            let _scratch = Fresh::new(clients, &beside, &name);
             let stoppable = clients.stopped_by(stop);
             for sql in asserts {
                 let said = assertion(&stoppable, &restored, sql)?;
                 drill.note("assert", said);
             }
         }
-        Err(error) if !stop.is_stopped() && is_verdict(error, clients, &beside) => {
+        Err(error) if !stop.is_stopped() && is_verdict(&error, clients, &beside) => {
             drill.note(RESTORE, Err(error.to_string()));
         }
-        Err(_) => return result.map(|_| drill),
+        Err(error) => return Err(error),
     }
     source.runtime.block_on(record(&source.store, &drill))?;
     Ok(drill)

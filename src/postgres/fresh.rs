@@ -210,6 +210,19 @@ pub fn into_new(
     name: &str,
     options: &RestoreOptions,
 ) -> Result<Checked, PostgresError> {
+    let (checked, fresh) = into_fresh(source, server, clients, name, options)?;
+    unmark(clients, &aside(clients, server, name), fresh)?;
+    Ok(checked)
+}
+
+/// [`into_new`], but for the last step: it goes with its guard, and is marked until then.
+pub(super) fn into_fresh(
+    source: &Source,
+    server: &Connection,
+    clients: &Clients,
+    name: &str,
+    options: &RestoreOptions,
+) -> Result<(Checked, Fresh), PostgresError> {
     let aside = aside(clients, server, name);
     sweep(clients, &aside, name)?;
     create_like(clients, &aside, name, &source.manifest.properties)?;
@@ -218,8 +231,7 @@ pub fn into_new(
     fill(source, &target, clients, options, &[])?;
     let checked = finish(source, &target, clients)?;
     after::run(clients, &target, options)?;
-    unmark(clients, &aside, fresh)?;
-    Ok(checked)
+    Ok((checked, fresh))
 }
 
 /// It is finished.

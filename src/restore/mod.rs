@@ -398,7 +398,11 @@ pub async fn planned(store: &Store, goal: Goal) -> Result<(Planned, Catalog), Re
     };
     if old.is_empty() {
         let is_empty = error == PlanError::Empty;
-        return Err(match past::witness(store).await?.filter(|_| is_empty) {
+        let witness = match is_empty {
+            true => past::witness(store, past::Kind::Sqlite).await?,
+            false => None,
+        };
+        return Err(match witness {
             Some(key) => RestoreError::Lost(key),
             None => error.into(),
         });

@@ -56,31 +56,81 @@ fn pinned(label: &Label) -> &str {
     }
 }
 
-/// Labels of these snapshots that pin them no longer. They are tags and cannot be taken off: each goes with its snapshot, once no other rule keeps it.
-fn ended<'a>(
-    points: impl Iterator<Item = &'a Point>,
+/// Labels that pin their snapshots no longer. They are tags and cannot be taken off: each goes with its snapshot, once no other rule keeps that.
+///
+/// Who writes beside whom is guessed from names of hosts. So a label must have ended whichever way they are put together: among all, in its line,
+/// and, where there are several lines, among those of its host.
+fn ended(
+    points: &[Point],
     written: &BTreeMap<String, Millis>,
     rules: &Rules,
     now: Timestamp,
 ) -> Vec<Ending> {
-    let of_one = |point: &'a Point| {
-        point.labels.iter().map(|label| Label {
-            format: 1,
-            label: label.clone(),
-            at: point.time.to_string(),
-            pin: Pin::Files {
-                snapshot: point.id.clone(),
-            },
-            version: point.version(label).map(str::to_owned),
-            instance: point.host.clone(),
-            set: None,
-            written: written.get(&point.id).copied(),
-        })
-    };
     // What is not ours is kept anyway, and must not push out what is.
-    let labels: Vec<Label> = points.filter(|p| p.ours).flat_map(of_one).collect();
-    let ended = expired(&labels, rules, Millis(now.as_millisecond()));
-    ended.into_iter().map(|(l, why)| (l.clone(), why)).collect()
+    let ours = |at: &usize| points[*at].ours;
+    let lines = lines(points);
+    let mut hosts: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, point) in points.iter().enumerate() {
+        hosts.entry(&point.host).or_default().push(at);
+    }
+    let mut views = vec![vec![(0..points.len()).collect()]];
+    if lines.len() > 1 {
+        views.push(hosts.into_values().collect());
+    }
+    views.push(lines);
+    let mut ended: Option<Vec<Ending>> = None;
+    for groups in views {
+        let of_one = |group: &Vec<usize>| {
+            let group: Vec<&Point> = group
+                .iter()
+                .filter(|at| ours(at))
+                .map(|at| &points[*at])
+                .collect();
+            ended_of(&group, written, rules, now)
+        };
+        let here: Vec<Ending> = groups.iter().flat_map(of_one).collect();
+        let is_here = |ending: &Ending| here.iter().any(|(label, _)| *label == ending.0);
+        ended = Some(match ended {
+            Some(before) => before.into_iter().filter(is_here).collect(),
+            None => here,
+        });
+    }
+    ended.unwrap_or_default()
+}
+
+/// The same of some snapshots by themselves. Labels of partial ones take no place of those of complete ones.
+fn ended_of(
+    points: &[&Point],
+    written: &BTreeMap<String, Millis>,
+    rules: &Rules,
+    now: Timestamp,
+) -> Vec<Ending> {
+    let labels_of = |with_partial: bool| -> Vec<Label> {
+        let points = points.iter().filter(|p| with_partial || !p.partial);
+        points.flat_map(|p| labels(p, written)).collect()
+    };
+    let now = Millis(now.as_millisecond());
+    let (complete, all) = (labels_of(false), labels_of(true));
+    let of_partial = |(label, _): &(&Label, Expiry)| !complete.contains(label);
+    let partial = expired(&all, rules, now).into_iter().filter(of_partial);
+    let ended = expired(&complete, rules, now).into_iter().chain(partial);
+    ended.map(|(label, why)| (label.clone(), why)).collect()
+}
+
+/// The labels of a snapshot as those of other targets are.
+fn labels(point: &Point, written: &BTreeMap<String, Millis>) -> impl Iterator<Item = Label> {
+    point.labels.iter().map(|label| Label {
+        format: 1,
+        label: label.clone(),
+        at: point.time.to_string(),
+        pin: Pin::Files {
+            snapshot: point.id.clone(),
+        },
+        version: point.version(label).map(str::to_owned),
+        instance: point.host.clone(),
+        set: None,
+        written: written.get(&point.id).copied(),
+    })
 }
 
 /// What was decided and done.
@@ -132,12 +182,9 @@ pub fn prune_until(
     let proven = BTreeSet::from_iter(drill::newest_proven(&backend, &points)?);
     let retention = &target.config.retention;
     let written = written(&backend)?;
-    let mut ending = Vec::new();
-    let decisions = decide_each(&points, |line| {
-        let ended = ended(line.iter().copied(), &written, &retention.labels, now);
-        let candidates: Vec<Candidate> = line.iter().map(|p| candidate(p, &ended)).collect();
-        ending.extend(ended);
-        decide(&candidates, retention, &proven, now, zone)
+    let mut ending = ended(&points, &written, &retention.labels, now);
+    let decisions = decide_each(&points, &ending, |candidates| {
+        decide(candidates, retention, &proven, now, zone)
     });
     let (keep, forget): (Vec<&Decision>, Vec<_>) = decisions.iter().partition(|d| d.keeps());
     let forget: Vec<_> = forget.iter().map(|d| all[d.index].id).collect();
@@ -229,11 +276,13 @@ fn check_clock(
 /// Decides on the snapshots of each line apart from those of the others.
 fn decide_each(
     points: &[Point],
-    mut decide: impl FnMut(&[&Point]) -> Vec<Decision>,
+    ended: &[Ending],
+    decide: impl Fn(&[Candidate]) -> Vec<Decision>,
 ) -> Vec<Decision> {
     let mut all = Vec::new();
     for line in lines(points) {
-        let these: Vec<&Point> = line.iter().map(|i| &points[*i]).collect();
+        let these = line.iter().map(|i| candidate(&points[*i], ended));
+        let these: Vec<Candidate> = these.collect();
         all.extend(decide(&these).into_iter().map(|decision| Decision {
             index: line[decision.index],
             ..decision
@@ -329,9 +378,8 @@ mod tests {
             ..crate::config::RetentionConfig::plain(std::time::Duration::ZERO)
         };
         let now = begin + SignedDuration::from_hours(24 * 10);
-        let decisions = decide_each(&points, |line| {
-            let candidates: Vec<Candidate> = line.iter().map(|p| candidate(p, &[])).collect();
-            decide(&candidates, &daily, &BTreeSet::new(), now, &TimeZone::UTC)
+        let decisions = decide_each(&points, &[], |candidates| {
+            decide(candidates, &daily, &BTreeSet::new(), now, &TimeZone::UTC)
         });
         assert_eq!(decisions.len(), points.len());
         let kept = decisions.iter().filter(|d| d.keeps()).map(|d| d.index);
@@ -370,17 +418,12 @@ mod tests {
         }));
         points.sort_by_key(|p| p.time);
         let written = BTreeMap::from([("production-slow".into(), Millis(now.as_millisecond()))]);
-        let mut names = Vec::new();
-        let policy = crate::config::RetentionConfig {
-            labels: Rules::DEFAULT,
-            ..crate::config::RetentionConfig::plain(std::time::Duration::ZERO)
-        };
-        let decisions = decide_each(&points, |line| {
-            let ended = ended(line.iter().copied(), &written, &policy.labels, now);
-            names.extend(ended.iter().map(|(l, _)| l.label.clone()));
-            let candidates: Vec<Candidate> = line.iter().map(|p| candidate(p, &ended)).collect();
-            decide(&candidates, &policy, &BTreeSet::new(), now, &TimeZone::UTC)
+        let policy = crate::config::RetentionConfig::plain(std::time::Duration::ZERO);
+        let ended = ended(&points, &written, &Rules::DEFAULT, now);
+        let decisions = decide_each(&points, &ended, |candidates| {
+            decide(candidates, &policy, &BTreeSet::new(), now, &TimeZone::UTC)
         });
+        let mut names: Vec<&str> = ended.iter().map(|(l, _)| l.label.as_str()).collect();
         names.sort();
         let staging = (0..23).map(|n| format!("before-s{n:02}"));
         let mut expected: Vec<String> = staging.chain(["by-hand".into()]).collect();
@@ -390,5 +433,68 @@ mod tests {
         let goes = decisions.iter().filter(|d| !d.keeps());
         let goes: BTreeSet<&str> = goes.map(|d| points[d.index].labels[0].as_str()).collect();
         assert_eq!(goes, expected.iter().map(String::as_str).collect());
+    }
+
+    fn names(points: &[Point], now: Timestamp) -> Vec<String> {
+        let ended = ended(points, &BTreeMap::new(), &Rules::DEFAULT, now);
+        let mut names: Vec<String> = ended.into_iter().map(|(l, _)| l.label).collect();
+        names.sort();
+        names
+    }
+
+    /// Each command in a container of its own, and names of hosts that change: lines that are guessed wrongly end nothing.
+    #[test]
+    fn a_label_ends_only_whichever_way_hosts_are_put_together() {
+        let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+        let at = |days: i64, host: &str, labels: &[&str]| Point {
+            id: format!("{host}-{days}"),
+            time: now - SignedDuration::from_hours(24 * days),
+            labels: labels.iter().map(|l| (*l).to_owned()).collect(),
+            ..point(host, true)
+        };
+        // What serves was deployed on one host, and two that failed were tried on others, of another line.
+        let points = [
+            at(200, "a", &[]),
+            at(199, "x1", &["before-v1"]),
+            at(198, "a", &[]),
+            at(197, "x2", &["deployed-v1"]),
+            at(196, "b", &[]),
+            at(195, "x3", &["before-v2"]),
+            at(194, "b", &[]),
+            at(193, "x4", &["before-v3"]),
+            at(192, "b", &[]),
+        ];
+        assert_eq!(names(&points, now), [""; 0]);
+        // Production and staging both get new names, and staging is the first to come back.
+        let mut points = vec![
+            at(50, "production", &["before-v41"]),
+            at(49, "staging", &["before-s1"]),
+            at(48, "production", &["deployed-v41"]),
+            at(47, "staging", &["deployed-s1"]),
+        ];
+        for day in (2..46).rev().step_by(2) {
+            let label = format!("before-s{:02}", 50 - day);
+            points.push(at(day, "staging2", &[&label]));
+            points.push(at(day - 1, "production2", &[]));
+        }
+        let ended = names(&points, now);
+        assert!(!ended.iter().any(|l| l.contains("v41")), "{ended:?}");
+    }
+
+    /// A run with a file that it could not read fails, and its labels push out none of a run that was well.
+    #[test]
+    fn labels_of_partial_snapshots_push_out_none_of_complete_ones() {
+        let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+        let at = |days: i64, label: &str, partial: bool| Point {
+            id: label.to_owned(),
+            time: now - SignedDuration::from_hours(24 * days),
+            labels: vec![label.to_owned()],
+            partial,
+            ..point("web", true)
+        };
+        let mut points = vec![at(40, "whole", false)];
+        points.extend((0..25).map(|n| at(35 - n, &format!("nightly{n:02}"), true)));
+        let first: Vec<String> = (0..5).map(|n| format!("nightly{n:02}")).collect();
+        assert_eq!(names(&points, now), first);
     }
 }
