@@ -274,8 +274,21 @@ fn a_backup_that_cannot_be_read_is_not_taken_for_none() {
         assert!(entries.next().is_none(), "{folder}");
         first
     };
-    std::fs::remove_file(app.path("data/upload.txt")).unwrap();
+    let upload = app.path("data/upload.txt");
+    std::fs::remove_file(&upload).unwrap();
     let boot = ["restore", "--all", "--if-not-exists", "--if-replica-exists"];
+    let (dumps, away) = (app.path("store/app/dumps"), app.path("away"));
+    let rename = |from: &str, to: &str| {
+        let sql = format!("ALTER DATABASE {from} RENAME TO {to};");
+        site.server.sql("postgres", &sql);
+    };
+    // What is there is left alone, whatever became of its dumps.
+    std::fs::rename(&dumps, &away).unwrap();
+    let text = site.ok(&boot);
+    assert!(text.contains("restored=1 existing=2 absent=0"), "{text}");
+    std::fs::rename(&away, &dumps).unwrap();
+    std::fs::remove_file(&upload).unwrap();
+    rename(DATABASE, "aside");
     for path in [
         only("store/app/dumps").join("manifest.json"),
         only("store/uploads/snapshots"),
@@ -288,24 +301,13 @@ fn a_backup_that_cannot_be_read_is_not_taken_for_none() {
         std::fs::write(&path, whole).unwrap();
     }
     // Nor is one of which labels are all that is left.
-    let (dumps, away) = (app.path("store/app/dumps"), app.path("away"));
     std::fs::rename(&dumps, &away).unwrap();
-    // A database that is there is left alone all the same.
-    let text = site.ok(&boot);
-    assert!(text.contains("existing=2 absent=0"), "{text}");
-    site.server.sql(
-        "postgres",
-        &format!("ALTER DATABASE {DATABASE} RENAME TO aside;"),
-    );
     let text = site.refused(&boot, 5);
     assert!(text.contains("labels/v1.json tells of one"), "{text}");
+    assert!(text.contains("lifecycle rule"), "{text}");
     let text = site.refused(&["verify", "app"], 5);
     assert!(text.contains("holds no dumps any more"), "{text}");
-    site.server.sql(
-        "postgres",
-        &format!("ALTER DATABASE aside RENAME TO {DATABASE};"),
-    );
-    assert!(text.contains("lifecycle rule"), "{text}");
+    rename("aside", DATABASE);
     site.ok(&["snapshot", "app"]);
     let lost = [
         "restore",
