@@ -279,7 +279,8 @@ fn a_backup_that_cannot_be_read_is_not_taken_for_none() {
     let boot = ["restore", "--all", "--if-not-exists", "--if-replica-exists"];
     let (dumps, away) = (app.path("store/app/dumps"), app.path("away"));
     let rename = |from: &str, to: &str| {
-        let sql = format!("ALTER DATABASE {from} RENAME TO {to};");
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let sql = format!("ALTER DATABASE {} RENAME TO {};", quoted(from), quoted(to));
         site.server.sql("postgres", &sql);
     };
     // What is there is left alone, whatever became of its dumps.
