@@ -326,6 +326,37 @@ fn a_backup_that_cannot_be_read_is_not_taken_for_none() {
     assert_eq!(app.holds(), ["first"; 3]);
 }
 
+/// Of files the label may end before that of the dump; without SQLite, too, the set is no set then.
+#[test]
+fn a_set_of_dumps_and_files_that_lost_a_label_is_refused() {
+    let mut site = Site::new("");
+    let dir = site.dir.path().to_owned();
+    site.extra = format!(
+        "    schedule: '0 3 1 1 *'\nfiles:\n  - name: uploads\n    paths: [{}/data]\n    password: of-the-repository\n    create: true\n",
+        dir.display()
+    );
+    std::fs::create_dir(dir.join("data")).unwrap();
+    std::fs::write(dir.join("data/upload.txt"), "first").unwrap();
+    site.ok(&["snapshot", "--label", "v1"]);
+    let all = [
+        "restore",
+        "--all",
+        "--label",
+        "v1",
+        "--in-place",
+        "--if-replica-exists",
+    ];
+    site.ok(&all);
+    std::fs::remove_dir_all(dir.join("store/uploads/snapshots")).unwrap();
+    let before = site.catalogue();
+    let text = site.refused(&all, 3);
+    assert!(
+        text.contains("is no longer whole: uploads without the label"),
+        "{text}"
+    );
+    assert_eq!(site.catalogue(), before);
+}
+
 /// Of several dumps each is restored before the first live database is replaced, so that one that fails leaves all as they were.
 #[test]
 fn one_dump_of_several_that_cannot_be_restored_changes_no_database() {

@@ -12,6 +12,7 @@ use super::restore_sources::{from_url, job, sources};
 use super::{Failure, load_for, ok, restore_undo};
 use crate::config::{Config, TargetConfig, parse_time};
 use crate::daemon::fleet::system_now;
+use crate::daemon::postgres::Ask;
 use crate::daemon::raise_file_limit;
 use crate::restore::plan::Goal;
 use crate::restore::swap::{hold, kept_for_undo};
@@ -112,7 +113,14 @@ async fn run(
             if let Some(label) = &args.label {
                 let wanted = |job: &&Job| !args.if_not_exists || !job.output.path().exists();
                 let stores = jobs.iter().filter(wanted).flat_map(|job| &job.stores);
-                super::labels::whole(stores, label, config).await?;
+                let mut stores: Vec<Store> = stores.cloned().collect();
+                // A set without SQLite.
+                if config.targets.is_empty() {
+                    let dumps = super::postgres::split(config, &[]);
+                    let dumps = dumps.databases(config, Ask::Stores).await?;
+                    stores.extend(dumps.into_iter().flat_map(|d| d.stores));
+                }
+                super::labels::whole(stores.iter(), label, config).await?;
             }
             others = Others::plan(global, config, &args).await?;
             if others.count.targets > 0 && (args.last_good || args.after_sql.is_some()) {

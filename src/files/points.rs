@@ -94,7 +94,8 @@ impl Point {
     /// The version that one of its labels belongs to.
     pub(super) fn version<'a>(&'a self, label: &'a str) -> Option<&'a str> {
         let named = split(label).0.strip_prefix("before-");
-        named.filter(|v| !v.is_empty()).or(self.version.as_deref())
+        let named = named.filter(|v| !v.is_empty());
+        self.version.as_deref().or(named)
     }
 
     /// The short id that restic prints.
@@ -315,6 +316,40 @@ pub fn find(points: &[Point], goal: &Goal) -> Result<usize, FilesError> {
                 ))),
                 (Some(_), Some(_)) => Err(none(format!("several ids begin with \"{id}\""))),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustic_core::StringList;
+
+    /// The version of a deploy is what was said, as for databases; else what the name says.
+    #[test]
+    fn a_label_keeps_the_version_that_it_was_set_for() {
+        for (name, said, found, tags) in [
+            ("before-v1", Some("v2"), Some("v2"), 2),
+            ("before-v1", Some("v1"), Some("v1"), 1),
+            ("before-v1#2", None, Some("v1"), 1),
+            ("before-", None, None, 1),
+            ("by-hand", Some("v3"), Some("v3"), 2),
+            ("by-hand", None, None, 1),
+        ] {
+            let label = NewLabel {
+                name: name.into(),
+                version: said.map(str::to_owned),
+            };
+            let mut list = StringList::default();
+            label.tags().for_each(|tag| list.add(tag));
+            assert_eq!(list.iter().count(), tags, "{name}");
+            let snapshot = SnapshotFile {
+                tags: list,
+                ..SnapshotFile::default()
+            };
+            let point = Point::of(&snapshot);
+            assert_eq!(point.labels, [name]);
+            assert_eq!(point.version(name), found, "{name}");
         }
     }
 }
