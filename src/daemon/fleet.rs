@@ -324,12 +324,14 @@ impl Fleet {
     /// What a target has failed at last, with the next step; `None` if nothing fails now.
     pub fn trouble(&self, name: &str) -> Option<String> {
         let facts = self.board.target(name)?.facts();
-        let store = facts
-            .stores
-            .into_iter()
-            .find(|s| s.failing_since.is_some())?;
-        let hint = store.hint.map(|h| format!(" (hint: {h})"));
-        Some(format!("{}{}", store.last_error?, hint.unwrap_or_default()))
+        let store = facts.stores.into_iter().find(|s| s.failing_since.is_some());
+        let (what, hint) = match store {
+            Some(store) => (store.last_error?, store.hint),
+            // It may not have come so far as to write to one.
+            None => (facts.detail?, Some(facts.hint?)),
+        };
+        let hint = hint.map(|h| format!(" (hint: {h})"));
+        Some(format!("{what}{}", hint.unwrap_or_default()))
     }
 
     /// Names of all targets.

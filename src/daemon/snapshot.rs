@@ -158,7 +158,7 @@ impl Item {
                 })
             }
             Self::Sqlite(name, _) => {
-                let txid = fleet.pin(name).await.map_err(|e| of_fleet(&e))?;
+                let txid = fleet.pin(name).await.map_err(|e| of_fleet(fleet, &e))?;
                 Ok(Taken {
                     pin: Pin::sqlite(txid),
                     at: system_now(),
@@ -188,7 +188,7 @@ impl Item {
                 Ok(database.stores.clone())
             }
             Self::Sqlite(name, _) => {
-                let failed = |e: FleetError| Miss::Failed(of_fleet(&e));
+                let failed = |e: FleetError| Miss::Failed(of_fleet(fleet, &e));
                 let Some(txid) = taken.pin.txid() else {
                     return Err(Miss::Failed("the point has no TXID".into()));
                 };
@@ -286,10 +286,12 @@ fn told(error: &dyn std::fmt::Display, hint: Option<String>) -> String {
     format!("{error}{}", hint.unwrap_or_default())
 }
 
-/// The same of the fleet, which knows no next step where a target failed: its reason says it.
-fn of_fleet(error: &FleetError) -> String {
-    let is_general = matches!(error, FleetError::Failed { .. });
-    told(error, error.hint().filter(|_| !is_general))
+/// The same of the fleet, whose next step is a general one where a target failed: its store's is better.
+fn of_fleet(fleet: &Fleet, error: &FleetError) -> String {
+    match error {
+        FleetError::Failed { target, reason } => fleet.trouble(target).unwrap_or(reason.clone()),
+        other => told(other, other.hint()),
+    }
 }
 
 /// With what the target's store said last.
@@ -328,7 +330,7 @@ async fn items(fleet: &Fleet, wanted: &Wanted, deadline: tokio::time::Instant) -
             Ok(failed) => items.extend(
                 failed
                     .into_iter()
-                    .map(|(name, e)| Item::Unknown(name, of_fleet(&e))),
+                    .map(|(name, e)| Item::Unknown(name, of_fleet(fleet, &e))),
             ),
             Err(_) => items.push(Item::Unknown(
                 "new databases".into(),
